@@ -1,0 +1,188 @@
+"""A board, how to reach it, and what a test may require of one.
+
+These are the frozen values that `lab` makes out of lab.yaml and that everybody above reads. They hold no
+connection and do nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class Environment(enum.StrEnum):
+    """What a board really is. Evidence carries it, and a policy may ask for it."""
+
+    HARDWARE = "hardware"
+    EMULATED = "emulated"
+    VIRTUAL = "virtual"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SshAccess:
+    """How to reach a board over SSH.
+
+    Args:
+        host: name or address.
+        port: TCP port.
+        user: login name.
+        key_path: private key file of the client.
+        host_key: the pinned host key as ``<type> <base64>``, as in a known_hosts line without its host.
+    """
+
+    host: str
+    port: int
+    user: str
+    key_path: Path
+    host_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleAccess:
+    """The serial console: any URL that ``serial.serial_for_url`` takes, and the line speed in baud."""
+
+    url: str
+    baud: int = 115200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandPower:
+    """Power through commands on the host (argument vectors, no shell). `cycle` defaults to off, wait, on."""
+
+    on: tuple[str, ...]
+    off: tuple[str, ...]
+    status: tuple[str, ...] | None = None
+    off_s: float = 2.0
+    timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualPower:
+    """Power of a virtual board: the Unix socket on which its supervisor listens."""
+
+    socket: Path
+
+
+PowerAccess = CommandPower | VirtualPower
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """The HAT: `kind` is ``hailo8``, ``hailo8l`` or ``hailo10h``."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slots:
+    """A/B firmware slots.
+
+    Args:
+        backend: ``tryboot`` (Pi 5, also imitated by virtual boards).
+        partitions: the two partition numbers.
+    """
+
+    backend: str
+    partitions: tuple[int, int] = (2, 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThermalModel:
+    """First-order RC model of a virtual board's die.
+
+    ``T∞ = ambient_c + resistance_c_per_w · (idle_w + busy_w · utilisation)``; T approaches T∞ with `tau_s`.
+    Throttle bits follow the documented limits of a Pi 5 (80 °C soft, 85 °C hard).
+    """
+
+    ambient_c: float = 25.0
+    idle_w: float = 2.7
+    busy_w: float = 6.3
+    resistance_c_per_w: float = 4.5
+    tau_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """A fault to inject into a virtual board.
+
+    Args:
+        kind: one of `pytest_edgehil.virtual.faults.KINDS`.
+        after_bytes: trigger once this many bytes have come in over the link (link and power cuts).
+        after_s: trigger this long after it was armed.
+        options: what the kind needs, for example ``{"rate_bytes_per_s": 20000}`` for a slow link.
+    """
+
+    kind: str
+    after_bytes: int | None = None
+    after_s: float | None = None
+    options: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualSpec:
+    """What a virtual board imitates, and the faults that it starts with.
+
+    Args:
+        serial: the serial number in its device tree; identity in evidence.
+        memory_bytes: memory of the whole board; its processes are killed beyond it.
+        thermal: RC model.
+        runtimes: runtimes that the board has; ``()`` gives a board that lacks the runtime.
+        faults: faults armed at power-on.
+    """
+
+    serial: str
+    memory_bytes: int = 8 * 2**30
+    thermal: ThermalModel = field(default_factory=ThermalModel)
+    runtimes: tuple[str, ...] = ("onnxruntime",)
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """One device of the lab.
+
+    Args:
+        id: unique within the lab.
+        cls: board class such as ``pi5-8gb-hat2``.
+        tags: free words that a requirement may ask for.
+        environment: what the board really is.
+        ssh: None only for a virtual board that has not been started yet (see `virtual.farm.start`).
+        home: directory for our files on the board; relative paths are below the login's home.
+        pool: name of the pool whose limit counts this board, if any.
+        identity_key: PEM public key (ECDSA P-256) that the board's evidence must be signed with, if it is enrolled.
+    """
+
+    id: str
+    cls: str
+    environment: Environment
+    tags: frozenset[str] = frozenset()
+    ssh: SshAccess | None = None
+    console: ConsoleAccess | None = None
+    power: PowerAccess | None = None
+    accelerator: Accelerator | None = None
+    slots: Slots | None = None
+    pool: str | None = None
+    home: str = ".edgehil"
+    identity_key: Path | None = None
+    virtual: VirtualSpec | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """What a test asks of a board. Empty fields ask for nothing.
+
+    Args:
+        cls: board class, exactly, or a shell pattern such as ``pi5-*``.
+        tags: words that the board must all have.
+        environment: what the board must really be.
+        board_id: this very board.
+        accelerator: kind of HAT.
+    """
+
+    cls: str | None = None
+    tags: frozenset[str] = frozenset()
+    environment: Environment | None = None
+    board_id: str | None = None
+    accelerator: str | None = None

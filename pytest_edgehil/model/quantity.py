@@ -1,0 +1,158 @@
+"""Quantities with units, as people write them in markers, labs and plans.
+
+Inside the package a quantity is a bare number whose *name* carries the unit (``budget_ns``, ``limit_c``); this
+module is where text becomes such a number and where a number becomes text again. Nothing else parses units.
+Only the standard library is imported: the plugin loads this module in every pytest run.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from pytest_edgehil.errors import QuantityError
+
+_NUMBER = r"(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)"
+_QUANTITY = re.compile(rf"^\s*{_NUMBER}\s*(?P<unit>[^\d\s].*?)?\s*$")
+
+_DURATION_NS = {
+    "ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "sec": 10**9,
+    "min": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9,
+}  # fmt: skip
+_SIZE_BYTES = {
+    "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
+}  # fmt: skip
+_TEMPERATURE = {"C", "°C", "degC"}
+_PER_SECOND = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+def _split(text: object, *, kind: str, example: str) -> tuple[float, str]:
+    if not isinstance(text, str):
+        raise QuantityError(f"{kind} must be text with a unit such as {example!r}, not {text!r}")
+    match = _QUANTITY.match(text)
+    if match is None:
+        raise QuantityError(f"{text!r} is no {kind}: expected a number and a unit such as {example!r}")
+    number = float(match["number"])
+    if not math.isfinite(number):
+        raise QuantityError(f"{text!r} is no {kind}: the number must be finite")
+    return number, match["unit"] or ""
+
+
+def _scaled(text: object, units: dict[str, int], *, kind: str, example: str) -> int:
+    number, unit = _split(text, kind=kind, example=example)
+    if unit not in units:
+        said = f"unknown unit {unit!r}" if unit else "the unit is missing"
+        raise QuantityError(
+            f"{text!r} is no {kind}: {said}; expected one of {', '.join(units)}, for example {example!r}"
+        )
+    if number < 0:
+        raise QuantityError(f"{text!r} is no {kind}: it must not be negative")
+    return round(number * units[unit])
+
+
+def duration_ns(text: object) -> int:
+    """Parse a duration into nanoseconds.
+
+    Raises:
+        QuantityError: the text has no number, no unit, a unit that is no unit of time, or is negative.
+
+    >>> duration_ns("12 ms"), duration_ns("1 h")
+    (12000000, 3600000000000)
+    """
+    return _scaled(text, _DURATION_NS, kind="duration", example="12 ms")
+
+
+def size_bytes(text: object) -> int:
+    """Parse a size into bytes.
+
+    Raises:
+        QuantityError: see `duration_ns`.
+
+    >>> size_bytes("180 MiB"), size_bytes("1.5 kB")
+    (188743680, 1500)
+    """
+    return _scaled(text, _SIZE_BYTES, kind="size", example="180 MiB")
+
+
+def temperature_c(text: object) -> float:
+    """Parse a temperature into degrees Celsius.
+
+    Raises:
+        QuantityError: see `duration_ns`.
+
+    >>> temperature_c("80 C")
+    80.0
+    """
+    number, unit = _split(text, kind="temperature", example="80 C")
+    if unit not in _TEMPERATURE:
+        said = f"unknown unit {unit!r}" if unit else "the unit is missing"
+        raise QuantityError(f"{text!r} is no temperature: {said}; expected degrees Celsius, for example '80 C'")
+    return number
+
+
+def byte_rate_per_hour(text: object) -> float:
+    """Parse a growth such as a memory leak into bytes per hour.
+
+    Raises:
+        QuantityError: see `duration_ns`.
+
+    >>> byte_rate_per_hour("5 MiB/h")
+    5242880.0
+    """
+    if not isinstance(text, str) or "/" not in text:
+        raise QuantityError(f"{text!r} is no rate: expected a size per time such as '5 MiB/h'")
+    size, per = text.rsplit("/", 1)
+    if per.strip() not in _PER_SECOND:
+        raise QuantityError(f"{text!r} is no rate: expected one of /s, /min, /h after the size, for example '5 MiB/h'")
+    return size_bytes(size) * 3600.0 / _PER_SECOND[per.strip()]
+
+
+def rate_per_second(text: object) -> float:
+    """Parse a frequency such as a request rate into events per second.
+
+    Raises:
+        QuantityError: see `duration_ns`.
+
+    >>> rate_per_second("20/s"), rate_per_second("90/min")
+    (20.0, 1.5)
+    """
+    if isinstance(text, str) and "/" in text:
+        number, per = text.rsplit("/", 1)
+        if per.strip() in _PER_SECOND:
+            try:
+                value = float(number)
+            except ValueError:
+                value = math.nan
+            if math.isfinite(value) and value > 0:
+                return value / _PER_SECOND[per.strip()]
+    raise QuantityError(f"{text!r} is no rate: expected a positive number per time such as '20/s'")
+
+
+def format_duration(ns: float) -> str:
+    """Write nanoseconds with the unit that reads best.
+
+    >>> format_duration(12_345_678), format_duration(3.6e12), format_duration(950)
+    ('12.3 ms', '1 h', '950 ns')
+    """
+    for unit, scale in (("h", 3.6e12), ("min", 6e10), ("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
+        if abs(ns) >= scale:
+            return f"{_three_digits(ns / scale)} {unit}"
+    return f"{_three_digits(ns)} ns"
+
+
+def format_size(size: float) -> str:
+    """Write bytes with the binary unit that reads best.
+
+    >>> format_size(188743680), format_size(900)
+    ('180 MiB', '900 B')
+    """
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if abs(size) >= scale:
+            return f"{_three_digits(size / scale)} {unit}"
+    return f"{_three_digits(size)} B"
+
+
+def _three_digits(value: float) -> str:
+    if abs(value) >= 100 or value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.3g}"
