@@ -128,31 +128,42 @@ def rate_per_second(text: object) -> float:
     raise QuantityError(f"{text!r} is no rate: expected a positive number per time such as '20/s'")
 
 
-def format_duration(ns: float) -> str:
-    """Write nanoseconds with the unit that reads best.
+def format_duration(ns: float, *, digits: int = 3) -> str:
+    """Write nanoseconds with the unit that reads best and so many significant digits.
 
     >>> format_duration(12_345_678), format_duration(3.6e12), format_duration(950)
     ('12.3 ms', '1 h', '950 ns')
+    >>> format_duration(12_003_000), format_duration(12_003_000, digits=5)
+    ('12 ms', '12.003 ms')
     """
     for unit, scale in (("h", 3.6e12), ("min", 6e10), ("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
         if abs(ns) >= scale:
-            return f"{_three_digits(ns / scale)} {unit}"
-    return f"{_three_digits(ns)} ns"
+            return f"{format_number(ns / scale, digits=digits)} {unit}"
+    return f"{format_number(ns, digits=digits)} ns"
 
 
-def format_size(size: float) -> str:
-    """Write bytes with the binary unit that reads best.
+def format_size(size: float, *, digits: int = 3) -> str:
+    """Write bytes with the binary unit that reads best and so many significant digits.
 
     >>> format_size(188743680), format_size(900)
     ('180 MiB', '900 B')
     """
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if abs(size) >= scale:
-            return f"{_three_digits(size / scale)} {unit}"
-    return f"{_three_digits(size)} B"
+            return f"{format_number(size / scale, digits=digits)} {unit}"
+    return f"{format_number(size, digits=digits)} B"
 
 
-def _three_digits(value: float) -> str:
-    if abs(value) >= 100 or value == int(value):
+def format_number(value: float, *, digits: int = 3) -> str:
+    """Write a number with so many significant digits, never fewer than its integer part has, never as ``1e+03``.
+
+    >>> format_number(1234.5), format_number(12.0), format_number(0.012345), format_number(99.961, digits=4)
+    ('1234', '12', '0.0123', '99.96')
+    """
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0 or value == int(value):
         return f"{value:.0f}"
-    return f"{value:.3g}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
