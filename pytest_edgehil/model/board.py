@@ -179,6 +179,7 @@ class Requirement:
         environment: what the board must really be.
         board_id: this very board.
         accelerator: kind of HAT.
+        among: only these boards, by id; None means any.
     """
 
     cls: str | None = None
@@ -186,3 +187,4 @@ class Requirement:
     environment: Environment | None = None
     board_id: str | None = None
     accelerator: str | None = None
+    among: frozenset[str] | None = None
