@@ -66,7 +66,16 @@ class QuantityError(UserError, ValueError):
 
 
 class LabFileError(UserError):
-    """The lab file is missing, malformed or contradicts itself."""
+    """The lab file is missing, malformed or contradicts itself.
+
+    Args:
+        message: one line.
+        problems: every problem as ``file:line: path: what``, not the first one only.
+    """
+
+    def __init__(self, message: str, *, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems or (message,)
 
 
 class MarkerError(UserError):

@@ -130,6 +130,10 @@ class VirtualSpec:
         thermal: RC model.
         runtimes: runtimes that the board has; ``()`` gives a board that lacks the runtime.
         faults: faults armed at power-on.
+        ssh_port: port on which the board's SSH server listens; 0 takes a free one.
+        ssh_user: the login that the board's SSH server knows.
+        ssh_host_key: a host key that lab.yaml pins, as in `SshAccess`; one that is not the board's own must lead to
+            `HostKeyMismatch` on connect. None trusts the key that the board was made with.
     """
 
     serial: str
@@ -137,6 +141,9 @@ class VirtualSpec:
     thermal: ThermalModel = field(default_factory=ThermalModel)
     runtimes: tuple[str, ...] = ("onnxruntime",)
     faults: tuple[Fault, ...] = ()
+    ssh_port: int = 0
+    ssh_user: str = "edge"
+    ssh_host_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
