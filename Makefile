@@ -1,0 +1,53 @@
+# Two commands matter: `make demo` and `make test`. Both set themselves up on a machine with Python >= 3.11, git, make.
+VENV ?= .venv
+export VENV
+PY = $(VENV)/bin/python
+PYTEST_ARGS ?=
+
+.PHONY: help demo test lint type arch docs pkg unit cov bench clean
+
+help:            ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo:            ## the whole way on four virtual boards: build, flash, gate, sign, release, roll out
+	@scripts/bootstrap build
+	@exec $(PY) demo/run.py
+
+test: lint type arch docs pkg unit  ## every check of this repository
+	@echo "make test: everything passed"
+
+lint:            ## style and likely mistakes
+	@scripts/bootstrap build,dev,docs
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+type:            ## types
+	@scripts/bootstrap build,dev,docs
+	$(PY) -m mypy
+
+arch:            ## who may import whom
+	@scripts/bootstrap build,dev,docs
+	$(VENV)/bin/lint-imports
+
+docs:            ## the documentation, warnings as errors
+	@scripts/bootstrap build,dev,docs
+	$(PY) -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+pkg:             ## the package builds and its description renders
+	@scripts/bootstrap build,dev,docs
+	rm -rf dist && $(PY) -m build --outdir dist . >/dev/null && $(PY) -m twine check --strict dist/*
+
+unit:            ## all tests: unit, contract, plugin, system
+	@scripts/bootstrap build,dev,docs
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+cov:             ## tests with coverage
+	@scripts/bootstrap build,dev,docs
+	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+
+bench:           ## every benchmark, each beside its peer in the same run
+	@scripts/bootstrap build,dev
+	$(PY) benchmarks/run_all.py
+
+clean:           ## what the other targets made
+	rm -rf $(VENV) .tox dist build docs/_build demo-out .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,114 @@
+"""The pytest plugin: options, markers, fixtures, hooks.
+
+Every pytest run in an environment that has pytest-edgehil installed imports this module, so nothing heavy is
+imported here: no paramiko, serial, numpy, scipy, onnxruntime, sqlalchemy, pydantic or allure. What needs them is
+imported where it is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_edgehil.errors import UserError
+from pytest_edgehil.plugin import markers, runner
+from pytest_edgehil.plugin.controller import CONTROLLER, Controller
+from pytest_edgehil.plugin.distributed import WORKERINPUT, Distributed, auto_workers
+from pytest_edgehil.plugin.fixtures import OPTIONS, WORKBENCH, baseline, board, combo, console, dut, heldout, rng
+from pytest_edgehil.plugin.options import Options, add_options, read_options
+from pytest_edgehil.plugin.run import Run
+from pytest_edgehil.plugin.workbench import Workbench
+
+__all__ = ["baseline", "board", "combo", "console", "dut", "heldout", "rng"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--edgehil-*`` and ``edgehil_*``."""
+    add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options, and register what this process needs: it may run tests, control workers, or both."""
+    markers.register(config)
+    options = config.stash[OPTIONS] = read_options(config)
+    told: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if told is None:
+        if options.lab is not None:
+            _check_lab(options)
+        run = Run.begin(options.report)
+        controller = config.stash[CONTROLLER] = Controller(options, run)
+        config.pluginmanager.register(controller, "edgehil_controller")
+        if config.pluginmanager.has_plugin("dsession") or config.pluginmanager.has_plugin("xdist"):
+            config.pluginmanager.register(Distributed(controller), "edgehil_distributed")
+        worker = "main"
+    else:
+        # a replacement worker would wipe the Allure results of those before it
+        if getattr(config.option, "clean_alluredir", False):
+            config.option.clean_alluredir = False
+        run, worker = Run.join(told[WORKERINPUT]), told["workerid"]
+    workbench = config.stash[WORKBENCH] = Workbench(
+        options=options, run_id=run.run_id, worker=worker, directory=run.directory
+    )
+    config.pluginmanager.register(runner.Runner(workbench), "edgehil_runner")
+
+
+def _check_lab(options: Options) -> None:
+    from pytest_edgehil.lab.inventory import load_lab
+
+    assert options.lab is not None
+    try:
+        load_lab(options.lab)
+    except UserError as problem:
+        raise pytest.UsageError(str(problem)) from problem
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Let go of the board also when the run ended before its tests did, and tidy up."""
+    workbench = config.stash.get(WORKBENCH, None)
+    if workbench is not None:
+        workbench.close()
+    controller = config.stash.get(CONTROLLER, None)
+    if controller is not None:
+        controller.run.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Join allure-pytest, if it is there and was given a directory."""
+    manager = session.config.pluginmanager
+    if manager.has_plugin("allure_listener"):
+        from pytest_edgehil.plugin.allure import join
+
+        join(session.config)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Check the markers: a bad one is an error at collection."""
+    markers.check(metafunc, metafunc.config.stash[OPTIONS])
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """``-n auto``: one worker per matching board that is free now."""
+    # xdist asks while it parses the command line, before pytest_configure
+    return auto_workers(read_options(config))
+
+
+def pytest_report_teststatus(report: Any) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    """``B`` board error, ``R`` requeued, ``?`` inconclusive, ``!`` invalid."""
+    return runner.teststatus(report)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say which lab is used."""
+    options = config.stash[OPTIONS]
+    if options.lab is None:
+        return []
+    from pytest_edgehil.lab.inventory import load_lab
+
+    lab = load_lab(options.lab)
+    kinds = sorted({f"{board.environment.value} {board.cls}" for board in lab.boards})
+    report = "" if options.report is None else f"; report: {options.report}"
+    return [f"edgehil: lab {lab.name} ({len(lab.boards)} boards: {', '.join(kinds)}){report}"]

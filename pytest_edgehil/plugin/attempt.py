@@ -1,0 +1,190 @@
+"""One attempt at one test: what it asked for, what happened, and the record of it in the end.
+
+This is the plugin's only mutable account of a test. It lives in the item's stash while the test runs and ends as a
+frozen `TestRecord`. A test gets a second attempt when a board broke in the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_edgehil.errors import BoardError, GateFailure, Inconclusive, InvalidMeasurement, LeaseError
+from pytest_edgehil.model.artifact import Artifact, Combo
+from pytest_edgehil.model.board import Requirement
+from pytest_edgehil.model.record import ArtifactRef, Attestation, BoardRef, GateUse, Status, Step, TestRecord
+from pytest_edgehil.model.verdict import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from pytest_edgehil.board.dut import Dut
+    from pytest_edgehil.gates.gate import Gate
+    from pytest_edgehil.plugin.holding import Holding
+
+ATTEMPT = pytest.StashKey["Attempt"]()
+
+
+class Attempt:
+    """What happens in one attempt.
+
+    Args:
+        nodeid: pytest's node id.
+        number: 1 for the first attempt.
+        worker: name of the process that runs it.
+        gates: what the markers declare.
+        requirement: what the test asks of its board.
+        directory: where files of this attempt go.
+    """
+
+    def __init__(
+        self,
+        *,
+        nodeid: str,
+        number: int,
+        worker: str,
+        gates: tuple[Gate, ...],
+        requirement: Requirement,
+        directory: Path,
+    ) -> None:
+        self.nodeid = nodeid
+        self.number = number
+        self.worker = worker
+        self.gates = gates
+        self.requirement = requirement
+        self.directory = directory
+        self.started_at = time.time()
+        self.steps: list[Step] = []
+        self.combo = Combo()
+        self.holding: Holding | None = None
+        self.dut: Dut | None = None
+        self.board: BoardRef | None = None
+        self.verdicts: tuple[Verdict, ...] = ()
+        self.files: dict[str, str] = {}
+        self.attestations: tuple[Attestation, ...] = ()
+        self.error: BaseException | None = None
+        self.requeued = False
+        self.skipped = ""
+        self.quarantined = ""
+        self.nonce = secrets.token_hex(16)
+
+    @contextlib.contextmanager
+    def step(self, name: str, detail: str = "") -> Iterator[None]:
+        """Note a step with its real start and duration, also when it fails."""
+        started_at, started = time.time(), time.perf_counter()
+        failure = ""
+        try:
+            yield
+        except BaseException as problem:
+            failure = f"{type(problem).__name__}: {problem}"
+            raise
+        finally:
+            self.steps.append(
+                Step(
+                    name=name,
+                    started_at=started_at,
+                    duration_s=time.perf_counter() - started,
+                    detail=failure or detail,
+                    failed=bool(failure),
+                )
+            )
+
+    def note_error(self, problem: BaseException) -> None:
+        """Remember what went wrong; a board that broke outranks whatever it made the test do afterwards."""
+        if self.error is None or (isinstance(problem, BoardError) and not isinstance(self.error, BoardError)):
+            self.error = problem
+
+    @property
+    def board_error(self) -> BoardError | None:
+        """The board's failure, if that is what ended this attempt."""
+        if isinstance(self.error, BoardError):
+            return self.error
+        broken = None if self.dut is None else self.dut.broken
+        return broken if self.error is not None or broken is None else broken
+
+    @property
+    def blames_board(self) -> bool:
+        """Did the board itself break, so that it must be quarantined? A lost lease is not its fault."""
+        problem = self.board_error
+        return problem is not None and not isinstance(problem, LeaseError) and self.holding is not None
+
+    @property
+    def status(self) -> Status:
+        """How this attempt ended."""
+        if self.skipped:
+            return Status.SKIPPED
+        if self.board_error is not None:
+            return Status.INFRASTRUCTURE
+        match self.error:
+            case None:
+                return Status.PASSED
+            case Inconclusive():
+                return Status.INCONCLUSIVE
+            case InvalidMeasurement():
+                return Status.INVALID
+            case GateFailure() | AssertionError() | pytest.fail.Exception():
+                return Status.FAILED
+            case _:
+                return Status.ERROR
+
+    def record(self) -> TestRecord:
+        """The frozen account of this attempt."""
+        status = self.status
+        return TestRecord(
+            nodeid=self.nodeid,
+            status=status,
+            started_at=self.started_at,
+            duration_s=time.time() - self.started_at,
+            attempt=self.number,
+            requeued=self.requeued,
+            worker=self.worker,
+            message="" if status is Status.PASSED else self.skipped or _one_line(self.board_error or self.error),
+            board=self.board,
+            combo=tuple(artifact_ref(one) for one in self.combo.artifacts),
+            gates=tuple(GateUse(name=gate.name, arguments=gate.arguments()) for gate in self.gates),
+            verdicts=self.verdicts,
+            steps=tuple(self.steps),
+            files=dict(self.files),
+            lease_token=None if self.holding is None else self.holding.token,
+            nonce=self.nonce,
+            attestations=self.attestations,
+            quarantined=self.quarantined,
+        )
+
+
+def artifact_ref(artifact: Artifact) -> ArtifactRef:
+    """What a record says of an artifact."""
+    manifest = artifact.manifest
+    return ArtifactRef(
+        track=manifest.track.value,
+        label=artifact.label,
+        name=manifest.name,
+        version=manifest.version,
+        quantisation=manifest.quantisation,
+        digest=artifact.digest,
+        size_bytes=artifact.size_bytes,
+    )
+
+
+def failure_of(verdicts: tuple[Verdict, ...]) -> Exception | None:
+    """The one error that these verdicts amount to: a miss outranks an invalid measurement outranks indecision."""
+    for outcome, kind in (
+        (Outcome.FAIL, GateFailure),
+        (Outcome.INVALID, InvalidMeasurement),
+        (Outcome.INCONCLUSIVE, Inconclusive),
+    ):
+        told = [f"{one.gate}: {one.reason}" for one in verdicts if one.outcome is outcome]
+        if told:
+            return kind("; ".join(told))
+    return None
+
+
+def _one_line(problem: BaseException | None) -> str:
+    if problem is None:
+        return ""
+    text = " ".join(str(problem).split()) or type(problem).__name__
+    return text if len(text) <= 500 else text[:497] + "…"

@@ -1,0 +1,132 @@
+"""The controller's account of a run: what every test came to, evidence, reports, and what did not run.
+
+Under xdist this is the main process, which gets the records with the workers' reports; without xdist it is the
+process that runs the tests. Only the controller writes run-wide files and only it holds the lab's key.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_edgehil.errors import EdgehilError
+from pytest_edgehil.model.record import TestRecord
+from pytest_edgehil.plugin.run import Run
+
+if TYPE_CHECKING:
+    from pytest_edgehil.plugin.options import Options
+
+CONTROLLER = pytest.StashKey["Controller"]()
+
+
+class Controller:
+    """See above.
+
+    Args:
+        options: what the command line says.
+        run: id, start and directory of this run.
+    """
+
+    def __init__(self, options: Options, run: Run) -> None:
+        self.options = options
+        self.run = run
+        self.records: list[TestRecord] = []
+        self.expected: dict[str, None] = {}
+        self._seen: set[str] = set()
+        self._problems: list[str] = []
+        self._written: list[tuple[str, Path]] = []
+
+    # --- collecting ----------------------------------------------------------------------------------
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.expect([item.nodeid for item in session.items])
+
+    def expect(self, nodeids: list[str]) -> None:
+        """These tests must all have a result in the end."""
+        self.expected.update(dict.fromkeys(nodeids))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        told: dict[str, Any] | None = getattr(report, "edgehil_record", None)
+        if told is not None:
+            self.records.append(TestRecord.from_json(told))
+        if report.when != "setup" or not report.passed:
+            self._seen.add(report.nodeid)
+
+    def note_problem(self, text: str) -> None:
+        """Say this at the end, and do not exit with success."""
+        self._problems.append(text)
+
+    @property
+    def not_run(self) -> tuple[str, ...]:
+        """Collected, but without a result."""
+        return tuple(one for one in self.expected if one not in self._seen)
+
+    @property
+    def quarantined(self) -> dict[str, str]:
+        """Boards that this run put into quarantine, with the reason."""
+        return {
+            record.board.id: record.quarantined
+            for record in self.records
+            if record.board is not None and record.quarantined
+        }
+
+    # --- the end -------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if session.config.option.collectonly or session.config.getoption("setuponly", False):
+            return
+        try:
+            self._write()
+        except (EdgehilError, OSError) as problem:
+            self._problems.append(str(problem))
+        if self._problems or (self.not_run and self.options.lab is not None):
+            if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        self.run.close()
+
+    def _write(self) -> None:
+        from pytest_edgehil.reporting import results
+
+        if not self.records or self.options.report is None:
+            return
+        evidence = self._evidence()
+        if evidence is not None:
+            self._written.append(("evidence", evidence))
+        path = results.write(
+            self.options.report,
+            self.records,
+            run=self.run.describe(finished_at=time.time()),
+            quarantined=self.quarantined,
+            not_run=self.not_run,
+        )
+        self._written.append(("results", path))
+
+    def _evidence(self) -> Path | None:
+        from pytest_edgehil.plugin.evidence import write
+
+        assert self.options.report is not None
+        signed = [record for record in self.records if record.attestations]
+        return write(self.options, self.run, self.records) if signed else None
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if not self.records and not (self.not_run and self.options.lab is not None):
+            return
+        from pytest_edgehil.reporting import terminal
+
+        terminalreporter.section("edgehil")
+        for line in terminal.summary(
+            self.records,
+            quarantined=self.quarantined,
+            not_run=self.not_run,
+            width=terminalreporter._tw.fullwidth,  # noqa: SLF001 - the only way to know the width
+        ):
+            terminalreporter.write_line(line.text, **line.markup)
+        for what, path in self._written:
+            terminalreporter.write_line(f"{what}: {path}")
+        for problem in self._problems:
+            terminalreporter.write_line(f"edgehil: {problem}", red=True)
+

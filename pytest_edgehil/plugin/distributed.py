@@ -1,0 +1,111 @@
+"""Under pytest-xdist: one worker per free board, and a controller that learns what its workers saw.
+
+Registered only when xdist is there. A hook that runs in a worker must not let an exception escape: xdist would
+answer with an internal error that hides it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_edgehil.errors import EdgehilError, UserError
+from pytest_edgehil.model.record import Status, TestRecord
+
+if TYPE_CHECKING:
+    from pytest_edgehil.plugin.controller import Controller
+    from pytest_edgehil.plugin.options import Options
+
+WORKERINPUT = "edgehil"
+
+
+def auto_workers(options: Options) -> int | None:
+    """How many workers ``-n auto`` means: one per matching board that is free now; at least one.
+
+    None without a lab: then it is xdist's business.
+    """
+    if options.lab is None:
+        return None
+    from pytest_edgehil.lab.inventory import load_lab
+    from pytest_edgehil.lab.leases import open_store
+    from pytest_edgehil.lab.reservation import free_boards
+
+    try:
+        lab = load_lab(options.lab)
+        store = open_store(lab)
+        try:
+            return max(1, len(free_boards(lab, options.board, store)))
+        finally:
+            store.close()
+    except UserError as problem:
+        raise pytest.UsageError(str(problem)) from problem
+
+
+class Distributed:
+    """The controller's side."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        self._refuse_more_workers_than_boards(len(node.config.getoption("tx")))
+        node.workerinput[WORKERINPUT] = self._controller.run.to_worker()
+
+    def _refuse_more_workers_than_boards(self, workers: int) -> None:
+        options = self._controller.options
+        if options.lab is None:
+            return
+        from pytest_edgehil.lab.inventory import load_lab
+
+        boards = len(load_lab(options.lab).boards)
+        if workers > boards:
+            raise pytest.UsageError(
+                f"-n {workers}: more workers than boards; {options.lab} has {boards}, and each worker owns one board. "
+                "Use -n auto for one worker per free board"
+            )
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+        self._controller.expect(list(ids))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        worker = report.node.gateway.id  # type: ignore[attr-defined]
+        self._controller.records.append(
+            TestRecord(
+                nodeid=crashitem,
+                status=Status.ERROR,
+                started_at=time.time(),
+                duration_s=0.0,
+                worker=worker,
+                message=f"worker {worker} died while it ran this test",
+            )
+        )
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        if error:
+            self._free_boards_of(node.gateway.id)
+
+    def _free_boards_of(self, worker: str) -> None:
+        """A dead worker's leases would expire by themselves; its board is wanted sooner."""
+        options = self._controller.options
+        if options.lab is None:
+            return
+        from pytest_edgehil.lab.inventory import load_lab
+        from pytest_edgehil.lab.leases import open_store
+
+        name = f"{self._controller.run.run_id}/{worker}"
+        try:
+            store = open_store(load_lab(options.lab))
+            try:
+                for state in store.boards():
+                    if state.holder is not None and state.holder.name == name:
+                        store.force_release(state.board_id, by=name, reason=f"worker {worker} died")
+            finally:
+                store.close()
+        except EdgehilError as problem:
+            self._controller.note_problem(f"the board of worker {worker} is freed only by its expiry: {problem}")

@@ -1,0 +1,138 @@
+"""The fixtures: ``board``, ``dut``, ``baseline``, ``heldout``, ``rng``, ``console``, ``combo``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_edgehil.errors import ConfigError, MarkerError
+from pytest_edgehil.model.artifact import Artifact, Combo
+from pytest_edgehil.plugin import markers
+from pytest_edgehil.plugin.attempt import ATTEMPT, Attempt
+from pytest_edgehil.plugin.options import Options
+from pytest_edgehil.plugin.workbench import Workbench
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pytest_edgehil.artifacts.dataset import Dataset
+    from pytest_edgehil.artifacts.reference import ReferenceModel
+    from pytest_edgehil.board.console import Console
+    from pytest_edgehil.board.dut import Dut
+    from pytest_edgehil.plugin.holding import Holding
+
+OPTIONS = pytest.StashKey[Options]()
+WORKBENCH = pytest.StashKey[Workbench]()
+
+NO_LAB = "no lab: pass --edgehil-lab FILE (farm/virtual.yaml needs no hardware), or set edgehil_lab in the ini file"
+
+
+def _workbench(request: pytest.FixtureRequest) -> Workbench:
+    options = request.config.stash[OPTIONS]
+    if options.lab is None:
+        if options.require:
+            raise ConfigError(NO_LAB)
+        pytest.skip(NO_LAB)
+    return request.config.stash[WORKBENCH]
+
+
+def _attempt(request: pytest.FixtureRequest) -> Attempt:
+    return request.node.stash[ATTEMPT]
+
+
+@pytest.fixture
+def combo(request: pytest.FixtureRequest) -> Combo:
+    """The combo of this test: its markers', then the command line's. Parametrise it indirectly to run several."""
+    workbench = _workbench(request)
+    asked = markers.combo_of(request.node.iter_markers())
+    override: Any = getattr(request, "param", None)
+    if isinstance(override, str):
+        asked = markers.ComboRequest(model=override).or_else(asked)
+    elif isinstance(override, Mapping):
+        asked = markers.ComboRequest(**override).or_else(asked)
+    elif override is not None:
+        raise MarkerError(f"combo: a parameter must be a model's name or a mapping of track to name, not {override!r}")
+    found = workbench.combo(asked)
+    _attempt(request).combo = found
+    return found
+
+
+@pytest.fixture
+def board(request: pytest.FixtureRequest, combo: Combo) -> Holding:
+    """A leased board that fulfils the test's requirement and can take its combo; kept for the next test."""
+    workbench, attempt = _workbench(request), _attempt(request)
+
+    def note(holding: Holding) -> None:
+        attempt.holding = holding
+
+    with attempt.step("reserve"):
+        return workbench.hold(attempt.requirement, combo, note)
+
+
+@pytest.fixture
+def dut(request: pytest.FixtureRequest, board: Holding, combo: Combo) -> Iterator[Dut]:
+    """The board with the combo flashed on it: what a test talks to."""
+    from pytest_edgehil.plugin.device import open_dut
+
+    attempt = _attempt(request)
+    if not combo.artifacts:
+        raise MarkerError("dut: nothing to flash; add @pytest.mark.combo(model=…) or pass --edgehil-model")
+    dut = open_dut(board, attempt, baseline=_baseline_of(request, combo))
+    attempt.dut = dut
+    yield dut
+    dut.close()
+
+
+@pytest.fixture
+def baseline(request: pytest.FixtureRequest, combo: Combo) -> ReferenceModel:
+    """The fp32 model on the host that the combo's model is compared with."""
+    found = _baseline_of(request, combo)
+    if found is None:
+        raise MarkerError("baseline: the test has no model; add @pytest.mark.combo(model=…)")
+    return found
+
+
+def _baseline_of(request: pytest.FixtureRequest, combo: Combo) -> ReferenceModel | None:
+    """The accuracy marker's baseline, else the model that this one was made from."""
+    workbench = _workbench(request)
+    for gate in _attempt(request).gates:
+        name = getattr(gate, "baseline", None)
+        if name is not None:
+            return workbench.reference(workbench.catalog.find(name))
+    wanted_by_test = "baseline" in request.fixturenames
+    if combo.model is None or not (wanted_by_test or _compares(_attempt(request))):
+        return None
+    return workbench.reference(_origin(workbench, combo.model))
+
+
+def _compares(attempt: Attempt) -> bool:
+    return any(getattr(gate, "needs_baseline", False) for gate in attempt.gates)
+
+
+def _origin(workbench: Workbench, model: Artifact) -> Artifact:
+    return workbench.catalog.origin_of(model)
+
+
+@pytest.fixture
+def heldout(request: pytest.FixtureRequest) -> Callable[[str], Dataset]:
+    """``heldout(name)`` loads a held-out set by its name."""
+    return request.config.stash[WORKBENCH].dataset
+
+
+@pytest.fixture
+def console(board: Holding) -> Console:
+    """The board's serial console, logged since the board was reserved."""
+    return board.console
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """A random generator that gives this test the same numbers in every run (see ``--edgehil-seed``)."""
+    import numpy as np
+
+    seed = request.config.stash[OPTIONS].seed
+    digest = hashlib.sha256(f"{seed}:{request.node.nodeid}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))

@@ -1,0 +1,184 @@
+"""A board in this process's hands: its lease, its console, its link. What the fixture ``board`` returns."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_edgehil.errors import BoardError, LabFileError
+from pytest_edgehil.model.board import Board, Environment
+
+if TYPE_CHECKING:
+    from pytest_edgehil.board.command import Outcome
+    from pytest_edgehil.board.console import Console
+    from pytest_edgehil.board.power import Power
+    from pytest_edgehil.board.transport import Transport
+    from pytest_edgehil.lab.inventory import Lab
+    from pytest_edgehil.lab.reservation import Reservation
+    from pytest_edgehil.virtual.control import VirtualControl
+    from pytest_edgehil.virtual.farm import RunningBoard
+
+CONNECT_S = 30.0
+
+log = logging.getLogger("edgehil.plugin")
+
+
+class Holding:
+    """One leased board, as a test sees it.
+
+    Args:
+        lab: the lab that it belongs to.
+        reservation: the lease; its heartbeat keeps running until `close`.
+        console_log: where the console is written from now until `close`.
+    """
+
+    def __init__(self, *, lab: Lab, reservation: Reservation, console_log: Path) -> None:
+        self._lab = lab
+        self._reservation = reservation
+        self._console_log = console_log
+        self._running: RunningBoard | None = None
+        self._transport: Transport | None = None
+        self._console: Console | None = None
+        self._board = reservation.boards[0]
+
+    # --- what a test may ask -------------------------------------------------------------------------
+
+    @property
+    def board(self) -> Board:
+        """The board's frozen description."""
+        return self._board
+
+    @property
+    def id(self) -> str:
+        """The board's id in the lab."""
+        return self._board.id
+
+    @property
+    def cls(self) -> str:
+        """The board's class."""
+        return self._board.cls
+
+    @property
+    def environment(self) -> Environment:
+        """What the board really is."""
+        return self._board.environment
+
+    @property
+    def token(self) -> int:
+        """The lease's fencing token."""
+        return self._reservation.leases[0].token
+
+    @property
+    def holder(self) -> str:
+        """Who holds it, as the lab knows us."""
+        return self._reservation.leases[0].holder.name
+
+    @property
+    def console(self) -> Console:
+        """The serial console, logged since the board was reserved.
+
+        Raises:
+            LabFileError: the lab names no console for this board.
+        """
+        if self._console is None:
+            raise LabFileError(
+                f"{self._lab.path}: boards.{self.id}: no console is configured; add 'console: <pyserial URL>'"
+            )
+        return self._console
+
+    @property
+    def console_log(self) -> Path | None:
+        """The log file of the console, if there is a console."""
+        return None if self._console is None else self._console_log
+
+    @property
+    def power(self) -> Power:
+        """The power switch.
+
+        Raises:
+            LabFileError: the lab names no power back-end for this board.
+        """
+        from pytest_edgehil.board.power import open_power
+
+        if self._board.power is None:
+            raise LabFileError(f"{self._lab.path}: boards.{self.id}: no power back-end is configured; add 'power:'")
+        return open_power(self._board)
+
+    @property
+    def virtual(self) -> VirtualControl:
+        """The supervisor of a virtual board: faults, status.
+
+        Raises:
+            LabFileError: this is no virtual board.
+        """
+        if self._running is None:
+            raise LabFileError(f"{self._lab.path}: boards.{self.id}: {self.environment} boards have no supervisor")
+        return self._running.control
+
+    @property
+    def transport(self) -> Transport:
+        """The open link; connects if there is none yet."""
+        from pytest_edgehil.board.ssh import connect
+
+        self.check()
+        if self._transport is None:
+            assert self._board.ssh is not None
+            self._transport = connect(self._board.ssh, board_id=self.id, timeout_s=CONNECT_S)
+        return self._transport
+
+    def run(self, *argv: str, timeout_s: float = 30.0) -> Outcome:
+        """Run a command on the board.
+
+        Args:
+            argv: program and arguments; no shell is in between.
+            timeout_s: deadline in seconds; the remote process is killed when it passes.
+        """
+        from pytest_edgehil.board.command import Command
+
+        return self.transport.run(Command(argv=argv, timeout_s=timeout_s))
+
+    # --- what the plugin does ------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Bring the board up as far as it is ours to do: start a virtual one, open the console."""
+        from pytest_edgehil.board.console import Console
+
+        if self._board.environment is Environment.VIRTUAL and self._board.virtual is not None:
+            from pytest_edgehil.virtual.farm import board_directory, start
+
+            directory = board_directory(self._lab.state_dir, self.id)
+            self._running = start(self._board, directory=directory)
+            self._board = self._running.board
+        if self._board.console is not None:
+            self._console_log.parent.mkdir(parents=True, exist_ok=True)
+            self._console = Console.open(self._board.console, log_path=self._console_log, board_id=self.id)
+
+    def check(self) -> None:
+        """Raise `LeaseLost` if the board is not ours any more."""
+        self._reservation.check()
+
+    def forget_link(self) -> None:
+        """Close the link; the next use opens a new one."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            with contextlib.suppress(BoardError):  # it may be broken already: that is why it is forgotten
+                transport.close()
+
+    def crash_reason(self) -> str | None:
+        """What the console says of a crash, or None."""
+        return None if self._console is None else self._console.crash_reason()
+
+    def close(self) -> None:
+        """Let go of everything, the lease last. Safe to call twice."""
+        self.forget_link()
+        if self._console is not None:
+            self._console.close()
+        if self._running is not None:
+            self._running.stop()
+        try:
+            self._reservation.release()
+        except BoardError as problem:
+            # the lease expires by itself; the next holder gets a higher token, so nothing can go wrong
+            log.warning("the lease on %s could not be given back: %s", self.id, problem)

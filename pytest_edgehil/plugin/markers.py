@@ -1,0 +1,152 @@
+"""The markers: what they mean to pytest, and their check at collection.
+
+A marker with a bad argument fails the *collection* of its test with one line that says what and where. That is done
+in ``pytest_generate_tests``, the one hook in which a failure is a clean collection error with and without xdist
+(a ``UsageError`` from ``pytest_collection_modifyitems`` is an internal error under xdist).
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_edgehil.errors import MarkerError
+from pytest_edgehil.model.board import Environment, Requirement
+
+if TYPE_CHECKING:
+    from pytest_edgehil.gates.gate import Gate
+    from pytest_edgehil.plugin.options import Options
+
+COMBO = "combo(model=None, *, firmware=None, prompt=None): what is flashed on the board, each by name, version or digest"
+BOARD = (
+    "board(cls=None, *, tags=(), environment=None, id=None, accelerator=None): what the test asks of its board, "
+    "for example board('pi5-8gb-*', tags=['cooled'])"
+)
+DUT_FIXTURES = frozenset({"dut"})
+BOARD_FIXTURES = frozenset({"board", "dut", "console"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComboRequest:
+    """The references of a combo marker, not looked up yet."""
+
+    model: str | None = None
+    firmware: str | None = None
+    prompt: str | None = None
+
+    def or_else(self, other: ComboRequest) -> ComboRequest:
+        """This one, with `other`'s references where it has none."""
+        return ComboRequest(
+            model=self.model or other.model,
+            firmware=self.firmware or other.firmware,
+            prompt=self.prompt or other.prompt,
+        )
+
+
+def register(config: pytest.Config) -> None:
+    """Make the markers known, with their signatures (``pytest --markers``)."""
+    from pytest_edgehil.gates.registry import SIGNATURES
+
+    for line in (COMBO, BOARD, *SIGNATURES.values()):
+        config.addinivalue_line("markers", line)
+
+
+def check(metafunc: pytest.Metafunc, options: Options) -> None:
+    """Fail the collection of a test whose markers cannot be understood."""
+    marks = list(metafunc.definition.iter_markers())
+    try:
+        gates = gates_of(marks, options)
+        combo_of(marks)
+        requirement_of(marks)
+        if gates and not DUT_FIXTURES & set(metafunc.fixturenames):
+            named = ", ".join(gate.name for gate in gates)
+            raise MarkerError(f"{named}: nothing can be measured; the test must ask for the fixture 'dut'")
+    except MarkerError as problem:
+        where = metafunc.definition.location
+        pytest.fail(f"{where[0]}:{(where[1] or 0) + 1}: {metafunc.definition.name}: {problem}", pytrace=False)
+
+
+def gates_of(marks: Iterable[pytest.Mark], options: Options) -> tuple[Gate, ...]:
+    """The gates that these markers declare; of several markers of one name the closest wins."""
+    from pytest_edgehil.gates.registry import SIGNATURES, GateSettings, parse
+
+    settings = GateSettings(alpha=options.alpha, soak_ns=options.soak_ns)
+    closest: dict[str, pytest.Mark] = {}
+    for mark in marks:
+        if mark.name in SIGNATURES:
+            closest.setdefault(mark.name, mark)
+    return tuple(parse(name, mark.args, mark.kwargs, settings=settings) for name, mark in closest.items())
+
+
+def combo_of(marks: Iterable[pytest.Mark]) -> ComboRequest:
+    """The combo that these markers ask for; closer markers win, reference by reference."""
+    asked = ComboRequest()
+    for mark in marks:
+        if mark.name == "combo":
+            bound = _bind(mark, lambda model=None, *, firmware=None, prompt=None: None)
+            for name, value in bound.items():
+                if value is not None and not (isinstance(value, str) and value):
+                    raise MarkerError(f"combo: {name} must be the name or digest of an artifact, not {value!r}")
+            asked = asked.or_else(ComboRequest(**bound))
+    return asked
+
+
+def requirement_of(marks: Iterable[pytest.Mark]) -> Requirement:
+    """What these markers ask of a board; closer markers win, field by field, and tags add up."""
+    asked = Requirement()
+    for mark in marks:
+        if mark.name != "board":
+            continue
+        bound = _bind(mark, lambda cls=None, *, tags=(), environment=None, id=None, accelerator=None: None)  # noqa: A006
+        environment = bound["environment"]
+        if environment is not None:
+            try:
+                environment = Environment(environment)
+            except ValueError as problem:
+                known = ", ".join(one.value for one in Environment)
+                raise MarkerError(f"board: environment {environment!r} is none of {known}") from problem
+        tags = bound["tags"]
+        if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+            raise MarkerError(f"board: tags must be a list of words such as ['cooled'], not {tags!r}")
+        asked = merged(
+            asked,
+            Requirement(
+                cls=bound["cls"],
+                tags=frozenset(tags),
+                environment=environment,
+                board_id=bound["id"],
+                accelerator=bound["accelerator"],
+            ),
+        )
+    return asked
+
+
+def merged(first: Requirement, second: Requirement) -> Requirement:
+    """Both requirements; where they differ in a single-valued field, `first` wins."""
+    return Requirement(
+        cls=first.cls or second.cls,
+        tags=first.tags | second.tags,
+        environment=first.environment or second.environment,
+        board_id=first.board_id or second.board_id,
+        accelerator=first.accelerator or second.accelerator,
+    )
+
+
+def _bind(mark: pytest.Mark, shape: object) -> Mapping[str, object]:
+    signature = inspect.signature(shape)  # type: ignore[arg-type]
+    for name in mark.kwargs:
+        if name not in signature.parameters:
+            near = difflib.get_close_matches(name, signature.parameters, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(signature.parameters)}"
+            raise MarkerError(f"{mark.name}: unknown argument {name!r}{hint}")
+    try:
+        bound = signature.bind(*mark.args, **mark.kwargs)
+    except TypeError as problem:
+        raise MarkerError(f"{mark.name}: {problem}; expected {mark.name}{signature}") from problem
+    bound.apply_defaults()
+    return bound.arguments

@@ -1,0 +1,162 @@
+"""Options and ini values, read once into a frozen `Options`.
+
+Every option is ``--edgehil-*``; every ini value ``edgehil_*``. A bad value is a `pytest.UsageError`: one line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pytest_edgehil.errors import QuantityError
+from pytest_edgehil.model.board import Environment, Requirement
+from pytest_edgehil.model.quantity import duration_ns
+
+INCONCLUSIVE_AS = ("broken", "skipped", "unknown")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line and the ini file say.
+
+    Args:
+        lab: lab file, or None: then the fixtures skip.
+        require: no lab is an error instead of a skip.
+        report: results directory, or None.
+        wait_s: how long a test waits for a board.
+        soak_ns: overrides the duration of every soak.
+        artifacts, datasets: where to look for artifacts and held-out sets, in this order.
+        model, prompt, firmware: default combo of tests that name none.
+        board: what every board must fulfil, besides what the test asks.
+        alpha: error rate of each gate.
+        seed: seed of the `rng` fixture and of every shuffle.
+        measure_s: how long gates may go on measuring in one test.
+        inconclusive: Allure status of an inconclusive test.
+        trust: trust file for the boards' identity keys, or None for the default one.
+    """
+
+    lab: Path | None
+    require: bool
+    report: Path | None
+    wait_s: float
+    soak_ns: int | None
+    artifacts: tuple[Path, ...]
+    datasets: tuple[Path, ...]
+    model: str | None
+    prompt: str | None
+    firmware: str | None
+    board: Requirement
+    alpha: float
+    seed: int
+    measure_s: float
+    inconclusive: str
+    trust: Path | None
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare everything that `read_options` reads."""
+    group = parser.getgroup("edgehil", "hardware-in-the-loop tests on edge boards (pytest-edgehil)")
+    add = group.addoption
+    add("--edgehil-lab", metavar="FILE", help="lab file: which boards there are (farm/virtual.yaml needs no hardware)")
+    add("--edgehil-require", action="store_true", help="fail instead of skip where a test needs a board and no lab is given")
+    add("--edgehil-report", metavar="DIR", help="write samples, console logs, results.json and signed evidence to DIR")
+    add("--edgehil-wait", metavar="TIME", default="10 min", help="wait at most so long for a free board (default: %(default)s)")
+    add("--edgehil-soak", metavar="TIME", help="override the duration of every soak; the evidence states the real one")
+    add("--edgehil-artifacts", metavar="DIR", action="append", default=[], help="look for artifacts here (repeatable)")
+    add("--edgehil-model", metavar="REF", help="model of tests whose combo marker names none")
+    add("--edgehil-prompt", metavar="REF", help="prompt bundle of tests whose combo marker names none")
+    add("--edgehil-firmware", metavar="REF", help="firmware of tests whose combo marker names none")
+    add("--edgehil-board", metavar="ID", help="use only this board")
+    add("--edgehil-board-class", metavar="CLASS", help="use only boards of this class (or shell pattern)")
+    add("--edgehil-board-tag", metavar="TAG", action="append", default=[], help="use only boards with this tag (repeatable)")
+    add("--edgehil-environment", metavar="KIND", help="use only boards that are hardware, emulated or virtual")
+    add("--edgehil-measure", metavar="TIME", default="10 min", help="gates may go on measuring so long in one test (default: %(default)s)")
+    add("--edgehil-trust", metavar="FILE", help="trust file with the boards' public keys (default: the one in the state directory)")
+    add("--edgehil-seed", metavar="N", type=int, default=0, help="seed of the rng fixture and of shuffles (default: %(default)s)")
+    parser.addini("edgehil_lab", "default of --edgehil-lab, relative to the ini file", default="")
+    parser.addini("edgehil_artifacts", "where to look for artifacts", type="paths", default=[])
+    parser.addini("edgehil_datasets", "where to look for held-out sets", type="paths", default=[])
+    parser.addini("edgehil_alpha", "error rate of each gate", default="0.05")
+    parser.addini("edgehil_inconclusive", "Allure status of inconclusive tests: broken, skipped or unknown", default="broken")
+
+
+def read_options(config: pytest.Config) -> Options:
+    """Read them.
+
+    Raises:
+        pytest.UsageError: a value cannot be understood.
+    """
+    option = config.getoption
+    lab = option("--edgehil-lab")
+    lab_path = Path(lab) if lab else _from_ini(config, "edgehil_lab")
+    report = option("--edgehil-report")
+    return Options(
+        lab=lab_path,
+        require=option("--edgehil-require"),
+        report=None if report is None else Path(report).resolve(),
+        wait_s=_duration_s("--edgehil-wait", option("--edgehil-wait")),
+        soak_ns=None if option("--edgehil-soak") is None else _duration("--edgehil-soak", option("--edgehil-soak")),
+        artifacts=(*map(Path, option("--edgehil-artifacts")), *config.getini("edgehil_artifacts")),
+        datasets=tuple(config.getini("edgehil_datasets")),
+        model=option("--edgehil-model"),
+        prompt=option("--edgehil-prompt"),
+        firmware=option("--edgehil-firmware"),
+        board=Requirement(
+            board_id=option("--edgehil-board"),
+            cls=option("--edgehil-board-class"),
+            tags=frozenset(option("--edgehil-board-tag")),
+            environment=_environment(option("--edgehil-environment")),
+        ),
+        alpha=_alpha(config.getini("edgehil_alpha")),
+        seed=option("--edgehil-seed"),
+        measure_s=_duration_s("--edgehil-measure", option("--edgehil-measure")),
+        inconclusive=_inconclusive(config.getini("edgehil_inconclusive")),
+        trust=None if option("--edgehil-trust") is None else Path(option("--edgehil-trust")),
+    )
+
+
+def _from_ini(config: pytest.Config, name: str) -> Path | None:
+    text = config.getini(name)
+    if not text:
+        return None
+    base = config.inipath.parent if config.inipath is not None else config.rootpath
+    return base / str(text)
+
+
+def _duration(name: str, text: str) -> int:
+    try:
+        return duration_ns(text)
+    except QuantityError as problem:
+        raise pytest.UsageError(f"{name}: {problem}") from problem
+
+
+def _duration_s(name: str, text: str) -> float:
+    return _duration(name, text) / 1e9
+
+
+def _environment(text: str | None) -> Environment | None:
+    if text is None:
+        return None
+    try:
+        return Environment(text)
+    except ValueError as problem:
+        known = ", ".join(one.value for one in Environment)
+        raise pytest.UsageError(f"--edgehil-environment: {text!r} is none of {known}") from problem
+
+
+def _alpha(text: str) -> float:
+    try:
+        alpha = float(text)
+    except ValueError as problem:
+        raise pytest.UsageError(f"ini edgehil_alpha: {text!r} is no number; expected for example 0.05") from problem
+    if not 0.0 < alpha < 0.5:
+        raise pytest.UsageError(f"ini edgehil_alpha: {alpha} is no error rate; expected a number between 0 and 0.5")
+    return alpha
+
+
+def _inconclusive(text: str) -> str:
+    if text not in INCONCLUSIVE_AS:
+        raise pytest.UsageError(f"ini edgehil_inconclusive: {text!r} is none of {', '.join(INCONCLUSIVE_AS)}")
+    return text

@@ -1,0 +1,211 @@
+"""What one pytest process works with: the lab, its lease store, the artifacts, and at most one board.
+
+Made when the first test asks for a board, so a run that needs none never reads the lab's database. Everything
+heavy is imported here, inside functions.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import getpass
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_edgehil.errors import BoardUnavailable, ConfigError, DatasetError, WrongTarget
+from pytest_edgehil.model.artifact import Artifact, Combo, Track
+from pytest_edgehil.model.board import Board, Requirement
+from pytest_edgehil.plugin.holding import Holding
+from pytest_edgehil.plugin.markers import ComboRequest
+
+if TYPE_CHECKING:
+    from pytest_edgehil.artifacts.catalog import Catalog
+    from pytest_edgehil.artifacts.dataset import Dataset
+    from pytest_edgehil.artifacts.reference import ReferenceModel
+    from pytest_edgehil.lab.inventory import Lab
+    from pytest_edgehil.lab.leases import Holder
+    from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore
+    from pytest_edgehil.plugin.options import Options
+
+
+class Workbench:
+    """See above.
+
+    Args:
+        options: what the command line says.
+        run_id: id of the whole run, the same in all its workers.
+        worker: ``gw0``, …, or ``main`` without xdist.
+        directory: where this run's files go (the report directory or a temporary one).
+    """
+
+    def __init__(self, *, options: Options, run_id: str, worker: str, directory: Path) -> None:
+        self.options = options
+        self.run_id = run_id
+        self.worker = worker
+        self.directory = directory
+        self._holding: Holding | None = None
+        self._console_logs = 0
+        self._references: dict[str, ReferenceModel] = {}
+        self._datasets: dict[str, Dataset] = {}
+
+    @cached_property
+    def lab(self) -> Lab:
+        """The lab; only to be asked for when one was given."""
+        from pytest_edgehil.lab.inventory import load_lab
+
+        if self.options.lab is None:
+            raise ConfigError("no lab: pass --edgehil-lab FILE, for example --edgehil-lab farm/virtual.yaml")
+        return load_lab(self.options.lab)
+
+    @cached_property
+    def store(self) -> SqliteLeaseStore:
+        """The lease store of that lab."""
+        from pytest_edgehil.lab.leases import open_store
+
+        return open_store(self.lab)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The artifacts that names are looked up in."""
+        from pytest_edgehil.artifacts.catalog import Catalog
+
+        return Catalog(self.options.artifacts)
+
+    @property
+    def holder(self) -> Holder:
+        """Who we are in the lab's books."""
+        return holder_of(self.run_id, self.worker)
+
+    # --- artifacts and data --------------------------------------------------------------------------
+
+    def combo(self, asked: ComboRequest) -> Combo:
+        """Look the references up.
+
+        Raises:
+            ArtifactNotFound: a name fits no artifact, or several.
+        """
+        default = ComboRequest(
+            model=self.options.model, firmware=self.options.firmware, prompt=self.options.prompt
+        )
+        asked = asked.or_else(default)
+        return Combo(
+            firmware=self._find(asked.firmware, Track.FIRMWARE),
+            model=self._find(asked.model, Track.MODEL),
+            prompt=self._find(asked.prompt, Track.PROMPT),
+        )
+
+    def _find(self, reference: str | None, track: Track) -> Artifact | None:
+        return None if reference is None else self.catalog.find(reference, track)
+
+    def reference(self, artifact: Artifact) -> ReferenceModel:
+        """The artifact's model in a session on the host, kept open for the next test."""
+        from pytest_edgehil.artifacts.reference import ReferenceModel
+
+        if artifact.digest not in self._references:
+            self._references[artifact.digest] = ReferenceModel(artifact)
+        return self._references[artifact.digest]
+
+    def dataset(self, name: str) -> Dataset:
+        """A held-out set by name: ``<dir>/<name>/heldout.npz`` or ``<dir>/<name>.npz`` of the first directory that has it.
+
+        Raises:
+            DatasetError: no directory has it.
+        """
+        from pytest_edgehil.artifacts.dataset import load_dataset
+
+        if name not in self._datasets:
+            tried = [
+                candidate
+                for directory in self.options.datasets
+                for candidate in (directory / name / "heldout.npz", directory / f"{name}.npz")
+            ]
+            found = next((one for one in tried if one.is_file()), None)
+            if found is None:
+                looked = ", ".join(map(str, tried)) or "nowhere: set the ini value edgehil_datasets"
+                raise DatasetError(f"held-out set {name!r} not found; looked at {looked}")
+            self._datasets[name] = load_dataset(found)
+        return self._datasets[name]
+
+    # --- the board -----------------------------------------------------------------------------------
+
+    def suitable(self, requirement: Requirement, combo: Combo) -> tuple[Board, ...]:
+        """The boards of the lab that fulfil the requirement and can take the combo.
+
+        Raises:
+            BoardUnavailable: no board fulfils the requirement.
+            WrongTarget: boards do, but the combo is made for none of them.
+        """
+        from pytest_edgehil.artifacts.compat import clashes
+        from pytest_edgehil.lab.matching import candidates
+
+        matching = candidates(self.lab, requirement)
+        told = {board.id: clashes(combo, board) for board in matching}
+        fitting = tuple(board for board in matching if not told[board.id])
+        if not fitting:
+            first = matching[0]
+            raise WrongTarget(
+                f"{combo.label} fits no board of lab {self.lab.name}: on {first.id}: {'; '.join(told[first.id])}"
+            )
+        return fitting
+
+    def hold(self, requirement: Requirement, combo: Combo, on_lease: Callable[[Holding], None]) -> Holding:
+        """The board in our hands if it will do, else another one, waiting for it if need be.
+
+        Args:
+            on_lease: told of the new board as soon as it is leased, before it is brought up.
+        """
+        from pytest_edgehil.lab.reservation import reserve
+
+        fitting = self.suitable(requirement, combo)
+        if self._holding is not None and self._holding.id in {board.id for board in fitting}:
+            self._holding.check()
+            on_lease(self._holding)
+            return self._holding
+        self.let_go()
+        narrowed = Requirement(among=frozenset(board.id for board in fitting))
+        reservation = reserve(
+            self.lab, (narrowed,), store=self.store, holder=self.holder, wait_s=self.options.wait_s
+        )
+        self._console_logs += 1
+        token = reservation.leases[0].token
+        console_log = self.directory / "console" / f"{reservation.boards[0].id}-{token}.log"
+        self._holding = Holding(lab=self.lab, reservation=reservation, console_log=console_log)
+        on_lease(self._holding)
+        self._holding.open()
+        return self._holding
+
+    def another_board(self, requirement: Requirement, combo: Combo, *, than: str | None) -> bool:
+        """Is there a board, other than the named one, that is not quarantined and could take the test?"""
+        usable = {state.board_id for state in self.store.boards() if state.state != "quarantined"}
+        try:
+            fitting = self.suitable(requirement, combo)
+        except (BoardUnavailable, WrongTarget):
+            return False
+        return any(board.id in usable and board.id != than for board in fitting)
+
+    def condemn(self, reason: str) -> None:
+        """Quarantine the board in our hands and let go of it."""
+        if self._holding is not None:
+            self.store.quarantine(self._holding.id, reason=reason, by=self.holder.name)
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Give the board back, if we have one."""
+        holding, self._holding = self._holding, None
+        if holding is not None:
+            holding.close()
+
+    def close(self) -> None:
+        """End of the run."""
+        self.let_go()
+        if "store" in self.__dict__:
+            self.store.close()
+
+
+def holder_of(run_id: str, worker: str) -> Holder:
+    """How the lab's books name a worker of a run."""
+    from pytest_edgehil.lab.leases import Holder
+
+    return Holder(name=f"{run_id}/{worker}", host=socket.gethostname(), pid=os.getpid(), user=getpass.getuser())
