@@ -24,7 +24,7 @@ Numbers that are not finite are written as the text ``NaN``, ``Infinity`` or ``-
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import math
 import secrets
 from collections.abc import Mapping
@@ -264,7 +264,7 @@ def to_rfc3339(unix_s: float) -> str:
     >>> to_rfc3339(0.25)
     '1970-01-01T00:00:00.250000Z'
     """
-    moment = datetime.datetime.fromtimestamp(unix_s, datetime.UTC)
+    moment = dt.datetime.fromtimestamp(unix_s, dt.UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
@@ -275,10 +275,10 @@ def from_rfc3339(text: str, *, what: str) -> float:
         EvidenceError: it is no time, or not in UTC.
     """
     try:
-        moment = datetime.datetime.fromisoformat(text)
+        moment = dt.datetime.fromisoformat(text)
     except ValueError as problem:
         raise EvidenceError(f"{what}: {text!r} is no RFC 3339 time") from problem
-    if moment.utcoffset() != datetime.timedelta(0):
+    if moment.utcoffset() != dt.timedelta(0):
         raise EvidenceError(f"{what}: {text!r} is not in UTC (expected a Z at its end)")
     return moment.timestamp()
 

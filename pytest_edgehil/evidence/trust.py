@@ -60,6 +60,14 @@ class Trust:
     boards: tuple[BoardKey, ...]
     rollout_keys: tuple[Key, ...] = ()
 
+    def __post_init__(self) -> None:
+        roles = (("lab_keys", self.lab_keys), ("rollout_keys", self.rollout_keys))
+        boards = {one.key.keyid for one in self.boards}
+        for name, role in roles:
+            for key in role:
+                if key.keyid in boards:
+                    raise ConfigError(f"{name}: key {key.keyid[:12]} is a board's key too; one key has one role")
+
     def board_key(self, key_id: str) -> BoardKey | None:
         """The enrolment of this key, if there is one."""
         return next((one for one in self.boards if one.key.keyid == key_id), None)
@@ -96,13 +104,11 @@ def load_trust(path: Path) -> Trust:
         one = BoardKey(board_id=entry.board, kind=Environment(entry.kind), key=key, cls=entry.cls)
         _check_enrolment(one, boards, where=f"{path}: boards.{i}")
         boards.append(one)
-    trust = Trust(
+    return Trust(
         lab_keys=tuple(_key(entry, path, f"lab_keys.{i}") for i, entry in enumerate(found.lab_keys)),
         boards=tuple(boards),
         rollout_keys=tuple(_key(entry, path, f"rollout_keys.{i}") for i, entry in enumerate(found.rollout_keys)),
     )
-    _check_roles(trust, path)
-    return trust
 
 
 def default_trust(*, state_dir: Path | None = None) -> Trust:
@@ -166,14 +172,6 @@ def _check_enrolment(one: BoardKey, others: list[BoardKey], *, where: str) -> No
                 f"{where}: another key ({other.key.keyid[:12]}, {other.kind}) is enrolled for board {one.board_id}; "
                 f"if the board was really replaced, take the old key out of the trust first"
             )
-
-
-def _check_roles(trust: Trust, path: Path) -> None:
-    boards = {one.key.keyid for one in trust.boards}
-    for name, role in (("lab_keys", trust.lab_keys), ("rollout_keys", trust.rollout_keys)):
-        for key in role:
-            if key.keyid in boards:
-                raise ConfigError(f"{path}: {name}: key {key.keyid[:12]} is a board's key too; one key has one role")
 
 
 def _key(entry: _KeyEntry, file: Path, where: str) -> Key:
