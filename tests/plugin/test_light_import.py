@@ -1,0 +1,36 @@
+"""The plugin is loaded by every pytest run in its environment: it must be cheap, and must not drag things in."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("paramiko", "serial", "numpy", "scipy", "onnxruntime", "sqlalchemy", "allure", "allure_commons", "allure_pytest",
+         "pydantic", "asyncssh", "yaml", "securesystemslib", "tuf", "cryptography", "onnx")  # fmt: skip
+
+
+def loaded_after(statement: str) -> set[str]:
+    script = f"import sys, pytest; {statement}; print(*sorted(m for m in {HEAVY!r} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stdout.split())
+
+
+def test_importing_the_plugin_loads_nothing_heavy():
+    assert loaded_after("import pytest_edgehil.plugin") == set()
+
+
+def test_registering_the_markers_loads_nothing_heavy():
+    assert loaded_after("import pytest_edgehil.gates.registry") == set()
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
+def test_a_run_that_uses_nothing_of_ours_loads_nothing_heavy(pytester: pytest.Pytester, workers):
+    heavy = tuple(name for name in HEAVY if name not in {"allure", "allure_commons", "allure_pytest", "yaml"})
+    pytester.makepyfile(f"""
+        import sys
+
+        def test_loaded():
+            assert not [name for name in {heavy!r} if name in sys.modules]
+    """)
+    result = pytester.runpytest_subprocess(*workers)
+    result.assert_outcomes(passed=1)
