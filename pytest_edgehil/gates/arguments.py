@@ -1,0 +1,92 @@
+"""Checking what a person wrote in a marker. Each function returns the parsed value or says what is wrong with it.
+
+The messages name the argument; `registry.parse` puts the gate's name in front, the plugin the place.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pytest_edgehil.errors import MarkerError
+from pytest_edgehil.model.quantity import duration_ns, temperature_c
+
+
+def fraction(argument: str, value: object, *, low: float = 0.0, high: float = 1.0) -> float:
+    """A number strictly between `low` and `high`.
+
+    Raises:
+        MarkerError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise MarkerError(f"{argument} must be a number such as {_example(low, high)}, not {value!r}")
+    if not math.isfinite(value) or not low < value < high:
+        raise MarkerError(f"{argument} must lie between {low:g} and {high:g} (both excluded), not {value!r}")
+    return float(value)
+
+
+def whole(argument: str, value: object, *, least: int) -> int:
+    """A whole number of at least `least`.
+
+    Raises:
+        MarkerError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise MarkerError(f"{argument} must be a whole number, not {value!r}")
+    if value < least:
+        raise MarkerError(f"{argument} must be at least {least}, not {value}")
+    return value
+
+
+def truth(argument: str, value: object) -> bool:
+    """True or False, nothing that merely counts as one.
+
+    Raises:
+        MarkerError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise MarkerError(f"{argument} must be True or False, not {value!r}")
+    return value
+
+
+def alpha(value: object, default: float) -> float:
+    """The error rate of one side, or the run's default when the marker says none.
+
+    Raises:
+        MarkerError: it is no probability below ½.
+    """
+    return fraction("alpha", default if value is None else value, high=0.5)
+
+
+def positive(argument: str, value: float, text: object) -> float:
+    """Refuse a budget of nothing: no measurement could ever fulfil it.
+
+    Raises:
+        MarkerError: the value is zero.
+    """
+    if value <= 0:
+        raise MarkerError(f"{argument} must be more than zero, not {text!r}")
+    return value
+
+
+def duration(argument: str, text: object) -> int:
+    """A duration of more than nothing, in nanoseconds.
+
+    Raises:
+        QuantityError: it is no duration.
+        MarkerError: it is zero.
+    """
+    return int(positive(argument, duration_ns(text), text))
+
+
+def degrees(argument: str, text: object) -> float:
+    """A temperature or a difference of temperatures above zero, in °C.
+
+    Raises:
+        QuantityError: it is none.
+        MarkerError: it is not above zero.
+    """
+    return positive(argument, temperature_c(text), text)
+
+
+def _example(low: float, high: float) -> str:
+    return f"{low + 0.1 * (high - low):g}"

@@ -1,0 +1,371 @@
+"""`p95_latency` and `quantile_latency`: is a quantile of the latency within its budget?
+
+"The p95 is at most 12 ms" is the same statement as "at most 5 % of all inferences take longer than 12 ms". The second
+form is about a rate, and a rate is decided by the e-process of `stats.eprocess`, corrected for correlated latencies
+by `stats.autocorrelation`. An inference that takes exactly the budget is within it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_edgehil.gates import arguments, validity
+from pytest_edgehil.gates.gate import GateSettings
+from pytest_edgehil.model.quantity import duration_ns, format_duration, format_number
+from pytest_edgehil.model.sample import Sample
+from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pytest_edgehil.gates.stats.sequential import Decision, Look
+
+_HORIZON = 10
+"""Looks go on beyond `max_samples` when the test made more inferences than that, but not beyond so many times it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyQuantile:
+    """The marker's arguments.
+
+    Args:
+        name: ``p95_latency`` or ``quantile_latency``.
+        quantile: which quantile of the latency, 0 < quantile < 1.
+        budget_ns: its limit.
+        alpha: error rate of each side.
+        max_samples: no more inferences than this are asked for.
+        max_duration_ns: no more are asked for after so long a measurement.
+        min_duration_ns: no PASS before inferences were spread over so long a time.
+        max_drift_c: INVALID when the temperature moved by more than this while measuring; None does not look.
+    """
+
+    budget_ns: int
+    alpha: float
+    name: str = "p95_latency"
+    quantile: float = 0.95
+    max_samples: int = 1000
+    max_duration_ns: int = 600 * 10**9
+    min_duration_ns: int = 0
+    max_drift_c: float | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """See `Gate.arguments`."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
+
+    @property
+    def _label(self) -> str:
+        return f"p{self.quantile * 100:g}"
+
+    @property
+    def _rate(self) -> float:
+        """The share of exceedances that the budget allows; 1 − 0.95 is not 0.05 in binary, hence the rounding."""
+        return round(1.0 - self.quantile, 12)
+
+    def demand(self, sample: Sample) -> Demand | None:
+        """Inferences up to the next look."""
+        if self.evaluate(sample).decided:
+            return None
+        from pytest_edgehil.gates.stats.sequential import next_look
+
+        return Demand(inferences=next_look(sample.n, also=self.max_samples) - sample.n)
+
+    def evaluate(self, sample: Sample) -> Verdict:
+        """Decide at the first look that allows it; see ``docs/explanation/statistics.md``."""
+        import numpy as np
+
+        latencies = np.asarray(sample.latencies_ns)
+        if latencies.ndim != 1:
+            raise ValueError(f"latencies must have shape (n,), not {latencies.shape}")
+        if latencies.shape[0] == 0:
+            return self._undecided(sample, "no inference has been timed yet", observed=None, look=None)
+        trouble = _no_measurement(latencies)
+        if trouble is not None:
+            return self._verdict(Outcome.INVALID, sample, n=latencies.shape[0], reason=f"not usable: {trouble}")
+        valid = validity.of_timing(sample)
+        drift = self._drift(sample)
+        trouble = "; ".join(one for one in (valid.trouble, drift.trouble) if one is not None)
+        if trouble:
+            return self._verdict(
+                Outcome.INVALID,
+                sample,
+                n=latencies.shape[0],
+                observed=_quantile(latencies, self.quantile),
+                reason=f"{self._label} latency is not usable: {trouble}",
+            )
+        decision, look = self._walk(sample, latencies)
+        return self._conclude(sample, latencies, decision, look, unseen=(*valid.unseen, *drift.unseen))
+
+    def _walk(self, sample: Sample, latencies: npt.NDArray[np.int64]) -> tuple[Decision, Look | None]:
+        import numpy as np
+
+        from pytest_edgehil.gates.stats.autocorrelation import variance_inflation
+        from pytest_edgehil.gates.stats.sequential import looks, walk
+
+        rate = self._rate
+        elapsed_ns = _elapsed_ns(sample, latencies)
+        highest = np.maximum.accumulate(latencies)
+        lowest = np.minimum.accumulate(latencies)
+        return walk(
+            latencies > self.budget_ns,
+            p0=rate,
+            alpha=self.alpha,
+            at=looks(min(latencies.shape[0], _HORIZON * self.max_samples), also=self.max_samples),
+            inflation=lambda n: variance_inflation(latencies[:n], rate),
+            may_decide=lambda n: bool(highest[n - 1] > lowest[n - 1]),
+            may_pass=lambda n: bool(elapsed_ns[n - 1] >= self.min_duration_ns),
+        )
+
+    def _conclude(
+        self,
+        sample: Sample,
+        latencies: npt.NDArray[np.int64],
+        decision: Decision,
+        look: Look | None,
+        *,
+        unseen: tuple[str, ...],
+    ) -> Verdict:
+        from pytest_edgehil.gates.stats.sequential import Decision
+
+        if decision is Decision.OPEN or look is None:
+            return self._open(sample, latencies, look, unseen=unseen)
+        part = latencies[: look.n]
+        observed = _quantile(part, self.quantile)
+        passed = decision is Decision.BELOW
+        bounds = self._bounds(part, look.inflation)
+        budget, rate = _ms(self.budget_ns), format_number(100 * self._rate)
+        counted = f"{look.exceedances} of {look.n} inferences ({look.exceedances / look.n:.1%}) took longer"
+        if passed:
+            said = f"{self._label} latency is within {budget}: {counted}, which shows that fewer than {rate}% do"
+            at_most = "" if bounds[1] is None else f", at most {_ms(bounds[1])}"
+            figures = f"observed {self._label} {_ms(observed)}{at_most}"
+        else:
+            said = f"{self._label} latency exceeds {budget}: {counted}, where {rate}% may"
+            figures = f"observed {self._label} {_ms(observed)}, at least {_ms(bounds[0])}"
+        reason = f"{said} ({figures}; error rate {format_number(100 * self.alpha)}%)"
+        return self._verdict(
+            Outcome.PASS if passed else Outcome.FAIL,
+            sample,
+            n=look.n,
+            observed=observed,
+            bounds=bounds,
+            reason=reason,
+            look=look,
+            unseen=unseen,
+        )
+
+    def _open(
+        self, sample: Sample, latencies: npt.NDArray[np.int64], look: Look | None, *, unseen: tuple[str, ...]
+    ) -> Verdict:
+        observed = _quantile(latencies, self.quantile)
+        n = latencies.shape[0]
+        too_short = _elapsed_ns(sample, latencies)[-1] < self.min_duration_ns
+        if look is None:
+            said = f"{n} of at least 30 inferences so far"
+        elif too_short:
+            said = (
+                f"the {n} inferences cover less than the {format_duration(self.min_duration_ns)} that a PASS needs, "
+                f"and they do not show that the budget is missed"
+            )
+        else:
+            said = (
+                f"after {n} inferences the observed {self._label} of {_ms(observed)} is too close to "
+                f"the budget of {_ms(self.budget_ns)} to tell at an error rate of {format_number(100 * self.alpha)}%"
+            )
+        return self._undecided(sample, said, observed=observed, look=look, latencies=latencies, unseen=unseen)
+
+    def _undecided(
+        self,
+        sample: Sample,
+        said: str,
+        *,
+        observed: float | None,
+        look: Look | None,
+        latencies: npt.NDArray[np.int64] | None = None,
+        unseen: tuple[str, ...] = (),
+    ) -> Verdict:
+        elapsed = 0 if latencies is None else int(_elapsed_ns(sample, latencies)[-1])
+        out_of_samples = sample.n >= self.max_samples and elapsed >= self.min_duration_ns
+        out_of_time = sample.duration_s * 1e9 >= self.max_duration_ns
+        spent = ""
+        if out_of_samples:
+            spent = f"; the budget of {self.max_samples} inferences is spent"
+        elif out_of_time:
+            spent = f"; the {format_duration(self.max_duration_ns)} for measuring are spent"
+        bounds = None
+        if latencies is not None and look is not None:
+            bounds = self._bounds(latencies, look.inflation)
+        return self._verdict(
+            Outcome.INCONCLUSIVE,
+            sample,
+            n=sample.n,
+            observed=observed,
+            bounds=bounds,
+            reason=f"{self._label} latency is undecided: {said}{spent}",
+            look=look,
+            unseen=unseen,
+            decided=out_of_samples or out_of_time,
+        )
+
+    def _bounds(self, latencies: npt.NDArray[np.int64], inflation: float) -> tuple[float, float | None]:
+        """The budgets that would have been neither passed nor failed: an interval for the quantile, at any time valid.
+
+        The upper bound does not exist as long as not even zero exceedances would pass.
+        """
+        import numpy as np
+
+        from pytest_edgehil.gates.stats.eprocess import fewest_exceedances_to_fail, most_exceedances_to_pass
+
+        n = latencies.shape[0]
+        ordered = np.sort(latencies)
+        most = most_exceedances_to_pass(n, self._rate, self.alpha, inflation=inflation)
+        fewest = fewest_exceedances_to_fail(n, self._rate, self.alpha, inflation=inflation)
+        low = float(ordered[n - fewest]) if fewest <= n else 0.0
+        high = float(ordered[n - 1 - most]) if 0 <= most < n else None
+        return low, high
+
+    def _drift(self, sample: Sample) -> validity.Validity:
+        """Did the temperature stand still while latency was measured? Looked at only when the marker asks."""
+        readings = [(one.at_s, one.temperature_c) for one in sample.readings if one.temperature_c is not None]
+        if self.max_drift_c is None or len(readings) < 2:
+            seen = "was not asked for (max_drift)" if self.max_drift_c is None else "fewer than two readings of it"
+            return validity.Validity(trouble=None, unseen=(f"thermal plateau: {seen}",))
+        values = [value for _, value in readings]
+        edge = max(1, min(30, len(values) // 3))
+        moved = sum(values[-edge:]) / edge - sum(values[:edge]) / edge
+        if abs(moved) > self.max_drift_c:
+            return validity.Validity(
+                trouble=f"the temperature moved by {moved:+.1f} °C during the measurement "
+                f"(at most {self.max_drift_c:g} °C are allowed)",
+                unseen=(),
+            )
+        return validity.Validity(trouble=None, unseen=())
+
+    def _verdict(
+        self,
+        outcome: Outcome,
+        sample: Sample,
+        *,
+        n: int,
+        reason: str,
+        observed: float | None = None,
+        bounds: tuple[float, float | None] | None = None,
+        look: Look | None = None,
+        unseen: tuple[str, ...] = (),
+        decided: bool = True,
+    ) -> Verdict:
+        figures = {"alpha": self.alpha, "quantile": self.quantile, "samples_available": float(sample.n)}
+        if look is not None:
+            figures |= {
+                "log_e_pass": look.log_e_pass,
+                "log_e_fail": look.log_e_fail,
+                "looks": float(look.number),
+                "exceedances": float(look.exceedances),
+                "variance_inflation": look.inflation,
+                "effective_n": look.n / look.inflation,
+            }
+        if bounds is not None:
+            figures["lower_bound"] = bounds[0]
+            if bounds[1] is not None:
+                figures["upper_bound"] = bounds[1]
+        figures = {key: value for key, value in figures.items() if abs(value) != float("inf")}
+        not_checked = () if outcome is Outcome.INVALID else (*unseen, *validity.clock_cost(sample, self.budget_ns))
+        return Verdict(
+            gate=self.name,
+            outcome=outcome,
+            observed=observed,
+            budget=float(self.budget_ns),
+            interval=None if bounds is None or bounds[1] is None else (bounds[0], bounds[1]),
+            unit="ns",
+            n=n,
+            reason=reason + validity.provenance(sample),
+            decided=decided,
+            not_checked=not_checked,
+            statistics=figures,
+        )
+
+
+def declare_p95(  # noqa: D103 - the marker's signature; registry.SIGNATURES documents it
+    budget: object,
+    *,
+    alpha: object = None,
+    max_samples: object = 1000,
+    max_duration: object = "10 min",
+    min_duration: object = "0 s",
+    max_drift: object = None,
+    settings: GateSettings,
+) -> LatencyQuantile:
+    return declare_quantile(
+        0.95,
+        budget,
+        alpha=alpha,
+        max_samples=max_samples,
+        max_duration=max_duration,
+        min_duration=min_duration,
+        max_drift=max_drift,
+        settings=settings,
+        name="p95_latency",
+    )
+
+
+def declare_quantile(  # noqa: D103 - see above
+    q: object,
+    budget: object,
+    *,
+    alpha: object = None,
+    max_samples: object = 1000,
+    max_duration: object = "10 min",
+    min_duration: object = "0 s",
+    max_drift: object = None,
+    settings: GateSettings,
+    name: str = "quantile_latency",
+) -> LatencyQuantile:
+    return LatencyQuantile(
+        name=name,
+        quantile=arguments.fraction("q", q, low=0.5, high=1.0),
+        budget_ns=arguments.duration("budget", budget),
+        alpha=arguments.alpha(alpha, settings.alpha),
+        max_samples=arguments.whole("max_samples", max_samples, least=30),
+        max_duration_ns=arguments.duration("max_duration", max_duration),
+        min_duration_ns=duration_ns(min_duration),
+        max_drift_c=None if max_drift is None else arguments.degrees("max_drift", max_drift),
+    )
+
+
+def _no_measurement(latencies: npt.NDArray[np.int64]) -> str | None:
+    """Why these numbers cannot be durations; None when they can."""
+    import numpy as np
+
+    if not np.isfinite(latencies).all():
+        return f"{int((~np.isfinite(latencies)).sum())} latencies are no finite numbers"
+    if (latencies <= 0).any():
+        return f"{int((latencies <= 0).sum())} latencies are zero or negative: the clock did not tick or went backwards"
+    if latencies.shape[0] >= 30 and (latencies == latencies[0]).all():
+        return (
+            f"all {latencies.shape[0]} latencies are exactly {_ms(float(latencies[0]))}: "
+            f"a clock that does not tick is no measurement"
+        )
+    return None
+
+
+def _elapsed_ns(sample: Sample, latencies: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Shape (n,): from the start of the first inference to the end of each; without starts, the time inferring."""
+    import numpy as np
+
+    starts = np.asarray(sample.starts_ns)
+    if starts.shape != latencies.shape:
+        return np.cumsum(latencies)
+    return np.asarray(starts - starts[0] + latencies)
+
+
+def _quantile(latencies: npt.NDArray[np.int64], quantile: float) -> float:
+    """The observed quantile: the smallest latency that at least this share of all does not exceed."""
+    import numpy as np
+
+    return float(np.quantile(latencies, quantile, method="inverted_cdf"))
+
+
+def _ms(ns: float) -> str:
+    return format_duration(ns, digits=4)

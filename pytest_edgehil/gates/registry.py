@@ -1,0 +1,144 @@
+"""From a marker to a gate, and from recorded arguments back to the same gate.
+
+The plugin imports this in every pytest run, so neither numpy nor scipy may be imported from here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from pytest_edgehil.errors import MarkerError, UserError
+from pytest_edgehil.gates import cold_start, latency, memory, size
+from pytest_edgehil.gates.gate import Gate, GateSettings
+
+__all__ = ["SIGNATURES", "Gate", "GateSettings", "from_arguments", "names", "parse"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """Args: declare: from a marker's arguments. restore: from recorded ones. signature, summary: for people."""
+
+    declare: Callable[..., Gate]
+    restore: Callable[..., Gate]
+    signature: str
+    summary: str
+
+
+_KINDS: Mapping[str, _Kind] = MappingProxyType(
+    {
+        "p95_latency": _Kind(
+            declare=latency.declare_p95,
+            restore=latency.LatencyQuantile,
+            signature="budget, *, alpha=None, max_samples=1000, max_duration='10 min', min_duration='0 s', "
+            "max_drift=None",
+            summary="the 95th percentile of the latency must be within a budget such as '12 ms'.",
+        ),
+        "quantile_latency": _Kind(
+            declare=latency.declare_quantile,
+            restore=lambda **recorded: latency.LatencyQuantile(name="quantile_latency", **recorded),
+            signature="q, budget, *, alpha=None, max_samples=1000, max_duration='10 min', min_duration='0 s', "
+            "max_drift=None",
+            summary="a quantile of the latency, such as q=0.99, must be within a budget such as '20 ms'.",
+        ),
+        "peak_rss": _Kind(
+            declare=memory.declare,
+            restore=memory.PeakRss,
+            signature="budget",
+            summary="the model's process must never hold more memory than a budget such as '180 MiB'.",
+        ),
+        "size": _Kind(
+            declare=size.declare,
+            restore=size.Size,
+            signature="budget",
+            summary="the model's bundle must not be larger than a budget such as '2 MiB'.",
+        ),
+        "cold_start": _Kind(
+            declare=cold_start.declare,
+            restore=cold_start.ColdStartTime,
+            signature="budget, *, starts=3",
+            summary="the model must load within a budget such as '2 s' in every one of several fresh processes.",
+        ),
+    }
+)
+
+SIGNATURES: Mapping[str, str] = MappingProxyType(
+    {name: f"{name}({kind.signature}): {kind.summary}" for name, kind in _KINDS.items()}
+)
+"""Marker name → the line that pytest's ``--markers`` shows."""
+
+
+def names() -> tuple[str, ...]:
+    """Every gate's name."""
+    return tuple(_KINDS)
+
+
+def parse(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, settings: GateSettings) -> Gate:
+    """The gate that a marker declares.
+
+    Args:
+        name: the marker's name.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        settings: what applies where the marker says nothing.
+
+    Raises:
+        MarkerError: an argument is unknown, missing, or none that the gate can use; one line that starts with the name.
+
+    >>> parse("p95_latency", ("12 ms",), {}, settings=GateSettings()).budget_ns
+    12000000
+    """
+    kind = _KINDS.get(name)
+    if kind is None:
+        raise MarkerError(f"{name}: no such gate{_near(name, _KINDS)}; there are {', '.join(_KINDS)}")
+    parameters = [one for one in inspect.signature(kind.declare).parameters.values() if one.name not in _OURS]
+    known = [one.name for one in parameters]
+    for argument in kwargs:
+        if argument not in known:
+            raise MarkerError(
+                f"{name}: unknown argument {argument!r}{_near(argument, known)}; it takes {_listed(known)}"
+            )
+    try:
+        inspect.Signature(parameters).bind(*args, **kwargs)
+    except TypeError as exc:
+        raise MarkerError(f"{name}: {exc}; write {name}({kind.signature})") from exc
+    try:
+        return kind.declare(*args, **kwargs, settings=settings)
+    except UserError as exc:
+        raise MarkerError(f"{name}: {exc}") from exc
+
+
+def from_arguments(name: str, arguments: Mapping[str, Any]) -> Gate:
+    """The gate whose `Gate.arguments` these are.
+
+    Raises:
+        MarkerError: there is no such gate, or these are not its arguments.
+
+    >>> gate = parse("size", ("2 MiB",), {}, settings=GateSettings())
+    >>> from_arguments("size", gate.arguments()) == gate
+    True
+    """
+    kind = _KINDS.get(name)
+    if kind is None:
+        raise MarkerError(f"{name}: no such gate{_near(name, _KINDS)}; there are {', '.join(_KINDS)}")
+    try:
+        return kind.restore(**arguments)
+    except TypeError as exc:
+        raise MarkerError(f"{name}: recorded arguments do not fit this version: {exc}") from exc
+
+
+_OURS = ("settings", "name")
+"""Parameters of a declaring function that a marker does not pass."""
+
+
+def _near(word: str, words: Mapping[str, object] | list[str]) -> str:
+    close = difflib.get_close_matches(word, list(words), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _listed(known: list[str]) -> str:
+    return ", ".join(known) if known else "no arguments"

@@ -1,0 +1,119 @@
+"""How much less n correlated inferences say than n independent ones: the variance inflation V.
+
+Latencies come in stretches: a slow inference is likely followed by another. The e-process assumes independent trials,
+so it is evaluated at (n/V, S/V). V is the inflation of the *exceedance indicator's* variance, not of latency's: the
+tail is less correlated than the bulk. Two estimates are made and the larger counts:
+
+- `indicator_inflation`: Geyer's initial monotone sequence on an indicator of the tail (twice as many exceedances as
+  the budget allows, so that there is something to estimate from);
+- `copula_inflation`: the autocorrelation of the normal scores, carried over to the tail through a Gaussian copula.
+  It uses every inference, so it sees correlation long before the tail has shown any.
+
+The step n → n/V is a heuristic that was checked by simulation (``benchmarks/statistics``), not a theorem.
+
+Sources: Geyer 1992 (initial sequence estimators); Owen 1956 (the bivariate normal integral).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import fft, special, stats
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def variance_inflation(values: npt.ArrayLike, p0: float) -> float:
+    """V = max(1, V_ind, V_cop) of the indicator "beyond the (1−p0) quantile".
+
+    Only the order of the values matters: any growing rescaling leaves V unchanged.
+
+    Args:
+        values: shape (n,), in the order of time.
+        p0: share of exceedances that the budget allows.
+
+    Returns:
+        V ≥ 1; 1 for fewer than 4 values and for constant ones.
+
+    >>> rng = np.random.default_rng(7)
+    >>> variance_inflation(rng.normal(size=500), 0.05) < 1.5
+    True
+    >>> variance_inflation(np.repeat(rng.normal(size=50), 10), 0.05) > 4
+    True
+    """
+    series = np.asarray(values, dtype=np.float64)
+    if series.shape[0] < 4 or np.ptp(series) == 0.0:
+        return 1.0
+    return max(1.0, indicator_inflation(series, p0), copula_inflation(series, p0))
+
+
+def indicator_inflation(series: FloatArray, p0: float) -> float:
+    """Geyer's estimate on the indicator 1{X > empirical (1−2·p0) quantile}; see `variance_inflation`."""
+    level = max(1.0 - 2.0 * p0, 0.5)  # beyond a median there is no tail to look at
+    indicator = (series > np.quantile(series, level)).astype(np.float64)
+    correlations = autocorrelations(indicator)
+    if correlations is None:
+        return 1.0
+    pairs = _initial_pairs(correlations)
+    return float(2.0 * np.minimum.accumulate(pairs).sum() - 1.0) if pairs.size else 1.0
+
+
+def copula_inflation(series: FloatArray, p0: float) -> float:
+    """1 + 2·Σ c(ρ_k) over the normal scores' autocorrelations up to Geyer's lag; see `variance_inflation`."""
+    scores = special.ndtri(stats.rankdata(series) / (series.shape[0] + 1.0))
+    correlations = autocorrelations(scores)
+    if correlations is None:
+        return 1.0
+    lags = 2 * _initial_pairs(correlations).size
+    return float(1.0 + 2.0 * tail_correlation(correlations[1:lags], p0).sum())
+
+
+def tail_correlation(rho: npt.ArrayLike, p0: float) -> FloatArray:
+    """Correlation of two tail indicators when the normal scores beneath them correlate by `rho`.
+
+    c(ρ) = [P(Z₁ > z, Z₂ > z) − p0²] / (p0·(1−p0)) with P(Z > z) = p0; the joint probability through Owen's T.
+
+    Args:
+        rho: any shape, −1 ≤ ρ ≤ 1.
+        p0: probability of the tail.
+
+    Returns:
+        Same shape.
+
+    >>> [round(float(one), 4) + 0.0 for one in tail_correlation([0.0, 1.0], 0.05)]
+    [0.0, 1.0]
+    """
+    rho = np.clip(np.asarray(rho, dtype=np.float64), -0.999999, 1.0)
+    z = special.ndtri(1.0 - p0)
+    joint = p0 - 2.0 * special.owens_t(z, np.sqrt((1.0 - rho) / (1.0 + rho)))
+    return np.asarray((joint - p0 * p0) / (p0 * (1.0 - p0)), dtype=np.float64)
+
+
+def autocorrelations(series: FloatArray) -> FloatArray | None:
+    """Autocorrelations at lag 0 … n−1 (biased: divided by n, so that the sequence dies out); None when constant.
+
+    Args:
+        series: shape (n,).
+
+    Returns:
+        Shape (n,), first 1.
+
+    >>> [round(float(one), 3) for one in autocorrelations(np.array([1.0, -1.0, 1.0, -1.0]))]
+    [1.0, -0.75, 0.5, -0.25]
+    """
+    n = series.shape[0]
+    centred = series - series.mean()
+    size = fft.next_fast_len(2 * n, real=True)
+    spectrum = fft.rfft(centred, size)
+    covariances = fft.irfft(spectrum.real**2 + spectrum.imag**2, size)[:n]
+    if covariances[0] <= 1e-12 * max(1.0, float(np.abs(series).max()) ** 2) * n:
+        return None
+    return np.asarray(covariances / covariances[0], dtype=np.float64)
+
+
+def _initial_pairs(correlations: FloatArray) -> FloatArray:
+    """Γ_m = ρ_2m + ρ_2m+1 up to the first that is not positive (Geyer's initial positive sequence)."""
+    even = correlations[: 2 * (correlations.shape[0] // 2)]
+    pairs = even[0::2] + even[1::2]
+    ends = np.flatnonzero(pairs <= 0.0)
+    return pairs[: ends[0]] if ends.size else pairs

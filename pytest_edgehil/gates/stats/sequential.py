@@ -1,0 +1,137 @@
+"""Walking along a sample and stopping at the first look that decides.
+
+A verdict must be a pure function of the stored sample, and a longer sample must never change a verdict that was
+reached. So the looks stand at fixed counts, each look sees only what came before it, and the walk reports the first
+one that decides, however much more was measured since.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_edgehil.gates.stats.eprocess import log_e_fail, log_e_pass
+
+FIRST_LOOK = 30
+GROWTH = 1.12
+
+
+class Decision(enum.StrEnum):
+    """What a walk came to."""
+
+    BELOW = "below"  # the rate is shown to be below p0
+    ABOVE = "above"  # the rate is shown to be above p0
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One look at the first `n` trials.
+
+    Args:
+        number: 1 for the first look.
+        n: trials seen.
+        exceedances: how many of them exceeded.
+        inflation: V, see `autocorrelation`.
+        log_e_pass, log_e_fail: evidence at (n/V, S/V).
+    """
+
+    number: int
+    n: int
+    exceedances: int
+    inflation: float
+    log_e_pass: float
+    log_e_fail: float
+
+
+def looks(upto: int, *, also: int | None = None) -> tuple[int, ...]:
+    """The counts at which one looks: ⌈30·1.12^k⌉, and `also`, as far as they are ≤ `upto`.
+
+    >>> looks(60)
+    (30, 34, 38, 43, 48, 53, 60)
+    >>> looks(75, also=70)
+    (30, 34, 38, 43, 48, 53, 60, 67, 70, 75)
+    """
+    counts = {also} if also is not None and FIRST_LOOK <= also <= upto else set()
+    power = 0
+    while (count := math.ceil(FIRST_LOOK * GROWTH**power)) <= upto:
+        counts.add(count)
+        power += 1
+    return tuple(sorted(counts))
+
+
+def next_look(n: int, *, also: int | None = None) -> int:
+    """The first look beyond `n` trials.
+
+    >>> next_look(0), next_look(30), next_look(60, also=62)
+    (30, 34, 62)
+    """
+    return next(count for count in looks(max(2 * n, 2 * FIRST_LOOK), also=also) if count > n)
+
+
+def walk(
+    exceeded: npt.NDArray[np.bool_],
+    *,
+    p0: float,
+    alpha: float,
+    at: Sequence[int],
+    inflation: Callable[[int], float] | None = None,
+    may_decide: Callable[[int], bool] | None = None,
+    may_pass: Callable[[int], bool] | None = None,
+    fewest_to_pass: int = 60,
+    fewest_to_fail: int = 30,
+) -> tuple[Decision, Look | None]:
+    """Look at the first n trials for every n in `at`; stop at the first look that decides.
+
+    With V > 1, more exceedances could weaken the evidence for "above" (they may raise V), and a later stretch could
+    then pass. So once the *uncorrected* evidence has shown "above", this sample can no longer end "below".
+
+    Args:
+        exceeded: shape (n,): did trial i exceed?
+        p0: limit of the rate.
+        alpha: error rate of each side.
+        at: counts to look at, growing.
+        inflation: n → V of the first n trials; None for independent trials.
+        may_decide: n → may the first n trials decide anything at all?
+        may_pass: n → may they show "below"?
+        fewest_to_pass: trials needed to show "below".
+        fewest_to_fail: trials needed to show "above".
+
+    Returns:
+        The decision, and the deciding look (or the last one; None when there was none).
+
+    >>> walk(np.zeros(100, dtype=bool), p0=0.05, alpha=0.05, at=looks(100))[0]
+    <Decision.BELOW: 'below'>
+    """
+    threshold = math.log(1.0 / alpha)
+    total = np.concatenate(([0], np.cumsum(exceeded, dtype=np.int64)))
+    last: Look | None = None
+    once_above = False
+    for number, n in enumerate(at, start=1):
+        if n > exceeded.shape[0]:
+            break
+        s = int(total[n])
+        v = 1.0 if inflation is None else inflation(n)
+        look = Look(
+            number=number,
+            n=n,
+            exceedances=s,
+            inflation=v,
+            log_e_pass=float(log_e_pass(n / v, s / v, p0)),
+            log_e_fail=float(log_e_fail(n / v, s / v, p0)),
+        )
+        last = look
+        if may_decide is not None and not may_decide(n):
+            continue
+        if look.log_e_fail >= threshold and n >= fewest_to_fail:
+            return Decision.ABOVE, look
+        once_above = once_above or (v > 1.0 and float(log_e_fail(n, s, p0)) >= threshold)
+        passes = look.log_e_pass >= threshold and n >= fewest_to_pass and not once_above
+        if passes and (may_pass is None or may_pass(n)):
+            return Decision.BELOW, look
+    return Decision.OPEN, last
