@@ -48,9 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if getattr(config.option, "clean_alluredir", False):
             config.option.clean_alluredir = False
         run, worker = Run.join(told[WORKERINPUT]), told["workerid"]
-    workbench = config.stash[WORKBENCH] = Workbench(
-        options=options, run_id=run.run_id, worker=worker, directory=run.directory
-    )
+    workbench = config.stash[WORKBENCH] = Workbench(options=options, run=run, worker=worker)
     config.pluginmanager.register(runner.Runner(workbench), "edgehil_runner")
 
 

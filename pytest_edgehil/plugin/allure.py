@@ -13,5 +13,5 @@ def join(config: pytest.Config) -> None:
     """Register the sink that puts verdicts, steps and attachments into the Allure results."""
     from pytest_edgehil.reporting.allure_sink import AllureSink
 
-    sink = AllureSink(config.stash[WORKBENCH].directory, inconclusive=config.stash[OPTIONS].inconclusive)
+    sink = AllureSink(config.stash[WORKBENCH].run.directory, inconclusive=config.stash[OPTIONS].inconclusive)
     config.pluginmanager.register(sink, SINK)

@@ -7,6 +7,8 @@ frozen `TestRecord`. A test gets a second attempt when a board broke in the firs
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -99,12 +101,18 @@ class Attempt:
             self.error = problem
 
     @property
+    def slug(self) -> str:
+        """For file names: unique within the run, readable, safe on every file system."""
+        name = re.sub(r"[^A-Za-z0-9.-]+", "-", self.nodeid.rpartition("/")[2]).strip("-")[:80]
+        return f"{name}-{hashlib.sha256(self.nodeid.encode()).hexdigest()[:8]}-{self.number}"
+
+    @property
     def board_error(self) -> BoardError | None:
         """The board's failure, if that is what ended this attempt."""
         if isinstance(self.error, BoardError):
             return self.error
-        broken = None if self.dut is None else self.dut.broken
-        return broken if self.error is not None or broken is None else broken
+        # a board that broke is why the test failed, also where the test caught the board's error
+        return None if self.dut is None else self.dut.broken
 
     @property
     def blames_board(self) -> bool:
@@ -119,17 +127,7 @@ class Attempt:
             return Status.SKIPPED
         if self.board_error is not None:
             return Status.INFRASTRUCTURE
-        match self.error:
-            case None:
-                return Status.PASSED
-            case Inconclusive():
-                return Status.INCONCLUSIVE
-            case InvalidMeasurement():
-                return Status.INVALID
-            case GateFailure() | AssertionError() | pytest.fail.Exception():
-                return Status.FAILED
-            case _:
-                return Status.ERROR
+        return _status_of(self.error)
 
     def record(self) -> TestRecord:
         """The frozen account of this attempt."""
@@ -154,6 +152,20 @@ class Attempt:
             attestations=self.attestations,
             quarantined=self.quarantined,
         )
+
+
+def _status_of(problem: BaseException | None) -> Status:
+    match problem:
+        case None:
+            return Status.PASSED
+        case Inconclusive():
+            return Status.INCONCLUSIVE
+        case InvalidMeasurement():
+            return Status.INVALID
+        case GateFailure() | AssertionError() | pytest.fail.Exception():
+            return Status.FAILED
+        case _:
+            return Status.ERROR
 
 
 def artifact_ref(artifact: Artifact) -> ArtifactRef:

@@ -83,9 +83,9 @@ class Controller:
             self._write()
         except (EdgehilError, OSError) as problem:
             self._problems.append(str(problem))
-        if self._problems or (self.not_run and self.options.lab is not None):
-            if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        incomplete = self._problems or (self.not_run and self.options.lab is not None)
+        if incomplete and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self.run.close()
 
     def _write(self) -> None:
@@ -93,9 +93,7 @@ class Controller:
 
         if not self.records or self.options.report is None:
             return
-        evidence = self._evidence()
-        if evidence is not None:
-            self._written.append(("evidence", evidence))
+        self._seal_evidence()
         path = results.write(
             self.options.report,
             self.records,
@@ -105,12 +103,18 @@ class Controller:
         )
         self._written.append(("results", path))
 
-    def _evidence(self) -> Path | None:
-        from pytest_edgehil.plugin.evidence import write
+    def _seal_evidence(self) -> None:
+        if not any(record.attestations for record in self.records):
+            return
+        from pytest_edgehil.plugin.evidence import seal
 
-        assert self.options.report is not None
-        signed = [record for record in self.records if record.attestations]
-        return write(self.options, self.run, self.records) if signed else None
+        try:
+            written = seal(self.options, self.run, self.records)
+        except EdgehilError as problem:
+            # the results are still worth writing; the run does not count as a success
+            self.note_problem(f"no evidence was written: {problem}")
+            return
+        self._written.append((f"evidence ({written.envelopes} signed statements)", written.directory))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if not self.records and not (self.not_run and self.options.lab is not None):
@@ -129,4 +133,3 @@ class Controller:
             terminalreporter.write_line(f"{what}: {path}")
         for problem in self._problems:
             terminalreporter.write_line(f"edgehil: {problem}", red=True)
-

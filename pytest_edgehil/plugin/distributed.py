@@ -68,7 +68,7 @@ class Distributed:
             )
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
         self._controller.expect(list(ids))
 
     @pytest.hookimpl(optionalhook=True)

@@ -5,6 +5,7 @@ Every option is ``--edgehil-*``; every ini value ``edgehil_*``. A bad value is a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class Options:
         measure_s: how long gates may go on measuring in one test.
         inconclusive: Allure status of an inconclusive test.
         trust: trust file for the boards' identity keys, or None for the default one.
+        policy: release policy whose digest the evidence is bound to, or None: then no policy takes the evidence.
+        source_revision: revision of the tests, written into the evidence.
     """
 
     lab: Path | None
@@ -53,6 +56,8 @@ class Options:
     measure_s: float
     inconclusive: str
     trust: Path | None
+    policy: Path | None
+    source_revision: str | None
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -60,26 +65,64 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("edgehil", "hardware-in-the-loop tests on edge boards (pytest-edgehil)")
     add = group.addoption
     add("--edgehil-lab", metavar="FILE", help="lab file: which boards there are (farm/virtual.yaml needs no hardware)")
-    add("--edgehil-require", action="store_true", help="fail instead of skip where a test needs a board and no lab is given")
+    add(
+        "--edgehil-require",
+        action="store_true",
+        help="fail instead of skip where a test needs a board and no lab is given",
+    )
     add("--edgehil-report", metavar="DIR", help="write samples, console logs, results.json and signed evidence to DIR")
-    add("--edgehil-wait", metavar="TIME", default="10 min", help="wait at most so long for a free board (default: %(default)s)")
+    add(
+        "--edgehil-wait",
+        metavar="TIME",
+        default="10 min",
+        help="wait so long for a free board (default: %(default)s)",
+    )
     add("--edgehil-soak", metavar="TIME", help="override the duration of every soak; the evidence states the real one")
     add("--edgehil-artifacts", metavar="DIR", action="append", default=[], help="look for artifacts here (repeatable)")
     add("--edgehil-model", metavar="REF", help="model of tests whose combo marker names none")
     add("--edgehil-prompt", metavar="REF", help="prompt bundle of tests whose combo marker names none")
     add("--edgehil-firmware", metavar="REF", help="firmware of tests whose combo marker names none")
     add("--edgehil-board", metavar="ID", help="use only this board")
-    add("--edgehil-board-class", metavar="CLASS", help="use only boards of this class (or shell pattern)")
-    add("--edgehil-board-tag", metavar="TAG", action="append", default=[], help="use only boards with this tag (repeatable)")
+    add("--edgehil-board-class", metavar="CLASS", help="use only boards of this class (shell pattern)")
+    add(
+        "--edgehil-board-tag",
+        metavar="TAG",
+        action="append",
+        default=[],
+        help="use only boards with this tag",
+    )
     add("--edgehil-environment", metavar="KIND", help="use only boards that are hardware, emulated or virtual")
-    add("--edgehil-measure", metavar="TIME", default="10 min", help="gates may go on measuring so long in one test (default: %(default)s)")
-    add("--edgehil-trust", metavar="FILE", help="trust file with the boards' public keys (default: the one in the state directory)")
-    add("--edgehil-seed", metavar="N", type=int, default=0, help="seed of the rng fixture and of shuffles (default: %(default)s)")
+    add(
+        "--edgehil-measure",
+        metavar="TIME",
+        default="10 min",
+        help="longest time that gates measure on in one test (default: %(default)s)",
+    )
+    add(
+        "--edgehil-trust",
+        metavar="FILE",
+        help="trust file with the boards' public keys",
+    )
+    add("--edgehil-policy", metavar="FILE", help="release policy that the evidence is for; its digest is signed")
+    add(
+        "--edgehil-revision",
+        metavar="REV",
+        help="revision of the tests, written into the evidence",
+    )
+    add(
+        "--edgehil-seed",
+        metavar="N",
+        type=int,
+        default=0,
+        help="seed of the rng fixture (default: %(default)s)",
+    )
     parser.addini("edgehil_lab", "default of --edgehil-lab, relative to the ini file", default="")
     parser.addini("edgehil_artifacts", "where to look for artifacts", type="paths", default=[])
     parser.addini("edgehil_datasets", "where to look for held-out sets", type="paths", default=[])
     parser.addini("edgehil_alpha", "error rate of each gate", default="0.05")
-    parser.addini("edgehil_inconclusive", "Allure status of inconclusive tests: broken, skipped or unknown", default="broken")
+    parser.addini(
+        "edgehil_inconclusive", "how Allure shows inconclusive tests: broken, skipped, unknown", default="broken"
+    )
 
 
 def read_options(config: pytest.Config) -> Options:
@@ -113,8 +156,20 @@ def read_options(config: pytest.Config) -> Options:
         seed=option("--edgehil-seed"),
         measure_s=_duration_s("--edgehil-measure", option("--edgehil-measure")),
         inconclusive=_inconclusive(config.getini("edgehil_inconclusive")),
-        trust=None if option("--edgehil-trust") is None else Path(option("--edgehil-trust")),
+        trust=_file(option, "--edgehil-trust"),
+        policy=_file(option, "--edgehil-policy"),
+        source_revision=option("--edgehil-revision"),
     )
+
+
+def _file(option: Callable[[str], str | None], name: str) -> Path | None:
+    text = option(name)
+    if text is None:
+        return None
+    path = Path(text).absolute()
+    if not path.is_file():
+        raise pytest.UsageError(f"{name}: {text} is no file")
+    return path
 
 
 def _from_ini(config: pytest.Config, name: str) -> Path | None:

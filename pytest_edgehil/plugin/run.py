@@ -36,7 +36,10 @@ class Run:
         run_id = f"{stamp}-{secrets.token_hex(4)}"
         if report is None:
             return cls(
-                run_id=run_id, started_at=started_at, directory=Path(tempfile.mkdtemp(prefix="edgehil-")), temporary=True
+                run_id=run_id,
+                started_at=started_at,
+                directory=Path(tempfile.mkdtemp(prefix="edgehil-")),
+                temporary=True,
             )
         report.mkdir(parents=True, exist_ok=True)
         for name in OWN_FILES:

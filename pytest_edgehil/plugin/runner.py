@@ -45,10 +45,8 @@ class Runner:
                 number=number,
                 worker=self._workbench.worker,
                 gates=markers.gates_of(item.iter_markers(), self._workbench.options),
-                requirement=markers.merged(
-                    markers.requirement_of(item.iter_markers()), self._workbench.options.board
-                ),
-                directory=self._workbench.directory,
+                requirement=markers.merged(markers.requirement_of(item.iter_markers()), self._workbench.options.board),
+                directory=self._workbench.run.directory,
             )
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
             for report in reports:
@@ -143,9 +141,7 @@ class Runner:
         else:
             self._workbench.let_go()
         if attempt.number < ATTEMPTS and not isinstance(problem, LeaseTimeout) and attempt.holding is not None:
-            attempt.requeued = self._workbench.another_board(
-                attempt.requirement, attempt.combo, than=broken
-            )
+            attempt.requeued = self._workbench.another_board(attempt.requirement, attempt.combo, than=broken)
 
     def _mark(self, report: pytest.TestReport, attempt: Attempt, item: pytest.Item) -> None:
         from pytest_edgehil.reporting.junit import properties

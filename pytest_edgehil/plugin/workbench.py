@@ -6,12 +6,11 @@ heavy is imported here, inside functions.
 
 from __future__ import annotations
 
+import getpass
 import os
 import socket
-import getpass
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_edgehil.errors import BoardUnavailable, ConfigError, DatasetError, WrongTarget
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.lab.leases import Holder
     from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore
     from pytest_edgehil.plugin.options import Options
+    from pytest_edgehil.plugin.run import Run
 
 
 class Workbench:
@@ -35,18 +35,15 @@ class Workbench:
 
     Args:
         options: what the command line says.
-        run_id: id of the whole run, the same in all its workers.
+        run: the whole run, the same in all its workers.
         worker: ``gw0``, …, or ``main`` without xdist.
-        directory: where this run's files go (the report directory or a temporary one).
     """
 
-    def __init__(self, *, options: Options, run_id: str, worker: str, directory: Path) -> None:
+    def __init__(self, *, options: Options, run: Run, worker: str) -> None:
         self.options = options
-        self.run_id = run_id
+        self.run = run
         self.worker = worker
-        self.directory = directory
         self._holding: Holding | None = None
-        self._console_logs = 0
         self._references: dict[str, ReferenceModel] = {}
         self._datasets: dict[str, Dataset] = {}
 
@@ -76,7 +73,7 @@ class Workbench:
     @property
     def holder(self) -> Holder:
         """Who we are in the lab's books."""
-        return holder_of(self.run_id, self.worker)
+        return holder_of(self.run.run_id, self.worker)
 
     # --- artifacts and data --------------------------------------------------------------------------
 
@@ -86,9 +83,7 @@ class Workbench:
         Raises:
             ArtifactNotFound: a name fits no artifact, or several.
         """
-        default = ComboRequest(
-            model=self.options.model, firmware=self.options.firmware, prompt=self.options.prompt
-        )
+        default = ComboRequest(model=self.options.model, firmware=self.options.firmware, prompt=self.options.prompt)
         asked = asked.or_else(default)
         return Combo(
             firmware=self._find(asked.firmware, Track.FIRMWARE),
@@ -108,7 +103,7 @@ class Workbench:
         return self._references[artifact.digest]
 
     def dataset(self, name: str) -> Dataset:
-        """A held-out set by name: ``<dir>/<name>/heldout.npz`` or ``<dir>/<name>.npz`` of the first directory that has it.
+        """A held-out set by name: ``<dir>/<name>/heldout.npz`` or ``<dir>/<name>.npz``, from the first that has it.
 
         Raises:
             DatasetError: no directory has it.
@@ -165,12 +160,9 @@ class Workbench:
             return self._holding
         self.let_go()
         narrowed = Requirement(among=frozenset(board.id for board in fitting))
-        reservation = reserve(
-            self.lab, (narrowed,), store=self.store, holder=self.holder, wait_s=self.options.wait_s
-        )
-        self._console_logs += 1
+        reservation = reserve(self.lab, (narrowed,), store=self.store, holder=self.holder, wait_s=self.options.wait_s)
         token = reservation.leases[0].token
-        console_log = self.directory / "console" / f"{reservation.boards[0].id}-{token}.log"
+        console_log = self.run.directory / "console" / f"{reservation.boards[0].id}-{token}.log"
         self._holding = Holding(lab=self.lab, reservation=reservation, console_log=console_log)
         on_lease(self._holding)
         self._holding.open()

@@ -5,8 +5,26 @@ import sys
 
 import pytest
 
-HEAVY = ("paramiko", "serial", "numpy", "scipy", "onnxruntime", "sqlalchemy", "allure", "allure_commons", "allure_pytest",
-         "pydantic", "asyncssh", "yaml", "securesystemslib", "tuf", "cryptography", "onnx")  # fmt: skip
+HEAVY = tuple(
+    [
+        "paramiko",
+        "serial",
+        "numpy",
+        "scipy",
+        "onnxruntime",
+        "sqlalchemy",
+        "allure",
+        "allure_commons",
+        "allure_pytest",
+        "pydantic",
+        "asyncssh",
+        "yaml",
+        "securesystemslib",
+        "tuf",
+        "cryptography",
+        "onnx",
+    ]
+)
 
 
 def loaded_after(statement: str) -> set[str]:

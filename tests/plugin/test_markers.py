@@ -29,7 +29,7 @@ def collect(pytester: pytest.Pytester, decorator: str, *workers: str, fixture: s
         ("@pytest.mark.p95_latency()", "*test_it: p95_latency: *budget*"),
         ('@pytest.mark.p95_latency("12 ms", budgett=3)', "*test_it: p95_latency: *budgett*"),
         ('@pytest.mark.peak_rss("12 ms")', "*test_it: peak_rss: *size*"),
-        ('@pytest.mark.accuracy(agreeement=0.9)', "*test_it: accuracy: *agreeement*did you mean*agreement*"),
+        ("@pytest.mark.accuracy(agreeement=0.9)", "*test_it: accuracy: *agreeement*did you mean*agreement*"),
         ("@pytest.mark.accuracy(agreement=98)", "*test_it: accuracy: *98*"),
         ('@pytest.mark.combo(modell="x")', "*test_it: combo: *modell*did you mean*model*"),
         ("@pytest.mark.combo(model=3)", "*test_it: combo: model must be*"),

@@ -1,0 +1,30 @@
+"""The DUT of a test: flashed when the fixture is set up, and its last words before it is torn down."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_edgehil.plugin import evidence
+
+if TYPE_CHECKING:
+    from pytest_edgehil.artifacts.reference import ReferenceModel
+    from pytest_edgehil.board.dut import Dut
+    from pytest_edgehil.plugin.attempt import Attempt
+    from pytest_edgehil.plugin.holding import Holding
+    from pytest_edgehil.plugin.workbench import Workbench
+
+
+def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | None) -> Dut:
+    """Flash the attempt's combo on the board and load its model."""
+    raise RuntimeError
+
+
+def conclude(attempt: Attempt, workbench: Workbench) -> None:
+    """Before the DUT is gone: keep what it measured, and have the board sign it if a report was asked for."""
+    assert attempt.dut is not None
+    if workbench.options.report is None:
+        return
+    run = workbench.run
+    info = evidence.run_info(workbench.options, run_id=run.run_id, started_at=run.started_at)
+    with attempt.step("attest"):
+        evidence.attest(attempt, info, report=workbench.options.report)
