@@ -21,6 +21,7 @@ The trust file::
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -71,6 +72,12 @@ class Trust:
     def board_key(self, key_id: str) -> BoardKey | None:
         """The enrolment of this key, if there is one."""
         return next((one for one in self.boards if one.key.keyid == key_id), None)
+
+    def with_lab(self, key: Key) -> Trust:
+        """This trust and one more lab key, for example one that the user named."""
+        if any(one.keyid == key.keyid for one in self.lab_keys):
+            return self
+        return dataclasses.replace(self, lab_keys=(*self.lab_keys, key))
 
 
 class _KeyEntry(Document):
