@@ -1,0 +1,155 @@
+"""Pydantic's errors as the one line a person needs: what was found, what was expected, what was meant.
+
+Two things are mended on the way. A location of pydantic names the branch of a union (``power.command.on``), which is
+no key of the file: parts that the data does not have are left out. And an unknown key gets the keys that are known
+at that place, which are looked up in the JSON Schema that editors see, so the two can never disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from pytest_edgehil.lab.document import Document, KeyPath, Problem
+from pytest_edgehil.lab.near_miss import did_you_mean, listed
+
+_KINDS: Mapping[str, str] = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+}
+_QUOTED = re.compile(r"'([^']*)'")
+
+
+def problems_of(errors: Iterable[ErrorDetails], document: Document, schema: Mapping[str, Any]) -> list[Problem]:
+    """Translate every error of one validation."""
+    return [_problem(error, document, schema) for error in errors]
+
+
+def _problem(error: ErrorDetails, document: Document, schema: Mapping[str, Any]) -> Problem:
+    kind, found, context = error["type"], error["input"], error.get("ctx", {})
+    where, branches = _place(error["loc"], document.data, keep_last=kind in ("missing", "extra_forbidden"))
+    what = ""
+    if kind == "missing":
+        what = f"missing: {_description(schema, where, branches) or 'this key is needed'}"
+    elif kind == "extra_forbidden":
+        known = sorted({key for node in _nodes(schema, where[:-1], branches) for key in node.get("properties", {})})
+        what = f"unknown key{did_you_mean(where[-1], known)}; known keys here: {listed(known, most=20)}"
+    elif kind == "literal_error":
+        what = _unknown_word(found, _QUOTED.findall(str(context["expected"])))
+    elif kind == "union_tag_invalid":
+        choices = _QUOTED.findall(str(context["expected_tags"]))
+        tag = str(context["discriminator"]).strip("'")
+        where, what = (*where, tag), _unknown_word(context["tag"], choices)
+    elif kind == "union_tag_not_found":
+        tag = str(context["discriminator"]).strip("'")
+        if isinstance(found, dict):
+            choices = sorted({key for node in _nodes(schema, where, ()) for key in _mapping(node)})
+            where, what = (*where, tag), f"missing: expected one of {', '.join(choices)}"
+        else:
+            what = f"expected a mapping of keys to values, found {_shown(found)}"
+    elif kind == "value_error":
+        what = str(context["error"])
+    elif kind in _KINDS:
+        quote = "; put it in quotes" if kind == "string_type" and isinstance(found, int | float) else ""
+        what = f"expected {_KINDS[kind]}, found {_shown(found)}{quote}"
+    elif kind in ("too_short", "too_long"):
+        what = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+    else:
+        what = f"{error['msg'][0].lower()}{error['msg'][1:]}, found {_shown(found)}"
+    return document.problem(where, what)
+
+
+def _unknown_word(found: object, choices: list[str]) -> str:
+    if isinstance(found, str):
+        return f"unknown value {found!r}{did_you_mean(found, choices)}; expected one of {', '.join(choices)}"
+    return f"expected one of {', '.join(choices)}, found {_shown(found)}"
+
+
+def _shown(found: object) -> str:
+    if found is None:
+        return "nothing"
+    if isinstance(found, bool):
+        return "true" if found else "false"
+    if isinstance(found, dict):
+        return "a mapping of keys to values"
+    if isinstance(found, list):
+        return "a list"
+    text = repr(found)
+    text = text if len(text) <= 60 else f"{text[:57]}…"
+    return f"the text {text}" if isinstance(found, str) else f"the number {text}"
+
+
+def _place(loc: tuple[int | str, ...], data: object, *, keep_last: bool) -> tuple[KeyPath, tuple[str, ...]]:
+    """Split a location into the path in the file and the branches of unions on the way."""
+    where: list[int | str] = []
+    branches: list[str] = []
+    here = data
+    for index, part in enumerate(loc):
+        in_mapping = isinstance(here, dict) and part in here
+        in_list = isinstance(here, list) and isinstance(part, int) and part < len(here)
+        if in_mapping or in_list:
+            here = here[part]  # type: ignore[index]
+            where.append(part)
+        elif keep_last and index == len(loc) - 1:
+            where.append(part)
+        else:
+            branches.append(str(part))
+    return tuple(where), tuple(branches)
+
+
+def _mapping(node: Mapping[str, Any]) -> Mapping[str, str]:
+    mapping: Mapping[str, str] = node.get("discriminator", {}).get("mapping", {})
+    return mapping
+
+
+def _nodes(schema: Mapping[str, Any], where: KeyPath, branches: tuple[str, ...]) -> list[Mapping[str, Any]]:
+    """Every part of a JSON Schema that describes the value at a path."""
+    nodes = list(_opened(schema, schema, branches))
+    for part in where:
+        nodes = [
+            opened for node in nodes for child in _children(node, part) for opened in _opened(child, schema, branches)
+        ]
+    return nodes
+
+
+def _children(node: Mapping[str, Any], part: str | int) -> Iterator[Mapping[str, Any]]:
+    if isinstance(part, int):
+        child = node.get("items")
+    else:
+        child = node.get("properties", {}).get(part) or node.get("additionalProperties")
+    if isinstance(child, dict):
+        yield child
+
+
+def _opened(
+    node: Mapping[str, Any], schema: Mapping[str, Any], branches: tuple[str, ...]
+) -> Iterator[Mapping[str, Any]]:
+    """The node itself and what it refers to, with the branch of a tagged union that was taken."""
+    yield node
+    if "$ref" in node:
+        yield from _opened(schema["$defs"][str(node["$ref"]).rsplit("/", 1)[1]], schema, branches)
+    mapping = _mapping(node)
+    taken = [reference for tag, reference in mapping.items() if tag in branches]
+    choices = [{"$ref": reference} for reference in taken] or [*node.get("oneOf", ()), *node.get("anyOf", ())]
+    for choice in choices:
+        yield from _opened(choice, schema, branches)
+
+
+def _description(schema: Mapping[str, Any], where: KeyPath, branches: tuple[str, ...]) -> str:
+    if not where:
+        return ""
+    for parent in _nodes(schema, where[:-1], branches):
+        for child in _children(parent, where[-1]):
+            if "description" in child:
+                return str(child["description"])
+    return ""

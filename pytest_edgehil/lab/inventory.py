@@ -1,0 +1,289 @@
+"""lab.yaml as frozen values: which boards exist, how to reach them, and where their leases are kept.
+
+`load_lab` reads the file once and reports every problem in it, each with file, line and path. What needs two sections
+is checked here: two boards that share an address, a console, a power switch or an identity would be in two hands at
+once although each lease is exclusive, so that is an error and not a matter of taste.
+
+Paths in the file are relative to the file, ``~`` is the home directory. Whether key files exist is a question about
+the host, not about the file, and is asked by `files.check_files` (``edgehil lab check``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from pydantic import ValidationError
+
+from pytest_edgehil.errors import BoardUnavailable
+from pytest_edgehil.lab.complaints import problems_of
+from pytest_edgehil.lab.document import Document, KeyPath, Problem, read_document, refuse
+from pytest_edgehil.lab.near_miss import did_you_mean, listed
+from pytest_edgehil.lab.schema import (
+    IDENTIFIER,
+    BoardSection,
+    CommandPowerSection,
+    LabSection,
+    SshSection,
+    VirtualPowerSection,
+    lab_schema,
+)
+from pytest_edgehil.model.board import (
+    Accelerator,
+    Board,
+    CommandPower,
+    ConsoleAccess,
+    Environment,
+    Fault,
+    Slots,
+    SshAccess,
+    ThermalModel,
+    VirtualSpec,
+)
+
+__all__ = ["Lab", "default_state_dir", "lab_schema", "load_lab"]
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_SQLITE = "sqlite:///"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lab:
+    """The inventory.
+
+    Args:
+        name: labs of one name share a state directory, and with it their leases.
+        path: the file, as it was given.
+        boards: in the order of the file; ids are unique.
+        lease_url: SQLAlchemy URL of the lease database.
+        lease_expiry_s: a holder that is silent for so long has lost its boards.
+        pool_limits: at most so many boards of a pool are leased at once.
+        state_dir: where leases and virtual boards are kept; not created by loading.
+    """
+
+    name: str
+    path: Path
+    boards: tuple[Board, ...]
+    lease_url: str
+    lease_expiry_s: float
+    pool_limits: Mapping[str, int]
+    state_dir: Path
+
+    def board(self, board_id: str) -> Board:
+        """The board with this id.
+
+        Raises:
+            BoardUnavailable: the lab has no such board.
+        """
+        for board in self.boards:
+            if board.id == board_id:
+                return board
+        ids = [board.id for board in self.boards]
+        raise BoardUnavailable(
+            f"{self.path} has no board {board_id!r}{did_you_mean(board_id, ids)}; its boards are {listed(ids)}"
+        )
+
+
+def default_state_dir() -> Path:
+    """``$EDGEHIL_STATE_DIR``, or the user's state directory for edgehil."""
+    override = os.environ.get("EDGEHIL_STATE_DIR")
+    return Path(override).expanduser().absolute() if override else Path(platformdirs.user_state_dir("edgehil"))
+
+
+def load_lab(path: Path) -> Lab:
+    """Read a lab file.
+
+    Raises:
+        LabFileError: the file is missing, malformed or contradicts itself; `problems` lists everything that is wrong.
+    """
+    document = read_document(path)
+    try:
+        section = LabSection.model_validate(document.data)
+    except ValidationError as wrong:
+        problems = problems_of(wrong.errors(include_url=False), document, lab_schema())
+        raise refuse(path, problems) from wrong
+    state_dir = _below(path, section.state_dir) if section.state_dir else default_state_dir() / "labs" / section.lab
+    problems = []
+    lease_url = _lease_url(section, document, state_dir, problems)
+    boards = tuple(_board(section, board_id, document, problems) for board_id in section.boards)
+    problems.extend(_shared(boards, document))
+    if problems:
+        raise refuse(path, problems)
+    return Lab(
+        name=section.lab,
+        path=path,
+        boards=boards,
+        lease_url=lease_url,
+        lease_expiry_s=section.lease_expiry,
+        pool_limits={name: pool.limit for name, pool in section.pools.items()},
+        state_dir=state_dir,
+    )
+
+
+def _below(lab_path: Path, text: str) -> Path:
+    return (lab_path.absolute().parent / Path(text).expanduser()).absolute()
+
+
+def _lease_url(section: LabSection, document: Document, state_dir: Path, problems: list[Problem]) -> str:
+    if section.leases is None:
+        return f"{_SQLITE}{state_dir / 'leases.db'}"
+    where: KeyPath = ("leases",)
+    scheme, _, rest = section.leases.partition("://")
+    if scheme != "sqlite":
+        what = f"unknown database {scheme!r}{did_you_mean(scheme, ['sqlite'])}; expected sqlite:////absolute/path.db"
+        problems.append(document.problem(where, what))
+    elif not rest.startswith("/") or rest in ("/", "/:memory:") or rest.endswith("/"):
+        what = "expected sqlite:////absolute/path.db: leases must be in a file that every process of this host can open"
+        problems.append(document.problem(where, what))
+    return f"{_SQLITE}{_below(document.source, rest.removeprefix('/'))}"
+
+
+def _board(section: LabSection, board_id: str, document: Document, problems: list[Problem]) -> Board:
+    board = section.boards[board_id]
+    where: KeyPath = ("boards", board_id)
+
+    def wrong(path: KeyPath, what: str) -> None:
+        problems.append(document.problem((*where, *path), what))
+
+    if not IDENTIFIER.fullmatch(board_id):
+        wrong((), "no name for a board: expected letters, digits, '.', '_' and '-', at most 64 characters")
+    if board.pool is not None and board.pool not in section.pools:
+        names = list(section.pools)
+        known = f"; the pools are {listed(names)}" if names else "; the file has no pools: add 'pools:' to it"
+        wrong(("pool",), f"there is no pool {board.pool!r}{did_you_mean(board.pool, names)}{known}")
+    if board.slots is not None and len(set(board.slots.partitions)) != 2:
+        wrong(("slots", "partitions"), "the two slots must be two partitions")
+    environment = Environment(board.environment)
+    virtual = _virtual(section.lab, board_id, board, wrong) if environment is Environment.VIRTUAL else None
+    if environment is not Environment.VIRTUAL:
+        if board.virtual is not None:
+            wrong(("virtual",), f"only a board with 'environment: virtual' has this; the board is {board.environment}")
+        if isinstance(board.power, VirtualPowerSection):
+            wrong(("power", "backend"), f"only a virtual board has virtual power; the board is {board.environment}")
+    return Board(
+        id=board_id,
+        cls=board.cls,
+        environment=environment,
+        tags=frozenset(board.tags),
+        ssh=_ssh(board, environment, document.source, wrong),
+        console=ConsoleAccess(url=board.console.url, baud=board.console.baud) if board.console else None,
+        power=_power(board),
+        accelerator=Accelerator(kind=board.accelerator) if board.accelerator else None,
+        slots=Slots(backend=board.slots.backend, partitions=_pair(board.slots.partitions)) if board.slots else None,
+        pool=board.pool,
+        home=board.home,
+        identity_key=_below(document.source, board.identity_key) if board.identity_key else None,
+        virtual=virtual,
+    )
+
+
+def _pair(partitions: list[int]) -> tuple[int, int]:
+    first, second = partitions
+    return first, second
+
+
+def _power(board: BoardSection) -> CommandPower | None:
+    power = board.power
+    if not isinstance(power, CommandPowerSection):
+        return None  # virtual power has no address yet: starting the board gives it one
+    return CommandPower(
+        on=tuple(power.on),
+        off=tuple(power.off),
+        status=tuple(power.status) if power.status else None,
+        off_s=power.off_for,
+        timeout_s=power.timeout,
+    )
+
+
+_SSH_HELP: Mapping[str, str] = {
+    "host": "name or address of the board",
+    "user": "login name on the board",
+    "key": "private key file",
+    "host_key": "what 'ssh-keyscan HOST' prints behind the host",
+}
+
+
+def _ssh(board: BoardSection, environment: Environment, source: Path, wrong: Any) -> SshAccess | None:
+    """SSH access; a virtual board has one only when everything about it is given."""
+    ssh = board.ssh
+    virtual = environment is Environment.VIRTUAL
+    if ssh is None:
+        if not virtual:
+            wrong(("ssh",), f"missing: a board that is {board.environment} is reached over SSH")
+        return None
+    if virtual:
+        if ssh.host is not None and ssh.host not in _LOOPBACK:
+            wrong(("ssh", "host"), f"a virtual board listens on this host only: expected 127.0.0.1, found {ssh.host!r}")
+        if not (ssh.key and ssh.host_key and ssh.port):
+            if ssh.key:
+                wrong(("ssh", "key"), "a virtual board makes its own key, unless port, key and host_key are all given")
+            return None
+    else:
+        for key, meaning in _SSH_HELP.items():
+            if getattr(ssh, key) is None:
+                wrong(("ssh", key), f"missing: {meaning}")
+        if ssh.port == 0:
+            wrong(("ssh", "port"), "0 takes a free port, which only a virtual board can: expected 1 to 65535")
+    return SshAccess(
+        host=ssh.host or "127.0.0.1",
+        port=22 if ssh.port is None else ssh.port,
+        user=ssh.user or "edge",
+        key_path=_below(source, ssh.key or ""),
+        host_key=ssh.host_key or "",
+    )
+
+
+def _virtual(lab_name: str, board_id: str, board: BoardSection, wrong: Any) -> VirtualSpec:
+    if isinstance(board.power, CommandPowerSection):
+        wrong(("power", "backend"), "a virtual board is switched by its supervisor: expected 'virtual', or no 'power:'")
+    ssh = board.ssh or SshSection()
+    spec = board.virtual
+    made_up = hashlib.sha256(f"{lab_name}/{board_id}".encode()).hexdigest()[:16]
+    if spec is None:
+        return VirtualSpec(
+            serial=made_up, ssh_port=ssh.port or 0, ssh_user=ssh.user or "edge", ssh_host_key=ssh.host_key
+        )
+    return VirtualSpec(
+        serial=spec.serial or made_up,
+        memory_bytes=spec.memory,
+        thermal=ThermalModel(**dict(spec.thermal)),
+        runtimes=tuple(spec.runtimes),
+        faults=tuple(
+            Fault(kind=fault.kind, after_bytes=fault.after_bytes, after_s=fault.after_s, options=dict(fault.options))
+            for fault in spec.faults
+        ),
+        ssh_port=ssh.port or 0,
+        ssh_user=ssh.user or "edge",
+        ssh_host_key=ssh.host_key,
+    )
+
+
+def _shared(boards: tuple[Board, ...], document: Document) -> Iterator[Problem]:
+    """What two boards must not share: whoever leases one of them would have the other one in hand, too."""
+    seen: dict[tuple[str, object], str] = {}
+    for board in boards:
+        for kind, path, value in _exclusive(board):
+            other = seen.setdefault((kind, value), board.id)
+            if other != board.id:
+                yield document.problem(("boards", board.id, *path), f"{kind} is already that of board {other}")
+
+
+def _exclusive(board: Board) -> Iterator[tuple[str, KeyPath, object]]:
+    if board.ssh is not None:
+        yield "this address", ("ssh", "host"), (board.ssh.host.lower(), board.ssh.port)
+    elif board.virtual is not None and board.virtual.ssh_port:
+        yield "this address", ("ssh", "port"), ("127.0.0.1", board.virtual.ssh_port)
+    if board.console is not None and not board.console.url.startswith("loop://"):
+        yield "this console", ("console",), board.console.url
+    if isinstance(board.power, CommandPower):
+        yield "this power switch", ("power", "on"), board.power.on
+        yield "this power switch", ("power", "off"), board.power.off
+    if board.virtual is not None:
+        yield "this serial number", ("virtual", "serial"), board.virtual.serial
+    if board.identity_key is not None:
+        yield "this identity key", ("identity_key",), board.identity_key

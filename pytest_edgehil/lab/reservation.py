@@ -1,0 +1,367 @@
+"""The right to some boards that a test run holds: waited for, renewed by a heartbeat, given back.
+
+How waiting ends, in this order:
+
+* `BoardUnavailable` (the request is wrong): the lab can never fulfil it, even with every board free. At once.
+* `LeaseTimeout` at once (the lab is broken): every way to fulfil it needs a quarantined board. Waiting would not bring
+  one back; a person has to. The message says which boards and why.
+* `LeaseTimeout` after `wait_s`: the boards are held by others. The message names them.
+
+A reservation is lost as a whole and for good as soon as one of its leases is: expired, taken away, or renewed too
+late because the process was paused. It belongs to the process that made it: a fork can neither use nor release it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+
+from pytest_edgehil.errors import BoardUnavailable, LeaseError, LeaseLost, LeaseTimeout
+from pytest_edgehil.lab.assignment import assign
+from pytest_edgehil.lab.inventory import Lab
+from pytest_edgehil.lab.leases import BoardState, BoardStatus, Holder, LabState, LabStore, Lease, default_holder
+from pytest_edgehil.lab.matching import candidates, describe
+from pytest_edgehil.model.board import Board, Requirement
+from pytest_edgehil.model.quantity import format_duration
+
+__all__ = ["Reservation", "default_holder", "free_boards", "reserve"]
+
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 0.1
+
+
+def reserve(
+    lab: Lab,
+    requirements: Sequence[Requirement],
+    *,
+    store: LabStore,
+    holder: Holder,
+    wait_s: float,
+    expiry_s: float | None = None,
+    on_wait: Callable[[str], None] | None = None,
+    tied_to_parent: bool = False,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Reservation:
+    """Lease one board for each requirement, all or nothing, and keep them by a heartbeat.
+
+    Args:
+        lab: the inventory.
+        requirements: one for each wanted board.
+        store: where leases are kept.
+        holder: under which name.
+        wait_s: how long to wait for boards that others hold; 0 asks once.
+        expiry_s: the lab's `lease_expiry_s` if None.
+        on_wait: called with one line whenever what we wait for changes.
+        tied_to_parent: stop renewing when the parent of this process is gone, as for a worker whose controller was
+            killed; off by default, since a run under nohup outlives its shell.
+        clock: seconds since the epoch; the clock of the store.
+        monotonic: seconds that are never set back.
+        sleep: waits so many seconds.
+
+    Returns:
+        The reservation; `Reservation.boards` are in the order of `requirements`.
+
+    Raises:
+        BoardUnavailable: the lab can never fulfil the requirements.
+        LeaseTimeout: no board became free in time, or every way needs a quarantined board.
+        LeaseError: the store cannot be reached.
+    """
+    expiry = lab.lease_expiry_s if expiry_s is None else expiry_s
+    requests = _requests(lab, requirements)
+    started = monotonic()
+    pause_s = _FIRST_PAUSE_S
+    said = ""
+    while True:
+        asked = monotonic()
+        leases = store.acquire(requests, holder=holder, expiry_s=expiry)
+        if leases is not None:
+            return Reservation(
+                boards=tuple(lab.board(lease.board_id) for lease in leases),
+                leases=leases,
+                store=store,
+                expiry_s=expiry,
+                asked=asked,
+                tied_to_parent=tied_to_parent,
+                clock=clock,
+                monotonic=monotonic,
+            )
+        states = {state.board_id: state for state in store.boards()}
+        closed = {board_id for board_id, state in states.items() if state.state is BoardStatus.QUARANTINED}
+        wanted = " and ".join(describe(requirement) for requirement in requirements)
+        why = _why(lab, requests, states)
+        if not _possible(lab, requests, without=closed):
+            raise LeaseTimeout(
+                f"no healthy board is left in {lab.path} for {wanted}: {why}; "
+                "mend what is broken and run 'edgehil lab restore BOARD'"
+            )
+        waited_s = monotonic() - started
+        if waited_s >= wait_s:
+            raise LeaseTimeout(
+                f"no board became free within {format_duration(wait_s * 1e9)} for {wanted}: {why}; "
+                "run 'edgehil lab boards' to see who holds what"
+            )
+        if on_wait is not None and why != said:
+            on_wait(f"waiting for {wanted}: {why}")
+            said = why
+        sleep(min(pause_s, wait_s - waited_s))
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def free_boards(lab: Lab, requirement: Requirement, store: LabState) -> tuple[Board, ...]:
+    """The matching boards that could be leased now, all at once, best first: how many workers ``-n auto`` starts.
+
+    Raises:
+        BoardUnavailable: no board of the lab can ever fulfil the requirement.
+        LeaseError: the store cannot be reached.
+    """
+    fitting = candidates(lab, requirement)
+    states = {state.board_id: state for state in store.boards()}
+    room = dict(lab.pool_limits)
+    for board in lab.boards:
+        if board.pool is not None and board.pool in room and states[board.id].holder is not None:
+            room[board.pool] -= 1
+    free = []
+    for board in fitting:
+        if states[board.id].state is not BoardStatus.FREE:
+            continue
+        if board.pool is not None and board.pool in room:
+            if room[board.pool] <= 0:
+                continue
+            room[board.pool] -= 1
+        free.append(board)
+    return tuple(free)
+
+
+def _requests(lab: Lab, requirements: Sequence[Requirement]) -> tuple[tuple[str, ...], ...]:
+    if not requirements:
+        raise ValueError("a reservation needs at least one requirement")
+    requests = tuple(tuple(board.id for board in candidates(lab, requirement)) for requirement in requirements)
+    if not _possible(lab, requests, without=frozenset()):
+        wanted = " and ".join(describe(requirement) for requirement in requirements)
+        matching = sorted({board_id for request in requests for board_id in request})
+        limits = ", ".join(f"{pool} {limit}" for pool, limit in sorted(lab.pool_limits.items()))
+        raise BoardUnavailable(
+            f"{lab.path} can never fulfil {wanted} at once: {len(matching)} board{'s' if len(matching) != 1 else ''} "
+            f"({', '.join(matching)}) for {len(requests)} requirements"
+            + (f", with the pool limits {limits}" if limits else "")
+        )
+    return requests
+
+
+def _possible(lab: Lab, requests: Sequence[Sequence[str]], *, without: frozenset[str] | set[str]) -> bool:
+    """Whether the requests could be fulfilled if nobody held anything."""
+    return (
+        assign(
+            requests,
+            available={board.id for board in lab.boards} - without,
+            pools={board.id: board.pool for board in lab.boards if board.pool is not None},
+            room=lab.pool_limits,
+        )
+        is not None
+    )
+
+
+def _why(lab: Lab, requests: Sequence[Sequence[str]], states: Mapping[str, BoardState]) -> str:
+    """One clause per board that matters: who holds it, or why it is quarantined."""
+    clauses = []
+    busy = Counter(board.pool for board in lab.boards if states[board.id].holder is not None)
+    for board_id in dict.fromkeys(board_id for request in requests for board_id in request):
+        state, pool = states[board_id], lab.board(board_id).pool
+        if state.state is BoardStatus.QUARANTINED:
+            clauses.append(f"{board_id} is quarantined ({state.reason})")
+        elif state.holder is not None:
+            clauses.append(f"{board_id} is held by {state.holder}")
+        elif pool is not None and pool in lab.pool_limits and busy[pool] >= lab.pool_limits[pool]:
+            clauses.append(f"{board_id} is free, but {busy[pool]} of its pool {pool} are leased, which is the limit")
+        else:
+            clauses.append(f"{board_id} is free, which is not enough")
+    return ", ".join(clauses)
+
+
+class Reservation:
+    """Boards that are ours until `release`, or until `check` says otherwise. Made by `reserve`.
+
+    Leaving the ``with`` block checks once more before it releases: what was done with a lost board must not count.
+
+    Args:
+        boards: the boards, in the order of the requirements.
+        leases: their leases, just acquired.
+        store: where to renew them.
+        expiry_s: how long a renewal lasts.
+        asked: `monotonic` before the leases were asked for.
+        tied_to_parent: see `reserve`.
+        clock: seconds since the epoch.
+        monotonic: seconds that are never set back.
+    """
+
+    def __init__(
+        self,
+        *,
+        boards: tuple[Board, ...],
+        leases: tuple[Lease, ...],
+        store: LabStore,
+        expiry_s: float,
+        asked: float,
+        tied_to_parent: bool,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.boards = boards
+        self._store = store
+        self._expiry_s = expiry_s
+        self._clock = clock
+        self._monotonic = monotonic
+        self._pid = os.getpid()
+        self._parent = os.getppid() if tied_to_parent else None
+        self._lock = threading.Lock()
+        self._leases = {lease.board_id: lease for lease in leases}
+        # by the clock that is never set back, counted from before we asked: never later than the store's expiry
+        self._deadlines = dict.fromkeys(self._leases, asked + expiry_s)
+        self._lost: str | None = None
+        self._trouble: LeaseError | None = None
+        self._released = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._heartbeat, name="edgehil-lease-heartbeat", daemon=True)
+        self._thread.start()
+
+    @property
+    def leases(self) -> tuple[Lease, ...]:
+        """The leases as last renewed, in the order of `boards`."""
+        # without the lock: a fork may have been made while the heartbeat held it, and would wait for ever
+        return tuple(self._leases[board.id] for board in self.boards)
+
+    def check(self) -> None:
+        """Return if every board is still ours.
+
+        Raises:
+            LeaseLost: a lease expired or was taken away, the reservation was released, or this process is a fork of
+                the one that made it.
+        """
+        if os.getpid() != self._pid:
+            raise LeaseLost(
+                f"the reservation of {self._names()} belongs to process {self._pid}, and process {os.getpid()} is only "
+                "a fork of it: reserve boards in the process that uses them"
+            )
+        with self._lock:
+            if self._lost is None and not self._released:
+                self._find_expired()
+            said, trouble = self._lost, self._trouble
+        if said is not None:
+            raise LeaseLost(said) from trouble
+        if self._released:
+            raise LeaseLost(f"the reservation of {self._names()} has been released")
+
+    def release(self) -> None:
+        """Stop the heartbeat and give the boards back; nothing happens the second time, or in a fork.
+
+        Raises:
+            LeaseError: the store cannot be reached; the leases end by their expiry.
+        """
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            if self._released:
+                return
+            self._released = True
+        self._stop.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=self._expiry_s)
+        trouble: LeaseError | None = None
+        for lease in self.leases:
+            try:
+                self._store.release(lease)
+            except LeaseError as wrong:  # the others must be given back all the same
+                trouble = wrong
+        if trouble is not None:
+            raise trouble
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if os.getpid() != self._pid:
+            return
+        try:
+            if kind is None and not self._released:
+                self.check()
+        finally:
+            self.release()
+
+    def _names(self) -> str:
+        return ", ".join(board.id for board in self.boards)
+
+    # --- the heartbeat's thread -----------------------------------------------------------------------
+
+    def _heartbeat(self) -> None:
+        pause_s = self._expiry_s / 3
+        while not self._stop.wait(pause_s):
+            try:
+                pause_s = self.beat()
+            except Exception as bug:  # noqa: BLE001 -- a dead heartbeat must not look like a living one
+                with self._lock:
+                    self._lost = self._lost or f"the heartbeat of {self._names()} died: {type(bug).__name__}: {bug}"
+                return
+
+    def beat(self) -> float:
+        """Renew every lease once; return the seconds until that is due again. The heartbeat's thread calls this."""
+        if self._parent is not None and os.getppid() != self._parent:
+            with self._lock:
+                self._lost = self._lost or (
+                    f"the process {self._parent} that started this one is gone: {self._names()} "
+                    "is not renewed any more and becomes free by its expiry"
+                )
+            self._stop.set()
+            return self._expiry_s
+        pause_s = self._expiry_s / 3
+        for lease in self.leases:
+            asked = self._monotonic()
+            try:
+                renewed = self._store.renew(lease, expiry_s=self._expiry_s)
+            except LeaseLost as gone:
+                with self._lock:
+                    self._lost = self._lost or str(gone)
+            except LeaseError as unreachable:  # tried again sooner; lost for good once the expiry has passed
+                pause_s = self._expiry_s / 10
+                with self._lock:
+                    self._trouble = unreachable
+                    self._find_expired()
+            else:
+                with self._lock:
+                    self._find_expired()
+                    self._leases[lease.board_id] = renewed
+                    self._deadlines[lease.board_id] = asked + self._expiry_s
+                    self._trouble = None
+        return pause_s
+
+    def _find_expired(self) -> None:
+        """Notice, under the lock, that a lease has run out unrenewed; of the two clocks the earlier one counts."""
+        if self._lost is not None:
+            return
+        for board_id, lease in self._leases.items():
+            late_s = max(self._clock() - lease.expires_at, self._monotonic() - self._deadlines[board_id])
+            if late_s >= 0:
+                self._lost = (
+                    f"lease on {board_id} (token {lease.token}) expired {format_duration(late_s * 1e9)} ago because it "
+                    f"was not renewed{self._because()}; {self._held_now(board_id)}; "
+                    "run 'edgehil lab boards' to see who holds what"
+                )
+                return
+
+    def _because(self) -> str:
+        return f": {self._trouble}" if self._trouble is not None else ": this process was paused or starved"
+
+    def _held_now(self, board_id: str) -> str:
+        try:
+            states = {state.board_id: state for state in self._store.boards()}
+        except LeaseError:
+            return "who holds it now is unknown"
+        holder = states[board_id].holder
+        return f"it is held by {holder} now" if holder is not None else "nobody holds it now"

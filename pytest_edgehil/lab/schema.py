@@ -1,0 +1,347 @@
+"""What lab.yaml may hold: the boundary, in pydantic, and the JSON Schema that editors read.
+
+Everything is strict: unknown keys are refused, ``"22"`` is no number and ``22`` is no text. What one section can say
+about itself is checked here; what needs two sections (ports that two boards share, pools that do not exist) is
+checked in `inventory`, where these sections become the frozen values of `model.board` and go no further.
+
+The descriptions serve three readers: an editor's tooltip, ``edgehil lab schema``, and the message about a missing key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from pytest_edgehil.lab.near_miss import did_you_mean
+from pytest_edgehil.model.quantity import duration_ns, format_duration, format_size, size_bytes
+
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+HOST_KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
+CONSOLE_SCHEMES = ("socket", "rfc2217", "loop", "hwgrep", "spy", "alt")
+
+EnvironmentName = Literal["hardware", "emulated", "virtual"]
+AcceleratorKind = Literal["hailo8", "hailo8l", "hailo10h"]
+SlotBackend = Literal["tryboot"]
+# the same names as `virtual.faults.KINDS`, which this room cannot import; a test compares them
+FaultKind = Literal[
+    "link-cut",
+    "link-stall",
+    "ssh-refused",
+    "power-cut",
+    "disk-full",
+    "out-of-memory",
+    "panic",
+    "stuck-boot",
+    "overheat",
+    "slow-link",
+]
+
+
+def _duration(*, at_least: str, at_most: str) -> BeforeValidator:
+    low, high = duration_ns(at_least), duration_ns(at_most)
+
+    def seconds(text: object) -> float:
+        value = duration_ns(text)
+        if not low <= value <= high:
+            raise ValueError(f"{text!r} is out of range: expected {format_duration(low)} to {format_duration(high)}")
+        return value / 1e9
+
+    return BeforeValidator(seconds)
+
+
+def _size(*, at_least: str) -> BeforeValidator:
+    low = size_bytes(at_least)
+
+    def size(text: object) -> int:
+        value = size_bytes(text)
+        if value < low:
+            raise ValueError(f"{text!r} is too little: expected {format_size(low)} or more")
+        return value
+
+    return BeforeValidator(size)
+
+
+def _quantity(example: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "examples": [example]})
+
+
+def _identifier(text: str) -> str:
+    if not IDENTIFIER.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is no name: expected letters, digits, '.', '_' and '-', beginning with a letter or a digit, "
+            "at most 64 characters"
+        )
+    return text
+
+
+def _filled(text: str) -> str:
+    if not text.strip() or text != text.strip() or not text.isprintable():
+        raise ValueError(f"expected printable text without blanks around it, found {text!r}")
+    return text
+
+
+def _one_word(text: str) -> str:
+    if not text or not text.isprintable() or any(character.isspace() for character in text):
+        raise ValueError(f"expected one word, found {text!r}")
+    return text
+
+
+def _host_key(text: str) -> str:
+    """Normalise a pinned host key to ``<type> <base64>``; a comment behind it is dropped.
+
+    The type is written twice, in front and as the first string inside the key blob (RFC 4253 §6.6).
+    """
+    kind, _, rest = text.strip().partition(" ")
+    if kind not in HOST_KEY_TYPES:
+        raise ValueError(
+            f"unknown type of host key {kind!r}{did_you_mean(kind, HOST_KEY_TYPES)}; expected '<type> <base64>' as "
+            f"'ssh-keyscan HOST' prints it behind the host, with one of {', '.join(HOST_KEY_TYPES)}"
+        )
+    blob_text = rest.split()[0] if rest.split() else ""
+    try:
+        blob = base64.b64decode(blob_text, validate=True)
+    except (binascii.Error, ValueError) as wrong:
+        raise ValueError("the host key is not base64: copy it whole from 'ssh-keyscan HOST'") from wrong
+    length = int.from_bytes(blob[:4], "big")
+    inside = blob[4 : 4 + length]
+    if len(blob) < 4 or len(inside) != length or inside.decode("ascii", "replace") != kind:
+        raise ValueError(f"the host key does not hold a {kind} key: copy it whole from 'ssh-keyscan HOST'")
+    return f"{kind} {blob_text}"
+
+
+def _console_url(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        if text.startswith("/"):
+            return text
+        raise ValueError(
+            f"{text!r} is no console: expected a device such as /dev/ttyAMA10 or a URL such as socket://HOST:PORT or "
+            "rfc2217://HOST:PORT"
+        )
+    if scheme not in CONSOLE_SCHEMES:
+        raise ValueError(
+            f"unknown scheme {scheme!r}{did_you_mean(scheme, CONSOLE_SCHEMES)}; pyserial knows "
+            f"{', '.join(CONSOLE_SCHEMES)} and device paths"
+        )
+    if scheme in ("socket", "rfc2217"):
+        try:
+            parts = urlsplit(text)
+            complete = bool(parts.hostname) and parts.port is not None and parts.port > 0
+        except ValueError as wrong:
+            raise ValueError(f"{text!r} is no console: {str(wrong).lower()}") from wrong
+        if not complete:
+            raise ValueError(f"{text!r} is no console: expected {scheme}://HOST:PORT")
+    elif not rest and scheme != "loop":
+        raise ValueError(f"{text!r} is no console: something is missing after {scheme}://")
+    return text
+
+
+def _console(value: object) -> object:
+    return {"url": value} if isinstance(value, str) else value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, found {value}")
+    return value
+
+
+def _words(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError(  # noqa: TRY004 -- pydantic turns a ValueError into a located error, and a TypeError into ours
+            f"expected a list of words such as [uhubctl, -a, 'on'], found the text {value!r}: no shell splits it"
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(_identifier)]
+Text = Annotated[str, AfterValidator(_filled)]
+Word = Annotated[str, AfterValidator(_one_word)]
+Number = Annotated[float, AfterValidator(_finite)]
+Positive = Annotated[float, Field(gt=0), AfterValidator(_finite)]
+NotNegative = Annotated[float, Field(ge=0), AfterValidator(_finite)]
+Argv = Annotated[
+    list[str],
+    Field(min_length=1),
+    BeforeValidator(_words),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}, "minItems": 1}),
+]
+
+
+class Section(BaseModel):
+    """A mapping of lab.yaml: strict, and without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SshSection(Section):
+    """How to log in. A board that is not virtual needs every key but `port`."""
+
+    host: Annotated[Word | None, Field(description="name or address of the board")] = None
+    port: Annotated[int | None, Field(ge=0, le=65535, description="TCP port; 22 when left out")] = None
+    user: Annotated[Word | None, Field(description="login name on the board")] = None
+    key: Annotated[Text | None, Field(description="private key file; ~ and paths relative to the lab file work")] = None
+    host_key: Annotated[
+        Annotated[str, AfterValidator(_host_key)] | None,
+        Field(description="the pinned host key, '<type> <base64>', as 'ssh-keyscan HOST' prints it behind the host"),
+    ] = None
+
+
+class ConsoleSection(Section):
+    """The serial console, with its speed."""
+
+    url: Annotated[
+        str,
+        AfterValidator(_console_url),
+        Field(description="a device, or a pyserial URL: socket://HOST:PORT, rfc2217://HOST:PORT"),
+    ]
+    baud: Annotated[int, Field(ge=50, le=4_000_000, description="line speed")] = 115200
+
+
+class CommandPowerSection(Section):
+    """Power through commands that run on this host, without a shell."""
+
+    backend: Literal["command"]
+    on: Annotated[Argv, Field(description="argument vector that switches the board on")]
+    off: Annotated[Argv, Field(description="argument vector that switches the board off")]
+    status: Annotated[
+        Argv | None, Field(description="argument vector that tells whether the board is on; optional")
+    ] = None
+    off_for: Annotated[
+        float,
+        _duration(at_least="0 s", at_most="10 min"),
+        _quantity("2 s"),
+        Field(description="how long a cycle is off"),
+    ] = 2.0
+    timeout: Annotated[
+        float,
+        _duration(at_least="100 ms", at_most="1 h"),
+        _quantity("30 s"),
+        Field(description="limit for one command"),
+    ] = 30.0
+
+
+class VirtualPowerSection(Section):
+    """Power of a virtual board, through its supervisor."""
+
+    backend: Literal["virtual"]
+
+
+class SlotsSection(Section):
+    """A/B firmware slots."""
+
+    backend: Annotated[SlotBackend, Field(description="how the board changes slots")]
+    partitions: Annotated[
+        list[Annotated[int, Field(ge=1, le=63)]],
+        Field(min_length=2, max_length=2, description="the partition numbers of the two slots"),
+    ] = [2, 3]
+
+
+class ThermalSection(Section):
+    """RC model of a virtual board's die: T = ambient + resistance · (idle + busy · utilisation), reached with tau."""
+
+    ambient_c: Annotated[Number, Field(ge=-40, le=85, description="air temperature in °C")] = 25.0
+    idle_w: Annotated[NotNegative, Field(description="power when idle, in watts")] = 2.7
+    busy_w: Annotated[NotNegative, Field(description="additional power at full load, in watts")] = 6.3
+    resistance_c_per_w: Annotated[NotNegative, Field(description="thermal resistance to the air, in °C per watt")] = 4.5
+    tau_s: Annotated[Positive, Field(description="time constant in seconds")] = 60.0
+
+
+class FaultSection(Section):
+    """A fault that is armed when the virtual board is powered on."""
+
+    kind: Annotated[FaultKind, Field(description="what breaks")]
+    after_bytes: Annotated[int | None, Field(ge=0, description="once so many bytes have come in over the link")] = None
+    after_s: Annotated[NotNegative | None, Field(description="so many seconds after power-on")] = None
+    options: Annotated[dict[str, Number], Field(description="what the kind needs, e.g. {rate_bytes_per_s: 20000}")] = {}
+
+
+class VirtualSection(Section):
+    """What a virtual board imitates."""
+
+    serial: Annotated[
+        Annotated[str, AfterValidator(_one_word)] | None,
+        Field(description="serial number in the device tree; made from the names of lab and board when left out"),
+    ] = None
+    memory: Annotated[
+        int, _size(at_least="64 MiB"), _quantity("2 GiB"), Field(description="memory of the whole board")
+    ] = 8 * 2**30
+    thermal: Annotated[ThermalSection, Field(description="how it heats up")] = ThermalSection()
+    runtimes: Annotated[list[Word], Field(description="runtimes that the board has")] = ["onnxruntime"]
+    faults: Annotated[list[FaultSection], Field(description="faults armed at power-on")] = []
+
+
+class BoardSection(Section):
+    """One board."""
+
+    cls: Annotated[Word, Field(alias="class", description="board class such as pi5-8gb-hat2")]
+    environment: Annotated[
+        EnvironmentName, Field(description="what the board really is; evidence carries it and policies ask for it")
+    ]
+    tags: Annotated[list[Word], Field(description="free words that a test may ask for")] = []
+    ssh: Annotated[SshSection | None, Field(description="how to log in; a virtual board needs none")] = None
+    console: Annotated[
+        ConsoleSection | None,
+        BeforeValidator(_console),
+        WithJsonSchema({"anyOf": [{"type": "string"}, ConsoleSection.model_json_schema(), {"type": "null"}]}),
+        Field(description="serial console: a device, a pyserial URL, or {url: …, baud: …}"),
+    ] = None
+    power: Annotated[
+        Annotated[CommandPowerSection | VirtualPowerSection, Field(discriminator="backend")] | None,
+        Field(description="how to switch the board on and off"),
+    ] = None
+    accelerator: Annotated[AcceleratorKind | None, Field(description="kind of the HAT's accelerator")] = None
+    slots: Annotated[SlotsSection | None, Field(description="A/B firmware slots, when the board has them")] = None
+    pool: Annotated[Word | None, Field(description="pool whose limit counts this board")] = None
+    home: Annotated[Text, Field(description="directory for our files on the board")] = ".edgehil"
+    identity_key: Annotated[
+        Text | None, Field(description="PEM public key (ECDSA P-256) that the board's evidence must be signed with")
+    ] = None
+    virtual: Annotated[VirtualSection | None, Field(description="only with environment: virtual")] = None
+
+
+class PoolSection(Section):
+    """A limit on boards that are leased at the same time."""
+
+    limit: Annotated[int, Field(ge=1, description="at most so many boards of the pool are leased at once")]
+
+
+class LabSection(Section):
+    """The whole file."""
+
+    lab: Annotated[
+        Name, Field(description="name of the lab; it keys the state directory, so labs of one name share leases")
+    ]
+    boards: Annotated[dict[str, BoardSection], Field(min_length=1, description="the boards by id")]
+    state_dir: Annotated[
+        Text | None, Field(description="where leases and virtual boards are kept; ~ and relative paths work")
+    ] = None
+    leases: Annotated[
+        Text | None,
+        Field(description="database of leases: sqlite:////absolute/path.db; in the state directory by default"),
+    ] = None
+    lease_expiry: Annotated[
+        float,
+        _duration(at_least="500 ms", at_most="1 d"),
+        _quantity("15 s"),
+        Field(description="a holder that is silent for so long has lost its boards"),
+    ] = 15.0
+    pools: Annotated[dict[str, PoolSection], Field(description="limits for groups of boards, by name")] = {}
+
+
+def lab_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a lab file; editors take it through ``# yaml-language-server: $schema=…``."""
+    schema = LabSection.model_json_schema(by_alias=True)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "https://pytest-edgehil.dev/lab.schema.json",
+        **schema,
+        "title": "pytest-edgehil lab",
+        "patternProperties": {"^x-": {"description": "ignored: a place for anchors"}},
+    }
