@@ -1,0 +1,152 @@
+"""Which combo is active: one symbolic link, switched in one step, with a journal for what one step cannot do.
+
+Rules: a board is always on one whole combo, the old or the new one. Everything a combo needs is unpacked and
+verified before the switch. A combo with a new firmware has two commits (``autoboot.txt`` and the link); the journal
+says so before the first, and whoever starts next finishes or drops it, by what really is the default partition.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from . import firmware
+from .durable import fsync_directory, switch_link, write_atomically
+from .frames import Message
+from .home import Home, hexadecimal, remove
+from .problem import Problem, storage
+from .unpack import install
+
+TRACKS = ("firmware", "model", "prompt")
+
+
+def combo_id(digests: Mapping[str, str]) -> str:
+    """Name of a combo: the SHA-256 of its digests."""
+    text = json.dumps(dict(sorted(digests.items())), separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def activate(home: Home, digests: object, *, partition: int | None = None, other: int | None = None) -> Message:
+    """Switch to a combo.
+
+    Args:
+        digests: track → digest; an object from the wire.
+        partition: with a new firmware: the partition it has proven itself on.
+        other: the other partition of the pair.
+
+    Raises:
+        Problem: ``bad-request``, ``not-in-store``, ``corrupt-artifact``, ``disk-full``; the old combo is active.
+    """
+    combo = _checked(digests)
+    name = combo_id(combo)
+    with home.locked():
+        _build(home, combo, name)
+        if partition is not None:
+            if other is None or firmware.booted().partition != partition:
+                raise Problem("bad-request", f"partition {partition} is not the one that is running")
+            intent = {"combo": name, "partition": partition, "other": other}
+            write_atomically(home.journal, json.dumps(intent).encode())
+            firmware.commit(partition, other)
+        switch_link(home.current, f"combos/{name}")
+        remove(home.journal)
+        fsync_directory(home.root)
+    return {"combo": combo}
+
+
+def recover(home: Home) -> str | None:
+    """Finish or drop an activation that was interrupted; says what was done, None when there was nothing to do."""
+    with home.locked():
+        try:
+            intent = json.loads(home.journal.read_bytes())
+            name, partition = str(intent["combo"]), int(intent["partition"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as exc:
+            # the journal is written atomically, so this is no torn write: somebody else wrote there
+            raise Problem("storage", f"the journal {home.journal} cannot be read: {exc}") from exc
+        finish = firmware.default_partition() == partition and (home.combos / name).is_dir()
+        if finish:
+            switch_link(home.current, f"combos/{name}")
+        remove(home.journal)
+        fsync_directory(home.root)
+    return f"{'finished' if finish else 'dropped'} an interrupted activation of combo {name[:12]}"
+
+
+def revert(home: Home) -> Message:
+    """Switch back to the last known good combo (model and prompt; a firmware falls back by itself).
+
+    Raises:
+        Problem: ``no-combo``: no combo has ever proven itself on this board.
+    """
+    with home.locked():
+        known = _linked(home.last_known_good)
+        if known is None:
+            raise Problem("no-combo", "the board has no last-known-good combo to go back to")
+        switch_link(home.current, f"combos/{combo_id(known)}")
+    return {"combo": known}
+
+
+def mark_good(home: Home) -> None:
+    """The active combo's model has loaded: remember it as the last known good one."""
+    with home.locked():
+        try:
+            target = home.current.readlink()
+            known = home.last_known_good.readlink() if home.last_known_good.is_symlink() else None
+        except OSError:
+            return  # nothing is active: a model was loaded for comparison only
+        if known != target:
+            switch_link(home.last_known_good, str(target))
+
+
+def current(home: Home) -> dict[str, str]:
+    """Track → digest of the active combo; empty on a fresh board."""
+    return _linked(home.current) or {}
+
+
+def last_known_good(home: Home) -> dict[str, str] | None:
+    """Track → digest of the last combo that proved itself."""
+    return _linked(home.last_known_good)
+
+
+def _checked(digests: object) -> dict[str, str]:
+    if not isinstance(digests, dict) or not digests or not set(digests) <= set(TRACKS):
+        raise Problem("bad-request", f"a combo maps {', '.join(TRACKS)} to digests, got {str(digests)[:120]}")
+    for digest in digests.values():
+        hexadecimal(digest)
+    return dict(digests)
+
+
+def _build(home: Home, combo: Mapping[str, str], name: str) -> None:
+    for track, digest in combo.items():
+        manifest = install(home, digest)
+        if manifest.track != track:
+            raise Problem("wrong-target", f"{manifest.name} is of track {manifest.track} and cannot be the {track}")
+    directory = home.combos / name
+    if directory.is_dir():
+        return
+    beside = home.combos / f".{name}.{os.getpid()}.tmp"
+    with storage(str(directory)):
+        try:
+            remove(beside)
+            beside.mkdir()
+            write_atomically(beside / "combo.json", json.dumps(combo, sort_keys=True).encode())
+            for track, digest in combo.items():
+                (beside / track).symlink_to(f"../../trees/{hexadecimal(digest)}")
+            fsync_directory(beside)
+            beside.rename(directory)
+            fsync_directory(home.combos)
+        except BaseException:
+            remove(beside)
+            raise
+
+
+def _linked(link: Path) -> dict[str, str] | None:
+    try:
+        return _checked(json.loads((link / "combo.json").read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as exc:
+        raise Problem("storage", f"{link} does not lead to a combo: {exc}") from exc

@@ -1,0 +1,118 @@
+"""What a board is: told once, in the hello.
+
+What is slow to find out (importing a runtime takes seconds on a Pi) is remembered per boot, together with everything
+that could change it: the program, the interpreter, and the directories that packages are installed in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from . import firmware, sensors
+from .durable import write_atomically
+from .frames import Message
+from .home import Home
+from .model_process import interpreter
+from .problem import Problem
+
+PROBE_TIMEOUT_S = 120.0
+HAILO_TIMEOUT_S = 15.0
+_ARCHITECTURES = {"HAILO8": "hailo8", "HAILO8L": "hailo8l", "HAILO10H": "hailo10h"}
+
+
+def platform_facts(home: Home, program: Path) -> Message:
+    """Everything that the hello says of the board."""
+    booted = firmware.booted()
+    running = firmware.identity(booted.partition)
+    room = os.statvfs(home.root)
+    probed = _probed(home, program)
+    return {
+        "serial": sensors.serial(),
+        "hardware_model": sensors.hardware_model(),
+        "machine": os.uname().machine,
+        "kernel": os.uname().release,
+        "page_size_bytes": os.sysconf("SC_PAGE_SIZE"),
+        "boot_id": sensors.boot_id(),
+        "python": probed["python"],
+        "runtimes": probed["runtimes"],
+        "firmware": None if running is None else f"{running['name']} {running['version']}",
+        "firmware_digest": None if running is None else running["digest"],
+        "partition": booted.partition,
+        "tryboot": booted.tryboot,
+        "accelerator": probed["accelerator"],
+        "clock_cost_ns": sensors.clock_cost_ns(),
+        "disk_free_bytes": room.f_bavail * room.f_frsize,
+        "memory_bytes": sensors.memory_bytes(),
+    }
+
+
+def _probed(home: Home, program: Path) -> Message:
+    python = interpreter()
+    key = {
+        "boot": sensors.boot_id(),
+        "program": program.name,
+        "python": _stamp(Path(python)),
+        "path": os.environ.get("PATH"),
+    }
+    try:
+        known = json.loads(home.probe.read_bytes())
+        unchanged = known["key"] == key and known["places"] == {place: _stamp(Path(place)) for place in known["places"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        unchanged = False
+    if unchanged and key["boot"] is not None:
+        return dict(known["found"])
+    found = _probe(python, program)
+    places = {place: _stamp(Path(place)) for place in found.pop("places")}
+    found["accelerator"] = _accelerator()
+    write_atomically(home.probe, json.dumps({"key": key, "places": places, "found": found}).encode())
+    return found
+
+
+def _probe(python: str, program: Path) -> Message:
+    """Ask the board's own Python, in a process of its own: a broken runtime may take it down."""
+    try:
+        done = subprocess.run(
+            [python, "-E", str(program), "probe"],
+            capture_output=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        answer = json.loads(done.stdout)
+        return {"python": str(answer["python"]), "runtimes": dict(answer["runtimes"]), "places": list(answer["places"])}
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise Problem("internal", f"the board's {python} cannot be asked what it has: {exc}") from exc
+    except subprocess.TimeoutExpired as exc:
+        raise Problem("internal", f"the board's {python} did not say within {PROBE_TIMEOUT_S:g} s what it has") from exc
+
+
+def _accelerator() -> str | None:
+    program = shutil.which("hailortcli")
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, "fw-control", "identify"],
+            capture_output=True,
+            text=True,
+            timeout=HAILO_TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(r"^Device Architecture:\s*(\S+)", done.stdout, re.MULTILINE)
+    return None if match is None else _ARCHITECTURES.get(match[1], match[1].lower())
+
+
+def _stamp(path: Path) -> list[object] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [str(path), found.st_mtime_ns, found.st_size, found.st_ino]

@@ -1,0 +1,90 @@
+"""The verbs of the on-board program: ``serve``, ``sink``, and those that it calls itself: ``child``, ``probe``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+from .frames import FrameWriter, claim_standard_streams, error_message
+from .home import Home
+from .problem import Problem
+
+EXIT_TROUBLE = 3
+
+
+def main(arguments: list[str]) -> int:
+    """Run one verb."""
+    if arguments == ["child"]:
+        from . import child
+
+        return child.main()
+    if arguments == ["probe"]:
+        from . import child
+
+        answer = child.probe()
+        answer["places"] = [path for path in sys.path if path.endswith("-packages")]
+        print(json.dumps(answer))
+        return 0
+    options = _parser().parse_args(arguments)
+    home = Home(_home())
+    if options.verb == "sink":
+        return _sink(home, options)
+    incoming, outgoing = claim_standard_streams()
+    program = Path(sys.argv[0]).resolve()
+    damage = _damage(program)
+    if damage:
+        FrameWriter(outgoing).write(error_message(Problem("corrupt-program", damage)))
+        return EXIT_TROUBLE
+    from .serve import Server
+
+    server = Server(
+        home, token=options.token, holder=options.holder, program=program, incoming=incoming, outgoing=outgoing
+    )
+    return server.serve()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="onboard", description="The on-board program of pytest-edgehil.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb in ("serve", "sink"):
+        one = verbs.add_parser(verb)
+        one.add_argument("--token", type=int, required=True)
+        one.add_argument("--holder", required=True)
+        if verb == "sink":
+            one.add_argument("--digest", required=True)
+            one.add_argument("--size", type=int, required=True)
+    return parser
+
+
+def _home() -> Path:
+    """The directory above ``bin/``, where this program lies."""
+    return Path(sys.argv[0]).resolve().parent.parent
+
+
+def _damage(program: Path) -> str | None:
+    """Is this file still what its name says? Tells why not."""
+    match = re.fullmatch(r"onboard-([0-9a-f]{64})\.pyz", program.name)
+    if match is None:
+        return f"{program.name} is no name of an on-board program"
+    found = hashlib.sha256(program.read_bytes()).hexdigest()
+    return None if found == match[1] else f"{program} hashes to {found}"
+
+
+def _sink(home: Home, options: argparse.Namespace) -> int:
+    from .sink import sink
+
+    try:
+        home.prepare()
+        answer = sink(
+            home, digest=options.digest, size=options.size, token=options.token, holder=options.holder, source=0
+        )
+    except Problem as problem:
+        answer = {"ok": False, "code": problem.code, "message": problem.message}
+    # One line, so that the host can tell a complete answer from one that was cut off.
+    os.write(1, json.dumps(answer).encode() + b"\n")
+    return 0 if answer["ok"] else EXIT_TROUBLE

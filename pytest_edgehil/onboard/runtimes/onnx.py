@@ -1,0 +1,152 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import functools
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..frames import Message
+from ..problem import Problem
+from ..tensors import ITEM_BYTES, Tensor
+from . import Block
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+MAX_STAGED_BYTES = 2**30
+_DTYPES = {
+    "tensor(bool)": "bool", "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(int16)": "int16",
+    "tensor(uint16)": "uint16", "tensor(int32)": "int32", "tensor(uint32)": "uint32", "tensor(int64)": "int64",
+    "tensor(uint64)": "uint64", "tensor(float16)": "float16", "tensor(float)": "float32", "tensor(double)": "float64",
+}  # fmt: skip
+
+
+def module() -> Any:
+    """The runtime itself.
+
+    Raises:
+        Problem: ``runtime-missing``.
+    """
+    try:
+        import numpy  # noqa: F401, ICN001 - to see whether it is there
+        import onnxruntime
+    except ImportError as exc:
+        raise Problem("runtime-missing", f"onnxruntime cannot be imported on the board: {exc}") from exc
+    onnxruntime.set_default_logger_severity(3)
+    return onnxruntime
+
+
+class OnnxSession:
+    """A loaded ONNX model."""
+
+    replayed = False
+
+    def __init__(self, entry: Path, *, threads: int) -> None:
+        runtime = module()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = runtime.InferenceSession(str(entry), options, providers=["CPUExecutionProvider"])
+        except Exception as exc:  # the runtime's exceptions share no base class
+            raise Problem("model-failed", f"the model does not load: {_first_line(exc)}") from exc
+        self.version = str(runtime.__version__)
+        self.inputs = [_described(one) for one in self._session.get_inputs()]
+        self.outputs = [_described(one) for one in self._session.get_outputs()]
+        self._names = [str(one["name"]) for one in self.outputs]
+        self._infer = functools.partial(self._session.run, self._names)
+        self._items: list[dict[str, Array]] = []
+        self._staged_bytes = 0
+
+    def stage(self, tensors: list[Tensor], *, append: bool) -> int:
+        """See `Session.stage`. The items are cut here, so that cutting is never timed."""
+        if not append:
+            self._items, self._staged_bytes = [], 0
+        self._staged_bytes += sum(one.data.nbytes for one in tensors)
+        if self._staged_bytes > MAX_STAGED_BYTES:
+            raise Problem("too-large", f"feeds of more than {MAX_STAGED_BYTES} bytes do not fit on the board at once")
+        arrays = {one.name: _array(one) for one in tensors}
+        count = tensors[0].shape[0] if tensors else 0
+        self._items += [{name: array[index] for name, array in arrays.items()} for index in range(count)]
+        return len(self._items)
+
+    def block(self, *, first: int, limit: int, until_ns: int, keep: int) -> Block:
+        """See `Session.block`."""
+        infer, clock, items = self._infer, time.perf_counter_ns, self._items
+        number, at, ended = len(items), first % len(items), 0
+        starts: list[int] = []
+        latencies: list[int] = []
+        kept: list[list[Array]] = []
+        try:
+            while len(starts) < limit and ended < until_ns:
+                feeds = items[at]
+                began = clock()
+                outputs = infer(feeds)
+                ended = clock()
+                starts.append(began)
+                latencies.append(ended - began)
+                if len(kept) < keep:
+                    kept.append(outputs)
+                at += 1
+                if at == number:
+                    at = 0
+        except Exception as exc:  # the runtime's exceptions share no base class
+            raise Problem("model-failed", f"the model failed at item {at}: {_first_line(exc)}") from exc
+        return Block(starts_ns=starts, latencies_ns=latencies, outputs=[self._tensors(one) for one in kept])
+
+    def run(self, tensors: list[Tensor]) -> tuple[list[Tensor], int, int]:
+        """See `Session.run`."""
+        feeds = {one.name: _array(one)[0] for one in tensors}
+        try:
+            began = time.perf_counter_ns()
+            outputs = self._infer(feeds)
+            ended = time.perf_counter_ns()
+        except Exception as exc:  # the runtime's exceptions share no base class
+            raise Problem("model-failed", f"the model refuses its feeds or fails: {_first_line(exc)}") from exc
+        return self._tensors(outputs), began, ended - began
+
+    def now_ns(self) -> int:
+        """See `Session.now_ns`."""
+        return time.perf_counter_ns()
+
+    def readings(self) -> list[Message]:
+        """See `Session.readings`."""
+        return []
+
+    def facts(self) -> Message:
+        """See `Session.facts`."""
+        return {}
+
+    def _tensors(self, arrays: list[Array]) -> list[Tensor]:
+        return [_tensor(name, array) for name, array in zip(self._names, arrays, strict=True)]
+
+
+def _described(one: Any) -> Message:
+    shape = [side if isinstance(side, int) else None for side in one.shape]
+    return {"name": str(one.name), "dtype": _DTYPES.get(one.type, str(one.type)), "shape": shape}
+
+
+def _array(tensor: Tensor) -> Array:
+    import numpy as np
+
+    return np.frombuffer(tensor.data, dtype=np.dtype(tensor.dtype)).reshape(tensor.shape)
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    import numpy as np
+
+    if not isinstance(value, np.ndarray) or value.dtype.name not in ITEM_BYTES:
+        kind = value.dtype.name if isinstance(value, np.ndarray) else type(value).__name__
+        raise Problem("model-failed", f"output {name!r} is {kind}; expected a tensor of numbers")
+    array = np.ascontiguousarray(value)
+    data = array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
+    return Tensor(name=name, dtype=array.dtype.name, shape=tuple(value.shape), data=data)
+
+
+def _first_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:500] or type(exc).__name__

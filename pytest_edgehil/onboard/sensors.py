@@ -1,0 +1,143 @@
+"""The board's sensors and identity, read below the sysroot. What is absent is None, never 0.
+
+Formats: raspberrypi/documentation (vcgencmd, frequency-management), kernel's thermal and cpufreq sysfs, HailoRT's
+``nnc_utilization``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import struct
+import subprocess
+import time
+
+from .home import sysroot
+
+NPU_FRESH_S = 10.0
+
+
+def text_of(relative: str) -> str | None:
+    """A small text file below the sysroot without its NUL and newline; None when it is not there."""
+    try:
+        data = (sysroot() / relative).read_bytes()
+    except OSError:
+        return None
+    return data.rstrip(b"\0\n ").decode(errors="replace")
+
+
+def number_of(relative: str) -> int | None:
+    """An integer file below the sysroot."""
+    text = text_of(relative)
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        return None
+
+
+def cell_of(relative: str) -> int | None:
+    """A device-tree cell (u32 big-endian) below the sysroot."""
+    try:
+        data = (sysroot() / relative).read_bytes()
+    except OSError:
+        return None
+    return int(struct.unpack(">I", data)[0]) if len(data) == 4 else None
+
+
+def temperature_c() -> float | None:
+    """SoC temperature."""
+    value = number_of("sys/class/thermal/thermal_zone0/temp")
+    return None if value is None else value / 1000.0
+
+
+def arm_hz() -> int | None:
+    """Present clock of the Arm cores."""
+    value = number_of("sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+    return None if value is None else value * 1000
+
+
+def throttled() -> int | None:
+    """Bits of ``vcgencmd get_throttled``, which prints for example ``throttled=0x50005``."""
+    program = shutil.which("vcgencmd")
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, "get_throttled"],
+            capture_output=True,
+            text=True,
+            timeout=5.0,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    name, _, value = done.stdout.strip().partition("=")
+    try:
+        return int(value, 16) if done.returncode == 0 and name == "throttled" else None
+    except ValueError:
+        return None
+
+
+def npu_percent() -> float | None:
+    """Utilisation of the accelerator, as HailoRT writes it while a process with HAILO_MONITOR=1 infers."""
+    path = sysroot() / "tmp/nnc_utilization/nnc_utilization"
+    try:
+        fresh = time.time() - path.stat().st_mtime < NPU_FRESH_S
+        return float(path.read_text()) if fresh else None
+    except (OSError, ValueError):
+        return None
+
+
+def boot_id() -> str | None:
+    """The kernel's id of this boot."""
+    return text_of("proc/sys/kernel/random/boot_id")
+
+
+def serial() -> str:
+    """The serial number in the device tree; empty when there is none."""
+    return text_of("proc/device-tree/serial-number") or ""
+
+
+def hardware_model() -> str:
+    """The model in the device tree; empty when there is none."""
+    return text_of("proc/device-tree/model") or ""
+
+
+def memory_bytes() -> int | None:
+    """Memory of the board."""
+    for line in (text_of("proc/meminfo") or "").splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemTotal":
+            return int(rest.split()[0]) * 1024
+    return None
+
+
+def reading(pid: int | None) -> dict[str, object]:
+    """One row of the sampler, named as `SensorReading` on the host."""
+    from .processes import pss_bytes, status_bytes
+
+    memory = {} if pid is None else status_bytes(pid)
+    return {
+        "at_s": time.monotonic(),
+        "rss_bytes": memory.get("VmRSS"),
+        "pss_bytes": None if pid is None else pss_bytes(pid),
+        "swap_bytes": memory.get("VmSwap"),
+        "temperature_c": temperature_c(),
+        "arm_hz": arm_hz(),
+        "throttled": throttled(),
+        "npu_percent": npu_percent(),
+    }
+
+
+def clock_cost_ns(rounds: int = 2000) -> int:
+    """Median cost of one reading of the clock that inferences are timed with."""
+    clock = time.perf_counter_ns
+    stamps = [clock() for _ in range(rounds)]
+    return sorted(later - earlier for earlier, later in itertools.pairwise(stamps))[rounds // 2]
+
+
+def throttled_of(row: dict[str, object]) -> int | None:
+    """The throttled bits of a row."""
+    value = row["throttled"]
+    return value if isinstance(value, int) else None

@@ -1,0 +1,456 @@
+"""The session: hello, then requests and answers, with a heartbeat, a sampler and two watchdogs beside them.
+
+Threads, and who may wait for what:
+
+- *main* answers one request after the other and may take long;
+- *receiver* reads frames: ``ping`` and ``cancel`` take effect at once, a request while another one runs is refused;
+- *heart* says every half second that we are alive and what we do;
+- *watchdog* never writes to the link, so a stalled link cannot stop it: it ends the program when the host has been
+  silent for `SILENCE_S`, or when a higher fencing token has been seen;
+- *sampler* reads the sensors once a second.
+
+The program ends with the link: end of file on stdin, silence, a broken stream. Its model process ends with it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import attest, combos, facts, firmware, sensors, tensors
+from .durable import sha256_of
+from .fence import Fence
+from .frames import Blob, FrameReader, FrameWriter, Message, error_message
+from .home import Home
+from .model_process import ModelProcess
+from .problem import VERSION, Problem
+from .processes import status_bytes
+from .unpack import install
+
+HEARTBEAT_S = 0.5
+SAMPLE_S = 1.0
+SILENCE_S = 15.0
+STALE_THROTTLED_S = 2.0
+
+EXIT_TROUBLE = 3
+"""Exit status after an error that ended the session."""
+
+
+class Server:
+    """One session with one host.
+
+    Args:
+        home: our directory on the board.
+        token: fencing token of the lease.
+        holder: who holds it.
+        program: path of this zipapp.
+        incoming, outgoing: file descriptors for frames.
+    """
+
+    def __init__(self, home: Home, *, token: int, holder: str, program: Path, incoming: int, outgoing: int) -> None:
+        self._home = home
+        self._token = token
+        self._holder = holder
+        self._program = program
+        self._fence = Fence(home)
+        self._heard_at = time.monotonic()
+        self._reader = FrameReader(incoming, on_bytes=self._heard)
+        self._writer = FrameWriter(outgoing)
+        self._requests: queue.Queue[tuple[Message, Blob]] = queue.Queue()
+        self._busy: tuple[object, str] | None = None
+        self._pending = threading.Lock()  # held while a request is waiting or running
+        self._model: ModelProcess | None = None
+        self._loaded: Message = {}
+        self._vouched: set[str] = set()
+        self._throttled: tuple[float, int | None] | None = None
+        self._ending = threading.Lock()
+        self._operations: dict[str, Callable[[Message, Blob], tuple[Message, Blob]]] = {
+            "status": self._status,
+            "install": self._install,
+            "load": self._load,
+            "stage": self._stage,
+            "run": self._run,
+            "measure": self._measure,
+            "restart": self._restart,
+            "unload": self._unload,
+            "activate": self._activate,
+            "revert": self._revert,
+            "firmware-write": self._firmware_write,
+            "firmware-prove": self._firmware_prove,
+            "reboot": self._reboot,
+            "attest": self._attest,
+        }
+
+    def serve(self) -> int:
+        """Run the session to its end; does not return while the host is there."""
+        try:
+            self._home.prepare()
+            self._fence.enter(self._token, self._holder)
+            recovered = combos.recover(self._home)
+            hello = facts.platform_facts(self._home, self._program)
+        except Problem as problem:
+            self._writer.write(error_message(problem))
+            return EXIT_TROUBLE
+        self._heard()
+        self._writer.write({"type": "hello", "version": VERSION, "recovered": recovered, "platform": hello})
+        for loop in (self._receive, self._beat, self._watch, self._sample):
+            threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
+        while True:
+            message, blob = self._requests.get()
+            self._answer(message, blob)
+
+    # --- the threads beside --------------------------------------------------------------------------
+
+    def _heard(self) -> None:
+        self._heard_at = time.monotonic()
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                frame = self._reader.read()
+            except Problem as problem:
+                self._end(EXIT_TROUBLE, problem)
+                return
+            if frame is None:
+                self._end(0)
+                return
+            message, blob = frame
+            match message.get("op"):
+                case "ping":
+                    continue
+                case "bye":
+                    self._end(0)
+                case "cancel":
+                    model = self._model
+                    if model is not None:
+                        model.cancel(message.get("id"))
+                case _:
+                    self._accept(message, blob)
+
+    def _accept(self, message: Message, blob: Blob) -> None:
+        request, operation = message.get("id"), message.get("op")
+        if type(request) is not int:
+            self._end(EXIT_TROUBLE, Problem("bad-frame", "a request has no integer id"))
+        elif not self._pending.acquire(blocking=False):
+            busy = self._busy
+            what = busy[1] if busy is not None else "another request"
+            self._writer.write(
+                error_message(Problem("busy", f"{operation!s:.40} has to wait: {what} is running"), request)
+            )
+        else:
+            self._requests.put((message, blob))
+
+    def _beat(self) -> None:
+        while True:
+            busy = self._busy
+            self._writer.write({"type": "heartbeat", "busy": None if busy is None else busy[1]})
+            time.sleep(HEARTBEAT_S)
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(HEARTBEAT_S)
+            if time.monotonic() - self._heard_at > SILENCE_S:
+                self._end(EXIT_TROUBLE, Problem("silence", f"the host has said nothing for {SILENCE_S:g} s"))
+            try:
+                self._fence.check(self._token)
+            except Problem as problem:
+                self._end(EXIT_TROUBLE, problem)
+
+    def _sample(self) -> None:
+        due = time.monotonic()
+        while True:
+            if not self._loaded.get("replayed"):
+                model = self._model
+                row = sensors.reading(None if model is None else model.pid)
+                self._throttled = time.monotonic(), sensors.throttled_of(row)
+                self._writer.write({"type": "readings", "rows": [row]})
+            due = max(due + SAMPLE_S, time.monotonic())
+            time.sleep(max(0.0, due - time.monotonic()))
+
+    def _end(self, status: int, problem: Problem | None = None) -> None:
+        """End the program from any thread, in bounded time, and take the model's process along."""
+        if not self._ending.acquire(blocking=False):
+            return
+        if problem is not None:
+            print(f"onboard: {problem.code}: {problem.message}", file=sys.stderr, flush=True)
+            teller = threading.Thread(target=self._tell, args=(problem,), daemon=True)
+            teller.start()
+            teller.join(timeout=1.0)
+        model = self._model
+        if model is not None:
+            model.kill()
+        os._exit(status)
+
+    def _tell(self, problem: Problem) -> None:
+        busy = self._busy
+        try:
+            self._writer.write(error_message(problem, None if busy is None else busy[0]), wait_s=0.5)
+        except OSError:
+            return  # nobody is listening any more, which may be the very reason
+
+    # --- requests ------------------------------------------------------------------------------------
+
+    def _answer(self, message: Message, blob: Blob) -> None:
+        request, operation = message["id"], str(message.get("op"))[:40]
+        self._busy = (request, operation)
+        try:
+            self._fence.check(self._token)
+            result, out = self._operations.get(operation, _unknown)(message, blob)
+            answer: Message = {"type": "result", "id": request, **result}
+        except Problem as problem:
+            if problem.code in {"child-killed", "child-crashed"}:
+                self._forget_model()
+            answer, out = error_message(problem, request), b""
+        except Exception as exc:  # noqa: BLE001 - the host must hear of our own bugs, and by a frame
+            traceback.print_exc()
+            answer, out = error_message(Problem("internal", f"{operation} failed: {exc!r}"), request), b""
+        self._busy = None
+        self._pending.release()  # before the answer: the host may ask again as soon as it has read it
+        try:
+            self._writer.write(answer, out)
+        except Problem as problem:
+            self._writer.write(error_message(problem, request))
+        except BrokenPipeError:
+            self._end(0)
+
+    def _status(self, _message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        booted = firmware.booted()
+        token, holder = self._fence.read()
+        store = sorted(path.name for path in self._home.store.iterdir() if not path.name.startswith("."))
+        return {
+            "combo": combos.current(self._home),
+            "last_known_good": combos.last_known_good(self._home),
+            "store": [f"sha256:{name}" for name in store[:8000]],
+            "fence": {"token": token, "holder": holder},
+            "partition": booted.partition,
+            "default_partition": firmware.default_partition(),
+            "tryboot": booted.tryboot,
+            "firmware": firmware.identity(booted.partition),
+        }, b""
+
+    def _install(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        digest = message.get("digest")
+        found = sha256_of(self._in_store(digest))
+        if found != digest:
+            raise Problem("digest-mismatch", f"the store's {digest} hashes to {found}")
+        manifest = install(self._home, found)
+        return {"name": manifest.name, "version": manifest.version, "track": manifest.track}, b""
+
+    def _load(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        threads = message.get("threads", 1)
+        if type(threads) is not int or not 1 <= threads <= 256:
+            raise Problem("bad-request", f"threads is {threads!r}; expected 1 … 256")
+        digest = message.get("digest")
+        found = sha256_of(self._in_store(digest))
+        if found != digest:
+            raise Problem("digest-mismatch", f"the store's {digest} hashes to {found}")
+        manifest = install(self._home, found)
+        tree = self._home.tree(found)
+        if manifest.track != "model" or manifest.entry is None or manifest.runtime is None:
+            raise Problem(
+                "wrong-target", f"{manifest.name} is of track {manifest.track} and cannot be loaded as a model"
+            )
+        machine = os.uname().machine
+        if manifest.architectures and machine not in manifest.architectures:
+            raise Problem(
+                "wrong-target", f"{manifest.name} is made for {manifest.architectures}; this board is {machine}"
+            )
+        wrong = firmware.differences(manifest, tree)
+        if wrong:
+            raise Problem("digest-mismatch", f"{manifest.name} is altered on the board: {wrong[0]}")
+        self._loaded = {
+            "digest": found,
+            "threads": threads,
+            "runtime": manifest.runtime,
+            "entry": str((tree / manifest.entry).resolve()),
+        }
+        answer = self._start_model()
+        self._vouched.add(found)
+        if combos.current(self._home).get("model") == found:
+            combos.mark_good(self._home)
+        return answer, b""
+
+    def _start_model(self) -> Message:
+        self._forget_model(keep_loaded=True)
+        self._loaded["replayed"] = self._loaded["runtime"] == "replay"
+        self._model = ModelProcess(self._program)
+        request = {
+            "op": "load",
+            "id": 0,
+            "runtime": self._loaded["runtime"],
+            "entry": self._loaded["entry"],
+            "threads": self._loaded["threads"],
+            "spawned_ns": self._model.spawned_ns,
+        }
+        try:
+            answer, _ = self._model.request(request)
+        except Problem:
+            self._forget_model()
+            raise
+        for key in ("type", "id"):
+            answer.pop(key)
+        self._loaded["version"] = answer["runtime_version"]
+        return {**answer, "runtime": self._loaded["runtime"], "digest": self._loaded["digest"]}
+
+    def _restart(self, _message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        self._running_model()
+        return self._start_model(), b""
+
+    def _unload(self, _message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        self._forget_model()
+        return {}, b""
+
+    def _forget_model(self, *, keep_loaded: bool = False) -> None:
+        model, self._model = self._model, None
+        if model is not None:
+            model.kill()
+        if not keep_loaded:
+            self._loaded = {}
+
+    def _running_model(self) -> ModelProcess:
+        if self._model is None:
+            raise Problem("no-model", "no model is loaded; load one first")
+        return self._model
+
+    def _stage(self, message: Message, blob: Blob) -> tuple[Message, Blob]:
+        items = message.get("items")
+        if type(items) is not int or not 1 <= items <= 2**24:
+            raise Problem("bad-request", f"items is {items!r}; expected a number of 1 or more")
+        tensors.split(message.get("tensors"), blob, items=items)
+        asked = {"op": "stage", "tensors": message["tensors"], "items": items, "append": message.get("append") is True}
+        answer, _ = self._running_model().request({**asked, "id": message["id"]}, blob)
+        return {"items": answer["items"]}, b""
+
+    def _run(self, message: Message, blob: Blob) -> tuple[Message, Blob]:
+        tensors.split(message.get("tensors"), blob)
+        asked = {"op": "run", "id": message["id"], "tensors": message["tensors"]}
+        return self._running_model().request(asked, blob, relay=self._writer.write)
+
+    def _measure(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        asked = {"op": "measure", "id": message["id"], **_measurement(message)}
+        model = self._running_model()
+        boot_before, throttled_before = sensors.boot_id(), self._recent_throttled()
+        answer, _ = model.request(asked, relay=self._writer.write)
+        recorded = answer.pop("recorded", {})
+        throttled_after = sensors.throttled()
+        self._throttled = time.monotonic(), throttled_after
+        peak = status_bytes(model.pid).get("VmHWM")
+        if recorded:
+            throttled_before, throttled_after = message.get("recorded_throttled"), recorded["throttled"]
+            peak = recorded["peak_rss_bytes"]
+        answer |= {
+            "runtime": self._loaded["runtime"],
+            "runtime_version": self._loaded["version"],
+            "page_size_bytes": os.sysconf("SC_PAGE_SIZE"),
+            "throttled_before": throttled_before,
+            "throttled_after": throttled_after,
+            "boot_id_before": boot_before,
+            "boot_id_after": sensors.boot_id(),
+            "peak_rss_bytes": peak,
+            "replayed": self._loaded["replayed"],
+        }
+        return answer, b""
+
+    def _recent_throttled(self) -> int | None:
+        # A slightly older reading only widens the window in which a change is noticed, and spares a process start.
+        known = self._throttled
+        if known is not None and time.monotonic() - known[0] < STALE_THROTTLED_S:
+            return known[1]
+        return sensors.throttled()
+
+    def _activate(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        partition, other = message.get("partition"), message.get("other")
+        if not all(one is None or type(one) is int for one in (partition, other)):
+            raise Problem("bad-request", "partition and other are numbers or null")
+        return combos.activate(self._home, message.get("combo"), partition=partition, other=other), b""
+
+    def _revert(self, _message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        return combos.revert(self._home), b""
+
+    def _firmware_write(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        return firmware.write(self._home, self._digest(message), self._partition(message)), b""
+
+    def _firmware_prove(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        return firmware.prove(self._home, self._digest(message), self._partition(message)), b""
+
+    def _reboot(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        self._forget_model()
+        firmware.reboot(tryboot=message.get("tryboot") is True)
+        return {}, b""
+
+    def _attest(self, _message: Message, blob: Blob) -> tuple[Message, Blob]:
+        payload = bytes(blob)
+        attest.check(payload, vouched=self._vouches)
+        signature, key = attest.sign(payload)
+        self._fence.check(self._token)  # signing takes a moment, and somebody may have come in
+        return {"public_key": key}, signature
+
+    def _vouches(self, digest: str) -> bool:
+        if digest in self._vouched:
+            return True
+        for track, active in combos.current(self._home).items():
+            if active != digest or sha256_of(self._home.bundle(digest)) != digest:
+                continue
+            if track == "firmware":
+                running = firmware.identity(firmware.booted().partition)
+                return running is not None and running["digest"] == digest
+            return True
+        return False
+
+    def _in_store(self, digest: Any) -> Path:
+        path = self._home.bundle(digest)
+        if not path.is_file():
+            raise Problem("not-in-store", f"the board's store has no {digest}: push it first")
+        return path
+
+    def _digest(self, message: Message) -> str:
+        digest = message.get("digest")
+        self._in_store(digest)
+        return str(digest)
+
+    @staticmethod
+    def _partition(message: Message) -> int:
+        partition = message.get("partition")
+        if type(partition) is not int or not 1 <= partition <= 64:
+            raise Problem("bad-request", f"partition is {partition!r}; expected a number")
+        return partition
+
+
+def _unknown(message: Message, _blob: Blob) -> tuple[Message, Blob]:
+    raise Problem("unknown-op", f"the on-board program knows no request {str(message.get('op'))[:40]!r}")
+
+
+def _measurement(message: Message) -> Message:
+    """Check what a measurement is asked for.
+
+    Raises:
+        Problem: ``bad-request``.
+    """
+    inferences, seconds = message.get("inferences"), message.get("seconds")
+    first, warmup, keep = message.get("first", 0), message.get("warmup", 0), message.get("keep", 0)
+    warmup_s = message.get("warmup_s", 0.0)
+    if inferences is None and seconds is None:
+        raise Problem("bad-request", "a measurement needs a number of inferences or of seconds")
+    if inferences is not None and (type(inferences) is not int or inferences < 1):
+        raise Problem("bad-request", f"inferences is {inferences!r}; expected 1 or more")
+    if seconds is not None and (type(seconds) not in {int, float} or not 0 < seconds < 1e7):
+        raise Problem("bad-request", f"seconds is {seconds!r}; expected more than 0")
+    if any(type(one) is not int or one < 0 for one in (first, warmup, keep)):
+        raise Problem("bad-request", "first, warmup and keep are numbers of 0 or more")
+    if type(warmup_s) not in {int, float} or not 0 <= warmup_s < 1e5:
+        raise Problem("bad-request", f"warmup_s is {warmup_s!r}; expected 0 or more")
+    return {
+        "inferences": inferences,
+        "seconds": seconds,
+        "first": first,
+        "warmup": warmup,
+        "warmup_s": float(warmup_s),
+        "keep": keep,
+    }

@@ -1,0 +1,383 @@
+"""Unpacking a bundle that nobody has reason to trust yet.
+
+The reader is our own and knows one thing only: a gzip stream of USTAR regular files, the first of which is
+``manifest.json``. Links, devices, sparse files, PAX and GNU extensions are not skipped or repaired but refused;
+they cannot be a mistake of ours. What the manifest announces (names, sizes, digests) is the limit for what follows,
+so a bomb is refused by its header, before anything is inflated. Format: POSIX.1-1988 (USTAR).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .durable import BLOCK_BYTES, fsync_directory, write_all
+from .home import Home, remove
+from .problem import Problem, storage
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a bundle may hold at most.
+
+    Args:
+        files: number of files.
+        file_bytes: size of one file.
+        total_bytes: size of all files.
+        manifest_bytes: size of the manifest.
+        ratio: inflated bytes per byte of the bundle, once more than `ratio_from_bytes` are inflated.
+    """
+
+    files: int = 4096
+    file_bytes: int = 8 * 2**30
+    total_bytes: int = 16 * 2**30
+    manifest_bytes: int = 2**20
+    ratio: int = 200
+    ratio_from_bytes: int = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One file that a manifest announces."""
+
+    path: str
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The part of a manifest that the board acts upon."""
+
+    name: str
+    version: str
+    track: str
+    format: str
+    entry: str | None
+    runtime: str | None
+    architectures: tuple[str, ...]
+    files: tuple[Entry, ...]
+
+
+def corrupt(message: str) -> Problem:
+    """The bundle is not what it says it is."""
+    return Problem("corrupt-artifact", message)
+
+
+def unsafe(message: str) -> Problem:
+    """The bundle holds what must never be unpacked."""
+    return Problem("unsafe-archive", message)
+
+
+def check_path(path: str) -> str:
+    """A path inside a bundle: relative, plain, printable.
+
+    Raises:
+        Problem: ``unsafe-archive``.
+    """
+    parts = path.split("/")
+    if (
+        not path
+        or len(path) > 255
+        or not path.isprintable()
+        or "\\" in path
+        or any(part in {"", ".", ".."} or len(part) > 100 for part in parts)
+    ):
+        raise unsafe(f"the bundle holds a file with the path {path[:120]!r}; paths must be relative and plain")
+    return path
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read what the board needs of a manifest.
+
+    Raises:
+        Problem: ``corrupt-artifact`` or ``unsafe-archive``.
+    """
+    try:
+        value = json.loads(data, object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as exc:
+        raise corrupt(f"the bundle's manifest cannot be read: {exc}") from exc
+    if not isinstance(value, dict):
+        raise corrupt("the bundle's manifest is not a JSON object")
+    if value.get("schema") != SCHEMA:
+        raise corrupt(f"the bundle's manifest has schema {value.get('schema')!r}; this board understands {SCHEMA}")
+    target = _field(value, "target", dict)
+    listed = _field(value, "files", list)
+    entries = tuple(_entry(one) for one in listed)
+    folded = [one.path.casefold() for one in entries]
+    if len(set(folded)) != len(folded):
+        raise unsafe("the manifest lists a path twice (or two that differ in case only)")
+    below = {path[: at.start()] for path in folded for at in re.finditer("/", path)}
+    if below & set(folded):
+        raise unsafe(f"the manifest lists {min(below & set(folded))!r} both as a file and as a directory")
+    entry = value.get("entry")
+    if entry is not None and entry not in {one.path for one in entries}:
+        raise corrupt(f"the manifest's entry {entry!r} is not one of its files")
+    architectures = target.get("architectures", [])
+    if not isinstance(architectures, list) or not all(isinstance(one, str) for one in architectures):
+        raise corrupt("the manifest's target.architectures is not a list of names")
+    runtime = target.get("runtime")
+    if runtime is not None and not isinstance(runtime, str):
+        raise corrupt("the manifest's target.runtime is not a name")
+    return Manifest(
+        name=_field(value, "name", str),
+        version=_field(value, "version", str),
+        track=_field(value, "track", str),
+        format=_field(value, "format", str),
+        entry=entry,
+        runtime=runtime,
+        architectures=tuple(architectures),
+        files=entries,
+    )
+
+
+def unpack(bundle: Path, into: Path, limits: Limits | None = None) -> Manifest:
+    """Unpack a bundle into a directory that exists and is empty, and verify every file against the manifest.
+
+    Raises:
+        Problem: ``corrupt-artifact``, ``unsafe-archive``, ``disk-full``; the caller throws the directory away.
+    """
+    limits = limits or Limits()
+    with bundle.open("rb") as raw:
+        reader = _Archive(raw, allowed_bytes=max(limits.ratio_from_bytes, limits.ratio * bundle.stat().st_size))
+        first = reader.next()
+        if first is None or first[0] != MANIFEST:
+            raise corrupt(
+                f"the bundle does not begin with {MANIFEST} but with {first[0][:120] if first else 'nothing'!r}"
+            )
+        if first[1] > limits.manifest_bytes:
+            raise unsafe(f"the bundle's manifest has {first[1]} bytes; the limit is {limits.manifest_bytes}")
+        text = reader.content(first[1])
+        manifest = parse_manifest(text)
+        expected = {one.path: one for one in manifest.files}
+        _check_amounts(manifest, limits)
+        with storage(str(into / MANIFEST)):
+            _write(into / MANIFEST, text)
+        while (member := reader.next()) is not None:
+            path, size, executable = member
+            announced = expected.pop(path, None)
+            if announced is None:
+                raise corrupt(f"the bundle holds {path!r} twice or without announcing it in its manifest")
+            if size != announced.size_bytes:
+                raise corrupt(f"{path!r} has {size} bytes in the bundle; its manifest says {announced.size_bytes}")
+            with storage(str(into / path)):
+                _extract(reader, into / path, announced, executable=executable)
+    if expected:
+        raise corrupt(f"the bundle lacks {sorted(expected)[0]!r}, which its manifest announces")
+    with storage(str(into)):
+        for directory, _, _ in os.walk(into):
+            fsync_directory(Path(directory))
+    return manifest
+
+
+def install(home: Home, digest: str) -> Manifest:
+    """Unpack a bundle of the store into ``trees/<hex>``; what is there already stays.
+
+    Raises:
+        Problem: ``not-in-store`` and those of `unpack`.
+    """
+    bundle, tree = home.bundle(digest), home.tree(digest)
+    if not bundle.is_file():
+        raise Problem("not-in-store", f"the board's store has no {digest}: push it first")
+    if tree.is_dir():
+        return read_manifest(tree)
+    beside = tree.with_name(f".{tree.name}.{os.getpid()}.tmp")
+    remove(beside)
+    with storage(str(beside)):
+        beside.mkdir()
+        descriptor = os.open(beside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # says that it is in use: see Home.prepare
+        manifest = unpack(bundle, beside)
+        with storage(str(tree)):
+            beside.rename(tree)
+            fsync_directory(tree.parent)
+    except BaseException:
+        remove(beside)
+        raise
+    finally:
+        os.close(descriptor)
+    return manifest
+
+
+def read_manifest(tree: Path) -> Manifest:
+    """The manifest of an unpacked bundle.
+
+    Raises:
+        Problem: ``corrupt-artifact``, ``storage``.
+    """
+    with storage(str(tree / MANIFEST)):
+        data = (tree / MANIFEST).read_bytes()
+    return parse_manifest(data)
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object with a key twice: two readers could each believe another one of them."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return value
+
+
+def _field(value: Mapping[str, Any], name: str, kind: type) -> Any:
+    found = value.get(name)
+    if not isinstance(found, kind):
+        raise corrupt(f"the manifest's {name!r} is {type(found).__name__}, expected {kind.__name__}")
+    return found
+
+
+def _entry(value: object) -> Entry:
+    if not isinstance(value, dict):
+        raise corrupt("the manifest's files are not objects")
+    path, digest, size = value.get("path"), value.get("digest"), value.get("size_bytes")
+    if not isinstance(path, str) or not isinstance(digest, str) or type(size) is not int or size < 0:
+        raise corrupt(f"the manifest's entry for {str(path)[:120]!r} lacks a path, a digest or a size of 0 or more")
+    if check_path(path).casefold() == MANIFEST:
+        raise unsafe("the manifest lists itself")
+    return Entry(path=path, digest=digest, size_bytes=size)
+
+
+def _check_amounts(manifest: Manifest, limits: Limits) -> None:
+    total = sum(one.size_bytes for one in manifest.files)
+    largest = max((one.size_bytes for one in manifest.files), default=0)
+    if len(manifest.files) > limits.files or largest > limits.file_bytes or total > limits.total_bytes:
+        raise unsafe(
+            f"the bundle announces {len(manifest.files)} files of {total} bytes (largest {largest}); the limits are "
+            f"{limits.files} files, {limits.total_bytes} bytes, {limits.file_bytes} bytes each"
+        )
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    try:
+        write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _extract(reader: _Archive, path: Path, announced: Entry, *, executable: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    mode = 0o755 if executable else 0o644
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    try:
+        left = announced.size_bytes
+        while left:
+            block = reader.take(min(left, BLOCK_BYTES))
+            left -= len(block)
+            digest.update(block)
+            write_all(descriptor, block)
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    reader.pad(announced.size_bytes)
+    if f"sha256:{digest.hexdigest()}" != announced.digest:
+        raise corrupt(f"{announced.path!r} hashes to sha256:{digest.hexdigest()}; its manifest says {announced.digest}")
+
+
+class _Archive:
+    """Members of a USTAR archive, one after the other."""
+
+    def __init__(self, source: BinaryIO, *, allowed_bytes: int) -> None:
+        self._source = source
+        self._inflate = zlib.decompressobj(wbits=31)
+        self._deflated = b""
+        self._allowed_bytes = allowed_bytes
+
+    def next(self) -> tuple[str, int, bool] | None:
+        """Path, size and executable bit of the next member; None at the end of the archive."""
+        header = self.take(BLOCK)
+        if header == bytes(BLOCK):
+            self._expect_end()
+            return None
+        if header[257:263] != b"ustar\0" or header[263:265] != b"00":
+            raise corrupt("the bundle is no USTAR archive")
+        stated = self._octal(header[148:156])
+        if stated != sum(header[:148]) + 8 * 0x20 + sum(header[156:]):
+            raise corrupt("a header of the bundle has a wrong checksum")
+        name, prefix = self._text(header[:100]), self._text(header[345:500])
+        path = f"{prefix}/{name}" if prefix else name
+        if header[156:157] not in {b"0", b"\0"}:
+            raise unsafe(f"the bundle holds {path[:120]!r}, which is no regular file (type {header[156:157]!r})")
+        check_path(path)
+        return path, self._octal(header[124:136]), bool(self._octal(header[100:108]) & 0o100)
+
+    def content(self, size: int) -> bytes:
+        """A whole small member."""
+        data = self.take(size)
+        self.pad(size)
+        return data
+
+    def pad(self, size: int) -> None:
+        """Skip what fills a member's last block; it must be zero, or two bundles could hide a difference there."""
+        rest = -size % BLOCK
+        if self.take(rest) != bytes(rest):
+            raise corrupt("the bundle has data where padding belongs")
+
+    def take(self, size: int) -> bytes:
+        """Exactly so many bytes."""
+        self._allowed_bytes -= size
+        if self._allowed_bytes < 0:
+            raise unsafe("the bundle inflates to far more than its size: a decompression bomb")
+        parts = []
+        while size:
+            part = self._read(size)
+            if not part:
+                raise corrupt("the bundle ends in the middle of a file")
+            parts.append(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _read(self, size: int) -> bytes:
+        """At most so many bytes of the one gzip member; ``b""`` at its end."""
+        part = b""
+        while not part and not self._inflate.eof:
+            self._deflated = self._deflated or self._source.read(BLOCK_BYTES)
+            if not self._deflated:
+                raise corrupt("the bundle ends in the middle: fetch or build it again")
+            try:
+                part = self._inflate.decompress(self._deflated, size)
+            except zlib.error as exc:
+                raise corrupt(f"the bundle cannot be inflated: {exc}") from exc
+            self._deflated = self._inflate.unconsumed_tail
+        if self._inflate.eof and (self._inflate.unused_data or self._source.read(1)):
+            raise corrupt("the bundle has data after its gzip stream")
+        return part
+
+    def _expect_end(self) -> None:
+        # an archive ends with two zero blocks and is filled with zeros up to 10 KiB
+        rest = 0
+        while part := self._read(BLOCK_BYTES):
+            rest += len(part)
+            if any(part) or rest > 64 * 2**10:
+                raise corrupt("the bundle has data after its end")
+
+    @staticmethod
+    def _octal(field: bytes) -> int:
+        text = field.rstrip(b" \0")
+        if not text:
+            return 0
+        if not all(0x30 <= digit <= 0x37 for digit in text):
+            raise corrupt(f"a header of the bundle has {field!r} where an octal number belongs")
+        return int(text, 8)
+
+    @staticmethod
+    def _text(field: bytes) -> str:
+        try:
+            return field.partition(b"\0")[0].decode()
+        except UnicodeDecodeError as exc:
+            raise unsafe(f"the bundle holds a path that is not UTF-8: {field!r}") from exc
