@@ -61,14 +61,17 @@ def register(config: pytest.Config) -> None:
 def check(metafunc: pytest.Metafunc, options: Options) -> None:
     """Fail the collection of a test whose markers cannot be understood."""
     marks = list(metafunc.definition.iter_markers())
+    complaint = ""
     try:
         gates = gates_of(marks, options)
         combo_of(marks)
         requirement_of(marks)
         _refuse_gates_without_dut(gates, metafunc.fixturenames)
     except MarkerError as problem:
-        where = metafunc.definition.location
-        pytest.fail(f"{where[0]}:{(where[1] or 0) + 1}: {metafunc.definition.name}: {problem}", pytrace=False)
+        complaint = str(problem)
+    if complaint:  # outside the handler: pytest would show the whole chain of exceptions
+        path, line, _ = metafunc.definition.location
+        pytest.fail(f"{path}:{(line or 0) + 1}: {metafunc.definition.name}: {complaint}", pytrace=False)
 
 
 def _refuse_gates_without_dut(gates: tuple[Gate, ...], fixtures: Iterable[str]) -> None:

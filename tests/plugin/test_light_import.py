@@ -5,25 +5,9 @@ import sys
 
 import pytest
 
-HEAVY = tuple(
-    [
-        "paramiko",
-        "serial",
-        "numpy",
-        "scipy",
-        "onnxruntime",
-        "sqlalchemy",
-        "allure",
-        "allure_commons",
-        "allure_pytest",
-        "pydantic",
-        "asyncssh",
-        "yaml",
-        "securesystemslib",
-        "tuf",
-        "cryptography",
-        "onnx",
-    ]
+HEAVY = (
+    *("paramiko", "serial", "numpy", "scipy", "onnxruntime", "onnx", "sqlalchemy", "pydantic", "yaml"),
+    *("allure", "allure_commons", "allure_pytest", "asyncssh", "securesystemslib", "tuf", "cryptography"),
 )
 
 

@@ -24,7 +24,7 @@ def collect(pytester: pytest.Pytester, decorator: str, *workers: str, fixture: s
 @pytest.mark.parametrize(
     ("decorator", "line"),
     [
-        ('@pytest.mark.p95_latency("12 parsecs")', "*test_*.py:4: test_it: p95_latency: *12 parsecs*duration*"),
+        ('@pytest.mark.p95_latency("12 parsecs")', "*test_*.py:3: test_it: p95_latency: *12 parsecs*duration*"),
         ('@pytest.mark.p95_latency("12")', "*test_it: p95_latency: *unit is missing*"),
         ("@pytest.mark.p95_latency()", "*test_it: p95_latency: *budget*"),
         ('@pytest.mark.p95_latency("12 ms", budgett=3)', "*test_it: p95_latency: *budgett*"),
