@@ -1,0 +1,124 @@
+"""The TCP connection under an SSH link: no Nagle delay, and a far side that falls silent is noticed.
+
+paramiko reads from its socket in slices of 0.1 s for as long as the link exists, so the socket itself is the one place
+that can tell in bounded time that nothing comes any more, whoever is waiting for whatever. It also remembers why the
+link was lost, which paramiko reduces to an end of file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from pytest_edgehil.board.deadline import Deadline
+from pytest_edgehil.errors import ConnectFailed
+
+
+class WatchedSocket(socket.socket):
+    """A connected socket that knows when it last heard something, and why it is lost.
+
+    Attributes:
+        silence_s: without a byte for so long, the link counts as dead; the one who sets it (`watch`) sees to it that
+            a healthy far side always has something to say.
+        lost: why the link is lost, or empty.
+        heard_bytes: how much has come in.
+    """
+
+    silence_s: float = math.inf
+    lost: str = ""
+
+    def __init__(self, connected: socket.socket) -> None:
+        super().__init__(connected.family, connected.type, connected.proto, fileno=connected.detach())
+        self.heard_bytes = 0
+        self._heard_at = time.monotonic()
+        self._patience = threading.local()
+
+    @contextlib.contextmanager
+    def patience(self, deadline: Deadline) -> Iterator[None]:
+        """Within it, this thread's writes give up the link if it takes nothing and `deadline` has passed."""
+        self._patience.deadline = deadline
+        try:
+            yield
+        finally:
+            self._patience.deadline = None
+
+    def watch(self, silence_s: float) -> None:
+        """From now on, `silence_s` without a byte means that the link is dead."""
+        self._heard_at = time.monotonic()
+        self.silence_s = silence_s
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """Like `socket.recv`; raises ConnectionAbortedError when the far side has been silent for too long."""
+        try:
+            data = super().recv(size, flags)
+        except TimeoutError:
+            silent_s = time.monotonic() - self._heard_at
+            if silent_s > self.silence_s:
+                raise self._given_up(f"nothing was heard from the board for {silent_s:.0f} s") from None
+            raise
+        except OSError as exc:
+            self._lose(exc.strerror or str(exc))
+            raise
+        if data:
+            self._heard_at = time.monotonic()
+            self.heard_bytes += len(data)
+        else:
+            self._lose("the board closed the connection")
+        return data
+
+    def send(self, data: bytes, flags: int = 0, /) -> int:  # type: ignore[override]
+        """Like `socket.send`; raises ConnectionAbortedError when `patience` is at its end."""
+        try:
+            return super().send(data, flags)
+        except TimeoutError:
+            deadline: Deadline | None = getattr(self._patience, "deadline", None)
+            if deadline is not None and deadline.passed():
+                # Part of a packet may be out: nothing sensible can follow it, so the link ends here.
+                raise self._given_up(f"the link took no more data within {deadline.timeout_s:g} s") from None
+            raise
+        except OSError as exc:
+            self._lose(exc.strerror or str(exc))
+            raise
+
+    def _given_up(self, reason: str) -> ConnectionAbortedError:
+        self._lose(reason)
+        with contextlib.suppress(OSError):  # it may be gone already
+            self.shutdown(socket.SHUT_RDWR)
+        return ConnectionAbortedError(errno.ECONNABORTED, reason)
+
+    def _lose(self, reason: str) -> None:
+        self.lost = self.lost or reason  # the first reason is the cause; what follows are its consequences
+
+
+def dial(host: str, port: int, *, board_id: str, deadline: Deadline) -> WatchedSocket:
+    """Opens the TCP connection.
+
+    Raises:
+        ConnectFailed: saying whether the name is unknown, nobody listens, or nobody answers.
+    """
+    where = f"{board_id} at {host}:{port}"
+    try:
+        connected = socket.create_connection((host, port), timeout=max(deadline.left_s(), 0.001))
+    except socket.gaierror as exc:
+        raise ConnectFailed(
+            f"{board_id}: the host name {host!r} does not resolve ({exc.strerror}); check ssh.host in the lab file"
+        ) from exc
+    except ConnectionRefusedError as exc:
+        raise ConnectFailed(
+            f"{where} refused the connection: the board is up, but nothing listens on that port; "
+            "is its SSH server running, and is ssh.port right?"
+        ) from exc
+    except TimeoutError as exc:
+        raise ConnectFailed(
+            f"{where} timed out: no answer within {deadline.timeout_s:g} s; is the board powered and on the network?"
+        ) from exc
+    except OSError as exc:
+        raise ConnectFailed(f"{where} cannot be reached: {exc.strerror or exc}") from exc
+    # A request and its answer are small packets back and forth: with Nagle's algorithm each costs 40 ms.
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return WatchedSocket(connected)

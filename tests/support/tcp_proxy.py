@@ -1,0 +1,99 @@
+"""A cable that a test can pull: forwards TCP on loopback and can stall without a word, cut, and cut after n bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+
+
+class TcpProxy:
+    """`with TcpProxy(port) as proxy:` and connect to `proxy.port`.
+
+    Args:
+        port: where the real server listens on loopback.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._budget: int | None = None
+        self.forwarded_bytes = 0
+
+    def __enter__(self) -> TcpProxy:
+        self._spawn(self._accept)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self.cut()
+        self._flowing.set()
+        for thread in self._threads:
+            thread.join(30)
+            assert not thread.is_alive()
+
+    def stall(self) -> None:
+        """Nothing is forwarded any more, and no connection is closed: what a pulled cable looks like from either end."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        self._flowing.set()
+
+    def cut(self, *, reset: bool = False) -> None:
+        """Closes every connection; with `reset` they end with RST instead of FIN."""
+        with self._lock:
+            sockets, self._sockets = self._sockets, []
+        for connection in sockets:
+            if reset:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def cut_after(self, byte_count: int) -> None:
+        """Cuts once so many more bytes have come from the server."""
+        self._budget = byte_count
+
+    def _spawn(self, target, *args) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True, name="tcp-proxy")
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                near, _ = self._server.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._target))
+            with self._lock:
+                self._sockets += [near, far]
+            self._spawn(self._pump, near, far, False)
+            self._spawn(self._pump, far, near, True)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, from_server: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                self._flowing.wait()
+                if from_server and self._budget is not None:
+                    data = data[: self._budget]
+                    self._budget -= len(data)
+                sink.sendall(data)
+                self.forwarded_bytes += len(data)
+                if from_server and self._budget == 0:
+                    self._budget = None
+                    self.cut()
+                    return
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
