@@ -18,7 +18,7 @@ from pytest_edgehil.plugin.distributed import WORKERINPUT, Distributed, auto_wor
 from pytest_edgehil.plugin.fixtures import OPTIONS, WORKBENCH, baseline, board, combo, console, dut, heldout, rng
 from pytest_edgehil.plugin.options import Options, add_options, read_options
 from pytest_edgehil.plugin.run import Run
-from pytest_edgehil.plugin.workbench import Workbench
+from pytest_edgehil.plugin.workbench import MAIN, Workbench
 
 __all__ = ["baseline", "board", "combo", "console", "dut", "heldout", "rng"]
 
@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(controller, "edgehil_controller")
         if config.pluginmanager.has_plugin("dsession") or config.pluginmanager.has_plugin("xdist"):
             config.pluginmanager.register(Distributed(controller), "edgehil_distributed")
-        worker = "main"
+        worker = MAIN
     else:
         # a replacement worker would wipe the Allure results of those before it
         if getattr(config.option, "clean_alluredir", False):

@@ -29,7 +29,7 @@ def auto_workers(options: Options) -> int | None:
     if options.lab is None:
         return None
     from pytest_edgehil.lab.inventory import load_lab
-    from pytest_edgehil.lab.leases import open_store
+    from pytest_edgehil.lab.sqlite_store import open_store
     from pytest_edgehil.lab.reservation import free_boards
 
     try:
@@ -73,7 +73,7 @@ class Distributed:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
-        worker = report.node.gateway.id  # type: ignore[attr-defined]
+        worker = report.node.gateway.id
         self._controller.records.append(
             TestRecord(
                 nodeid=crashitem,
@@ -96,15 +96,17 @@ class Distributed:
         if options.lab is None:
             return
         from pytest_edgehil.lab.inventory import load_lab
-        from pytest_edgehil.lab.leases import open_store
+        from pytest_edgehil.lab.leases import default_holder
+        from pytest_edgehil.lab.sqlite_store import open_store
+        from pytest_edgehil.plugin.workbench import holder_suffix
 
-        name = f"{self._controller.run.run_id}/{worker}"
+        suffix = holder_suffix(self._controller.run.run_id, worker)
         try:
             store = open_store(load_lab(options.lab))
             try:
                 for state in store.boards():
-                    if state.holder is not None and state.holder.name == name:
-                        store.force_release(state.board_id, by=name, reason=f"worker {worker} died")
+                    if state.holder is not None and state.holder.name.endswith(suffix):
+                        store.force_release(state.board_id, by=default_holder(), reason=f"worker {worker} died")
             finally:
                 store.close()
         except EdgehilError as problem:

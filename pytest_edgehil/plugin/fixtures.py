@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_edgehil.errors import ConfigError, MarkerError
-from pytest_edgehil.model.artifact import Artifact, Combo
+from pytest_edgehil.model.artifact import Combo
 from pytest_edgehil.plugin import markers
 from pytest_edgehil.plugin.attempt import ATTEMPT, Attempt
 from pytest_edgehil.plugin.options import Options
@@ -40,7 +40,8 @@ def _workbench(request: pytest.FixtureRequest) -> Workbench:
 
 
 def _attempt(request: pytest.FixtureRequest) -> Attempt:
-    return request.node.stash[ATTEMPT]
+    attempt: Attempt = request.node.stash[ATTEMPT]
+    return attempt
 
 
 @pytest.fixture
@@ -105,15 +106,11 @@ def _baseline_of(request: pytest.FixtureRequest, combo: Combo) -> ReferenceModel
     wanted_by_test = "baseline" in request.fixturenames
     if combo.model is None or not (wanted_by_test or _compares(_attempt(request))):
         return None
-    return workbench.reference(_origin(workbench, combo.model))
+    return workbench.reference(workbench.catalog.origin_of(combo.model))
 
 
 def _compares(attempt: Attempt) -> bool:
     return any(getattr(gate, "needs_baseline", False) for gate in attempt.gates)
-
-
-def _origin(workbench: Workbench, model: Artifact) -> Artifact:
-    return workbench.catalog.origin_of(model)
 
 
 @pytest.fixture

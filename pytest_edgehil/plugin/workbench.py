@@ -6,9 +6,7 @@ heavy is imported here, inside functions.
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
+import dataclasses
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -28,6 +26,9 @@ if TYPE_CHECKING:
     from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore
     from pytest_edgehil.plugin.options import Options
     from pytest_edgehil.plugin.run import Run
+
+MAIN = "main"
+"""The worker's name where there are no workers."""
 
 
 class Workbench:
@@ -59,7 +60,7 @@ class Workbench:
     @cached_property
     def store(self) -> SqliteLeaseStore:
         """The lease store of that lab."""
-        from pytest_edgehil.lab.leases import open_store
+        from pytest_edgehil.lab.sqlite_store import open_store
 
         return open_store(self.lab)
 
@@ -170,7 +171,9 @@ class Workbench:
 
     def another_board(self, requirement: Requirement, combo: Combo, *, than: str | None) -> bool:
         """Is there a board, other than the named one, that is not quarantined and could take the test?"""
-        usable = {state.board_id for state in self.store.boards() if state.state != "quarantined"}
+        from pytest_edgehil.lab.leases import BoardStatus
+
+        usable = {state.board_id for state in self.store.boards() if state.state is not BoardStatus.QUARANTINED}
         try:
             fitting = self.suitable(requirement, combo)
         except (BoardUnavailable, WrongTarget):
@@ -180,7 +183,7 @@ class Workbench:
     def condemn(self, reason: str) -> None:
         """Quarantine the board in our hands and let go of it."""
         if self._holding is not None:
-            self.store.quarantine(self._holding.id, reason=reason, by=self.holder.name)
+            self.store.quarantine(self._holding.id, reason=reason, by=self.holder)
             self.let_go()
 
     def let_go(self) -> None:
@@ -197,7 +200,13 @@ class Workbench:
 
 
 def holder_of(run_id: str, worker: str) -> Holder:
-    """How the lab's books name a worker of a run."""
-    from pytest_edgehil.lab.leases import Holder
+    """How the lab's books name a worker of a run: the CI job or login, then the run and the worker."""
+    from pytest_edgehil.lab.leases import default_holder
 
-    return Holder(name=f"{run_id}/{worker}", host=socket.gethostname(), pid=os.getpid(), user=getpass.getuser())
+    holder = default_holder()
+    return dataclasses.replace(holder, name=f"{holder.name}{holder_suffix(run_id, worker)}")
+
+
+def holder_suffix(run_id: str, worker: str) -> str:
+    """What the name of a run's worker ends with."""
+    return f"-{run_id[-8:]}-{worker}"
