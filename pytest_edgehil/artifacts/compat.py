@@ -1,0 +1,140 @@
+"""Does a combo go together, and with a board? Asked before anything is sent; every clash is listed, not the first.
+
+Rules:
+
+- the board's class matches one of the artifact's patterns, and its machine is one of the artifact's architectures;
+- the board has the artifact's runtime, new enough (``replay`` is part of the on-board program and always there);
+- each of the artifact's `depends` is provided: by another artifact of the combo, by the board
+  (``board.class``, ``board.accelerator``), or by what the caller says is on it already. A value may be a shell
+  pattern.
+
+What is not known (a machine or runtimes that nobody has asked the board for yet) is not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from itertools import zip_longest
+
+from pytest_edgehil.errors import WrongTarget
+from pytest_edgehil.model.artifact import Artifact, Combo, Track
+from pytest_edgehil.model.board import Board
+
+ALWAYS_THERE = frozenset({"replay"})
+"""Runtimes that come with the on-board program."""
+
+_SAME_MACHINE = {"arm64": "aarch64", "amd64": "x86_64"}
+
+
+def clashes(
+    combo: Combo,
+    board: Board,
+    *,
+    machine: str | None = None,
+    runtimes: Mapping[str, str] | None = None,
+    provided: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """Everything that keeps a combo off a board; empty when it fits.
+
+    Args:
+        combo: what would be flashed.
+        board: where.
+        machine: what ``uname -m`` says on the board; None: not known yet.
+        runtimes: runtime → version, as the board reports them; None: not known yet.
+        provided: what is on the board already and stays there, such as ``{"firmware.name": "edge-os"}``.
+    """
+    found: list[str] = []
+    for track, artifact in ((Track.FIRMWARE, combo.firmware), (Track.MODEL, combo.model), (Track.PROMPT, combo.prompt)):
+        if artifact is None:
+            continue
+        if artifact.manifest.track is not track:
+            found.append(f"{artifact.label} is of track {artifact.manifest.track}, but stands in the combo as {track}")
+        found.extend(_target_clashes(artifact, board, machine))
+        clash = _runtime_clash(artifact, runtimes)
+        if clash:
+            found.append(clash)
+        found.extend(_dependency_clashes(artifact, combo, board, provided or {}))
+    return tuple(found)
+
+
+def check_combo(
+    combo: Combo,
+    board: Board,
+    *,
+    machine: str | None = None,
+    runtimes: Mapping[str, str] | None = None,
+    provided: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse a combo that does not fit; arguments as for `clashes`.
+
+    Raises:
+        WrongTarget: with every clash.
+    """
+    found = clashes(combo, board, machine=machine, runtimes=runtimes, provided=provided)
+    if found:
+        raise WrongTarget(f"{combo.label} does not fit board {board.id} ({board.cls}): {'; '.join(found)}")
+
+
+def missing_runtimes(combo: Combo, runtimes: Mapping[str, str]) -> tuple[str, ...]:
+    """The clashes that are a runtime that the board lacks or has too old."""
+    return tuple(clash for artifact in combo.artifacts if (clash := _runtime_clash(artifact, runtimes)))
+
+
+def _target_clashes(artifact: Artifact, board: Board, machine: str | None) -> Iterator[str]:
+    target = artifact.manifest.target
+    if not any(fnmatchcase(board.cls, pattern) for pattern in target.board_classes):
+        yield f"{artifact.label} is made for board class {' or '.join(target.board_classes)}, the board is {board.cls}"
+    if machine is not None and target.architectures:
+        allowed = {_SAME_MACHINE.get(one, one) for one in target.architectures}
+        if _SAME_MACHINE.get(machine, machine) not in allowed:
+            yield f"{artifact.label} is made for {' or '.join(target.architectures)}, the board is {machine}"
+
+
+def _runtime_clash(artifact: Artifact, runtimes: Mapping[str, str] | None) -> str | None:
+    target = artifact.manifest.target
+    name, lowest = target.runtime, target.min_runtime_version
+    if name is None or runtimes is None or name in ALWAYS_THERE:
+        return None
+    if name not in runtimes:
+        has = ", ".join(f"{one} {version}" for one, version in sorted(runtimes.items())) or "no runtime"
+        return f"{artifact.label} needs the runtime {name}, the board has {has}"
+    if lowest is not None and not _at_least(runtimes[name], lowest):
+        return f"{artifact.label} needs {name} {lowest} or newer, the board has {runtimes[name]}"
+    return None
+
+
+def _dependency_clashes(artifact: Artifact, combo: Combo, board: Board, on_board: Mapping[str, str]) -> Iterator[str]:
+    provided = dict(on_board)
+    provided["board.class"] = board.cls
+    if board.accelerator is not None:
+        provided["board.accelerator"] = board.accelerator.kind
+    for other in combo.artifacts:
+        if other is not artifact:
+            provided.update(other.manifest.provides)
+    for key, acceptable in sorted(artifact.manifest.depends.items()):
+        wanted = " or ".join(acceptable)
+        if key not in provided:
+            yield f"{artifact.label} needs {key} {wanted}, which nothing in the combo or on the board provides"
+        elif not any(fnmatchcase(provided[key], pattern) for pattern in acceptable):
+            yield f"{artifact.label} needs {key} {wanted}, but it is {provided[key]}"
+
+
+def _at_least(version: str, lowest: str) -> bool:
+    """Compare the leading numbers of versions: ``1.20.1`` is at least ``1.20``."""
+    for have, want in zip_longest(_numbers(version), _numbers(lowest), fillvalue=0):
+        if have != want:
+            return have > want
+    return True
+
+
+def _numbers(version: str) -> list[int]:
+    numbers = []
+    for part in version.split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+        if digits != part:
+            break
+    return numbers
