@@ -13,7 +13,7 @@ from typing import Final
 
 from pytest_edgehil.model.board import Environment
 from pytest_edgehil.model.quantity import format_duration, format_number, format_size
-from pytest_edgehil.model.record import Status, TestRecord
+from pytest_edgehil.model.record import ArtifactRef, Status, TestRecord
 from pytest_edgehil.model.verdict import Outcome, Verdict
 
 NOTHING: Final = "–"
@@ -139,6 +139,11 @@ def short_name(nodeid: str) -> str:
     # Parameters may hold "::" themselves: only what stands before the bracket is split.
     head, bracket, parameters = nodeid.partition("[")
     return (head.split("::", 1)[-1]) + bracket + parameters
+
+
+def build_name(artifact: ArtifactRef) -> str:
+    """Name and quantisation without the version: what stays the same while versions come and go."""
+    return artifact.name if artifact.quantisation == "none" else f"{artifact.name} {artifact.quantisation}"
 
 
 def where(record: TestRecord) -> str:
