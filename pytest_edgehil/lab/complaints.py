@@ -14,7 +14,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from pytest_edgehil.lab.document import Document, KeyPath, Problem
-from pytest_edgehil.lab.near_miss import did_you_mean, listed
+from pytest_edgehil.lab.near_miss import listed, suggest
 
 _KINDS: Mapping[str, str] = {
     "string_type": "text",
@@ -26,6 +26,11 @@ _KINDS: Mapping[str, str] = {
     "dict_type": "a mapping of keys to values",
     "model_type": "a mapping of keys to values",
     "model_attributes_type": "a mapping of keys to values",
+}
+_BOUNDS: Mapping[str, tuple[str, str]] = {
+    "less_than_equal": ("at most", "le"),
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
 }
 _QUOTED = re.compile(r"'([^']*)'")
 
@@ -43,7 +48,7 @@ def _problem(error: ErrorDetails, document: Document, schema: Mapping[str, Any])
         what = f"missing: {_description(schema, where, branches) or 'this key is needed'}"
     elif kind == "extra_forbidden":
         known = sorted({key for node in _nodes(schema, where[:-1], branches) for key in node.get("properties", {})})
-        what = f"unknown key{did_you_mean(where[-1], known)}; known keys here: {listed(known, most=20)}"
+        what = f"unknown key{suggest(where[-1], known, f'known keys here: {listed(known, most=20)}')}"
     elif kind == "literal_error":
         what = _unknown_word(found, _QUOTED.findall(str(context["expected"])))
     elif kind == "union_tag_invalid":
@@ -62,17 +67,22 @@ def _problem(error: ErrorDetails, document: Document, schema: Mapping[str, Any])
     elif kind in _KINDS:
         quote = "; put it in quotes" if kind == "string_type" and isinstance(found, int | float) else ""
         what = f"expected {_KINDS[kind]}, found {_shown(found)}{quote}"
+    elif kind in _BOUNDS:
+        words, limit = _BOUNDS[kind]
+        what = f"expected {words} {context[limit]}, found {_shown(found)}"
     elif kind in ("too_short", "too_long"):
-        what = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+        limit = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
+        what = f"expected {limit} of them, found {context['actual_length']}"
     else:
         what = f"{error['msg'][0].lower()}{error['msg'][1:]}, found {_shown(found)}"
     return document.problem(where, what)
 
 
 def _unknown_word(found: object, choices: list[str]) -> str:
+    expected = f"expected {'one of ' if len(choices) > 1 else ''}{', '.join(choices)}"
     if isinstance(found, str):
-        return f"unknown value {found!r}{did_you_mean(found, choices)}; expected one of {', '.join(choices)}"
-    return f"expected one of {', '.join(choices)}, found {_shown(found)}"
+        return f"unknown value {found!r}{suggest(found, choices, expected)}"
+    return f"{expected}, found {_shown(found)}"
 
 
 def _shown(found: object) -> str:

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from pytest_edgehil.errors import BoardUnavailable
 from pytest_edgehil.lab.complaints import problems_of
 from pytest_edgehil.lab.document import Document, KeyPath, Problem, read_document, refuse
-from pytest_edgehil.lab.near_miss import did_you_mean, listed
+from pytest_edgehil.lab.near_miss import listed, suggest
 from pytest_edgehil.lab.schema import (
     IDENTIFIER,
     BoardSection,
@@ -85,7 +85,7 @@ class Lab:
                 return board
         ids = [board.id for board in self.boards]
         raise BoardUnavailable(
-            f"{self.path} has no board {board_id!r}{did_you_mean(board_id, ids)}; its boards are {listed(ids)}"
+            f"{self.path} has no board {board_id!r}{suggest(board_id, ids, f'its boards are {listed(ids)}')}"
         )
 
 
@@ -135,7 +135,7 @@ def _lease_url(section: LabSection, document: Document, state_dir: Path, problem
     where: KeyPath = ("leases",)
     scheme, _, rest = section.leases.partition("://")
     if scheme != "sqlite":
-        what = f"unknown database {scheme!r}{did_you_mean(scheme, ['sqlite'])}; expected sqlite:////absolute/path.db"
+        what = f"unknown database {scheme!r}{suggest(scheme, ['sqlite'], 'expected sqlite:////absolute/path.db')}"
         problems.append(document.problem(where, what))
     elif not rest.startswith("/") or rest in ("/", "/:memory:") or rest.endswith("/"):
         what = "expected sqlite:////absolute/path.db: leases must be in a file that every process of this host can open"
@@ -154,8 +154,8 @@ def _board(section: LabSection, board_id: str, document: Document, problems: lis
         wrong((), "no name for a board: expected letters, digits, '.', '_' and '-', at most 64 characters")
     if board.pool is not None and board.pool not in section.pools:
         names = list(section.pools)
-        known = f"; the pools are {listed(names)}" if names else "; the file has no pools: add 'pools:' to it"
-        wrong(("pool",), f"there is no pool {board.pool!r}{did_you_mean(board.pool, names)}{known}")
+        known = f"the pools are {listed(names)}" if names else "the file has no pools: add 'pools:' to it"
+        wrong(("pool",), f"there is no pool {board.pool!r}{suggest(board.pool, names, known)}")
     if board.slots is not None and len(set(board.slots.partitions)) != 2:
         wrong(("slots", "partitions"), "the two slots must be two partitions")
     environment = Environment(board.environment)

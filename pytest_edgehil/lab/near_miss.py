@@ -23,6 +23,18 @@ def did_you_mean(word: object, choices: Iterable[str]) -> str:
     return f"; did you mean {lowered[near[0]]!r}?" if near else ""
 
 
+def suggest(word: object, choices: Iterable[str], rest: str) -> str:
+    """`did_you_mean`, followed by the rest of the message.
+
+    >>> suggest("vitual", ["hardware", "virtual"], "expected hardware or virtual")
+    "; did you mean 'virtual'? expected hardware or virtual"
+    >>> suggest("zzz", ["hardware", "virtual"], "expected hardware or virtual")
+    '; expected hardware or virtual'
+    """
+    meant = did_you_mean(word, choices)
+    return f"{meant} {rest}" if meant else f"; {rest}"
+
+
 def listed(words: Iterable[str], *, most: int = 12) -> str:
     """Write words as a comma-separated list that stays readable when there are hundreds.
 

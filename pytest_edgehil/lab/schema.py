@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from pytest_edgehil.lab.near_miss import did_you_mean
+from pytest_edgehil.lab.near_miss import suggest
 from pytest_edgehil.model.quantity import duration_ns, format_duration, format_size, size_bytes
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -100,8 +100,9 @@ def _host_key(text: str) -> str:
     kind, _, rest = text.strip().partition(" ")
     if kind not in HOST_KEY_TYPES:
         raise ValueError(
-            f"unknown type of host key {kind!r}{did_you_mean(kind, HOST_KEY_TYPES)}; expected '<type> <base64>' as "
-            f"'ssh-keyscan HOST' prints it behind the host, with one of {', '.join(HOST_KEY_TYPES)}"
+            f"unknown type of host key {kind!r}"
+            + suggest(kind, HOST_KEY_TYPES, f"expected '<type> <base64>' with one of {', '.join(HOST_KEY_TYPES)}, ")
+            + "as 'ssh-keyscan HOST' prints it behind the host"
         )
     blob_text = rest.split()[0] if rest.split() else ""
     try:
@@ -126,8 +127,12 @@ def _console_url(text: str) -> str:
         )
     if scheme not in CONSOLE_SCHEMES:
         raise ValueError(
-            f"unknown scheme {scheme!r}{did_you_mean(scheme, CONSOLE_SCHEMES)}; pyserial knows "
-            f"{', '.join(CONSOLE_SCHEMES)} and device paths"
+            f"unknown scheme {scheme!r}"
+            + suggest(
+                {"tcp": "socket", "telnet": "rfc2217"}.get(scheme, scheme),
+                CONSOLE_SCHEMES,
+                f"pyserial knows {', '.join(CONSOLE_SCHEMES)} and device paths",
+            )
         )
     if scheme in ("socket", "rfc2217"):
         try:
