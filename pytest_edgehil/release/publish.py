@@ -1,0 +1,176 @@
+"""Publishing: an artifact becomes a TUF target if, and only if, its evidence fulfils the policy.
+
+A nonce is used once: `accepted.jsonl`, on the keys' side, remembers which statements were signed for, and refuses
+them for anything else. Publishing the same artifact again changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_edgehil.errors import ConfigError, ReleaseRefused
+from pytest_edgehil.evidence import canonical, raw
+from pytest_edgehil.evidence.files import locked, write_atomically
+from pytest_edgehil.evidence.trust import Trust
+from pytest_edgehil.evidence.verify import VerifiedEvidence, inspect_directory
+from pytest_edgehil.model.artifact import Artifact
+from pytest_edgehil.release.judging import judge
+from pytest_edgehil.release.policy import Policy
+from pytest_edgehil.release.repository import ROLES, Released, Repository
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What came of publishing.
+
+    Args:
+        target: what the repository lists.
+        already: it had been published before; nothing was changed.
+        used: the evidence it was published for; empty when `already`.
+    """
+
+    target: Released
+    already: bool
+    used: tuple[VerifiedEvidence, ...] = ()
+
+
+def publish(
+    artifact: Artifact,
+    *,
+    evidence: Path,
+    policy: Policy,
+    repo: Path,
+    keys: Path,
+    trust: Trust,
+    now: float,
+    beside: Sequence[str] = (),
+    evaluate: raw.Evaluate | None = None,
+) -> Published:
+    """Check the policy, and sign the artifact as a target with the releaser's and the gate's key.
+
+    Args:
+        artifact: a bundle whose digests were checked (see `artifacts.bundle.read`).
+        evidence: evidence directory of one run.
+        policy: what is asked for.
+        repo: the TUF repository.
+        keys: its keys.
+        trust: whose evidence counts.
+        now: Unix time, seconds.
+        beside: digests that must have been on the board beside the artifact.
+        evaluate: how a gate judges; default through `gates.registry`.
+
+    Raises:
+        ReleaseRefused: with every reason.
+        ConfigError: the repository or a key cannot be used.
+    """
+    with locked(keys / ".lock"):
+        repository = Repository(repo, keys)
+        accepted = _Accepted(keys / "accepted.jsonl")
+        accepted.check_not_rolled_back(repository, repo)
+        listed = _listed(repository, artifact)
+        if listed is not None:
+            return Published(target=listed, already=True)
+        inspection = inspect_directory(evidence, trust, now=now, evaluate=evaluate)
+        decision = judge(
+            policy, inspection, digest=artifact.digest, size_bytes=artifact.size_bytes, now=now, beside=beside
+        )
+        reasons = list(decision.reasons)
+        index = inspection.index
+        if index is not None:
+            reasons += accepted.replays(decision.used, artifact=artifact.digest, evidence=index.digest)
+        if reasons or index is None:
+            raise ReleaseRefused(
+                f"{artifact.label} is not released: policy {policy.name} is not fulfilled", reasons=tuple(reasons)
+            )
+        seq = 1 + max([accepted.last_seq, *(one.seq for one in repository.released())])
+        accepted.append(
+            {
+                "seq": seq,
+                "artifact": artifact.digest,
+                "evidence": index.digest,
+                "policy": policy.digest,
+                "version": repository.version + 1,
+                "nonces": [one.statement.nonce for one in decision.used],
+            }
+        )
+        custom = {
+            "seq": seq,
+            "evidence": index.digest,
+            "envelopes": sorted(one.digest for one in decision.used),
+            "policy": policy.digest,
+            "companions": {track.value: digest for track, digest in decision.companions.items()},
+        }
+        path = repository.add(artifact.manifest.track, artifact.path, digest=artifact.digest, custom=custom, now=now)
+        target = Released(
+            path=path,
+            digest=artifact.digest,
+            size_bytes=artifact.size_bytes,
+            seq=seq,
+            evidence=index.digest,
+            policy=policy.digest,
+        )
+        return Published(target=target, already=False, used=decision.used)
+
+
+def _listed(repository: Repository, artifact: Artifact) -> Released | None:
+    path = f"{ROLES[artifact.manifest.track]}/{artifact.path.name}"
+    for one in repository.released():
+        if one.path == path and one.digest == artifact.digest:
+            return one
+        if one.path == path:
+            raise ReleaseRefused(
+                f"{artifact.label} is not released: {path} is released with other bytes; raise its version",
+                reasons=(f"released as {one.digest}", f"now it is {artifact.digest}"),
+            )
+    return None
+
+
+class _Accepted:
+    """What was signed for, one JSON line each.
+
+    It is written before the repository is: a crash may leave a line too many, never one too few.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._entries: list[dict[str, Any]] = []
+        if path.exists():
+            for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+                what = f"{path}:{number}"
+                entry = canonical.from_bytes(line, what=what)
+                canonical.Fields(entry, what).integer("seq")
+                self._entries.append(entry)
+
+    @property
+    def last_seq(self) -> int:
+        return max((int(one["seq"]) for one in self._entries), default=0)
+
+    def check_not_rolled_back(self, repository: Repository, repo: Path) -> None:
+        # the last line's own publication may have been interrupted, hence one less
+        expected = max((int(one["version"]) for one in self._entries), default=1) - 1
+        if repository.version < expected:
+            raise ConfigError(
+                f"{repo}: the repository is at version {repository.version}, but version {expected} was published; "
+                f"somebody put an old copy back"
+            )
+
+    def replays(self, used: Sequence[VerifiedEvidence], *, artifact: str, evidence: str) -> list[str]:
+        reasons = []
+        for entry in self._entries:
+            if (entry["artifact"], entry["evidence"]) == (artifact, evidence):
+                continue  # an interrupted publication of the same thing is taken up again
+            reasons += [
+                f"{one.path.name}: its nonce was used up by release {entry['seq']}; run the tests again"
+                for one in used
+                if one.statement.nonce in entry["nonces"]
+            ]
+        return reasons
+
+    def append(self, entry: dict[str, Any]) -> None:
+        self._entries.append(entry)
+        lines = [json.dumps(one, sort_keys=True).encode("ascii") + b"\n" for one in self._entries]
+        write_atomically(self._path, b"".join(lines), mode=0o600)
