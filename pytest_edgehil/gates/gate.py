@@ -1,6 +1,7 @@
 """What every gate can do.
 
-A gate is a frozen value: what a person wrote in a marker, parsed, with every default filled in. Light on purpose: the plugin imports this in every pytest run.
+A gate is a frozen value: what a person wrote in a marker, parsed, with every default filled in. Light on
+purpose: the plugin imports this in every pytest run.
 """
 
 from __future__ import annotations

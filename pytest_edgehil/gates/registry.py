@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_edgehil.errors import MarkerError, UserError
-from pytest_edgehil.gates import cold_start, latency, memory, size
+from pytest_edgehil.gates import accuracy, cold_start, latency, memory, size
 from pytest_edgehil.gates.gate import Gate, GateSettings
 
 __all__ = ["SIGNATURES", "Gate", "GateSettings", "from_arguments", "names", "parse"]
@@ -31,6 +31,13 @@ class _Kind:
 
 _KINDS: Mapping[str, _Kind] = MappingProxyType(
     {
+        "accuracy": _Kind(
+            declare=accuracy.declare,
+            restore=accuracy.Accuracy,
+            signature="*, agreement=None, drop=None, at_least=None, baseline=None, alpha=None",
+            summary="the model must agree with a baseline (agreement=0.98), be right (at_least=0.95), or lose little "
+            "accuracy (drop=0.01).",
+        ),
         "p95_latency": _Kind(
             declare=latency.declare_p95,
             restore=latency.LatencyQuantile,
