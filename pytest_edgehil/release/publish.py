@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_edgehil.artifacts.manifest import stem
 from pytest_edgehil.errors import ConfigError, ReleaseRefused
 from pytest_edgehil.evidence import canonical, raw
 from pytest_edgehil.evidence.files import locked, write_atomically
@@ -20,7 +21,7 @@ from pytest_edgehil.evidence.verify import VerifiedEvidence, inspect_directory
 from pytest_edgehil.model.artifact import Artifact
 from pytest_edgehil.release.judging import judge
 from pytest_edgehil.release.policy import Policy
-from pytest_edgehil.release.repository import ROLES, Released, Repository
+from pytest_edgehil.release.repository import Released, Repository, target_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,14 @@ def publish(
             "policy": policy.digest,
             "companions": {track.value: digest for track, digest in decision.companions.items()},
         }
-        path = repository.add(artifact.manifest.track, artifact.path, digest=artifact.digest, custom=custom, now=now)
+        path = repository.add(
+            artifact.manifest.track,
+            artifact.path,
+            name=_file_name(artifact),
+            digest=artifact.digest,
+            custom=custom,
+            now=now,
+        )
         target = Released(
             path=path,
             digest=artifact.digest,
@@ -116,8 +124,13 @@ def publish(
         return Published(target=target, already=False, used=decision.used)
 
 
+def _file_name(artifact: Artifact) -> str:
+    # from the manifest: a renamed file is still the same release
+    return f"{stem(artifact.manifest)}.tar.gz"
+
+
 def _listed(repository: Repository, artifact: Artifact) -> Released | None:
-    path = f"{ROLES[artifact.manifest.track]}/{artifact.path.name}"
+    path = target_path(artifact.manifest.track, _file_name(artifact))
     for one in repository.released():
         if one.path == path and one.digest == artifact.digest:
             return one

@@ -153,8 +153,16 @@ class Repository:
         ]
         return tuple(sorted(found, key=lambda one: one.seq))
 
-    def add(self, track: Track, file: Path, *, digest: str, custom: Mapping[str, Any], now: float) -> str:
+    def add(self, track: Track, file: Path, *, name: str, digest: str, custom: Mapping[str, Any], now: float) -> str:
         """Sign a file as a target, with the releaser's and the gate's key.
+
+        Args:
+            track: decides the role.
+            file: the bytes.
+            name: the target's file name, whatever `file` is called.
+            digest: ``sha256:<hex>`` that the bytes must have.
+            custom: what the target says of itself.
+            now: Unix time, seconds.
 
         Returns:
             The target path.
@@ -163,7 +171,7 @@ class Repository:
             ConfigError: a key is missing, or the file is not what `digest` says.
         """
         role = ROLES[track]
-        path = f"{role}/{file.name}"
+        path = target_path(track, name)
         data = _read(file)
         target = TargetFile.from_data(path, data, ["sha256"])
         if target.hashes["sha256"] != hex_of(digest):
@@ -172,7 +180,7 @@ class Repository:
         releaser, gate = self._signer("releaser"), self._signer("gate")
         folder = self._repo / "targets" / role
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / f"{target.hashes['sha256']}.{file.name}", data)
+        write_atomically(folder / f"{target.hashes['sha256']}.{name}", data)
         metadata = self._roles[role]
         metadata.signed.targets[path] = target
         metadata.signed.version += 1
@@ -239,6 +247,15 @@ class Repository:
         found = _parse(data, kind, path)
         _verify(delegator, role, found, path)
         return found
+
+
+def target_path(track: Track, name: str) -> str:
+    """Where an artifact of this track and file name lies.
+
+    >>> target_path(Track.MODEL, "digits-1.0.0-pi5-int8-static.tar.gz")
+    'models/digits-1.0.0-pi5-int8-static.tar.gz'
+    """
+    return f"{ROLES[track]}/{name}"
 
 
 def _released(path: str, target: TargetFile) -> Released:

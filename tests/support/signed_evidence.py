@@ -134,6 +134,7 @@ class Bench:
         )
     )
     count: int = 0
+    now: float = NOW
 
     @property
     def directory(self) -> Path:
@@ -179,7 +180,7 @@ class Bench:
         record = TestRecord(
             nodeid=f"suites/test_digits.py::test_{self.count}",
             status=status,
-            started_at=NOW - 60,
+            started_at=self.now - 60,
             duration_s=12.0,
             board=BoardRef(
                 id=board_id,
@@ -214,7 +215,7 @@ class Bench:
             "lab_signer": self.lab,
             "trust": self.trust,
             "report_dir": self.report_dir,
-            "now": NOW,
+            "now": self.now,
             "evaluate": evaluate,
         }
         return write_evidence(self.directory, records, **{**arguments, **changes})
