@@ -357,7 +357,8 @@ def _elapsed_ns(sample: Sample, latencies: npt.NDArray[np.int64]) -> npt.NDArray
     starts = np.asarray(sample.starts_ns)
     if starts.shape != latencies.shape:
         return np.cumsum(latencies)
-    return np.asarray(starts - starts[0] + latencies)
+    gaps = np.maximum(np.diff(starts), 0)  # the clock of a recording starts again at 0 in every fresh process
+    return np.asarray(np.concatenate(([0], np.cumsum(gaps))) + latencies)
 
 
 def _quantile(latencies: npt.NDArray[np.int64], quantile: float) -> float:

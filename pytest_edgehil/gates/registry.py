@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_edgehil.errors import MarkerError, UserError
-from pytest_edgehil.gates import accuracy, cold_start, latency, memory, size
+from pytest_edgehil.gates import accuracy, cold_start, latency, memory, size, soak, thermal
 from pytest_edgehil.gates.gate import Gate, GateSettings
 
 __all__ = ["SIGNATURES", "Gate", "GateSettings", "from_arguments", "names", "parse"]
@@ -57,6 +57,19 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
             restore=memory.PeakRss,
             signature="budget",
             summary="the model's process must never hold more memory than a budget such as '180 MiB'.",
+        ),
+        "thermal": _Kind(
+            declare=thermal.declare,
+            restore=thermal.Thermal,
+            signature="max=None, *, throttling=False, duration='10 min', settle='60 s', alpha=None",
+            summary="the board must settle below a temperature such as '80 C' under this model, and must not throttle.",
+        ),
+        "soak": _Kind(
+            declare=soak.declare,
+            restore=soak.Soak,
+            signature="duration, *, leak=None, crash_rate=None, crash_trial='10 s', peak_rss=None, alpha=None",
+            summary="the model must run for a duration such as '1 h' without crashing, growing (leak='5 MiB/h') or "
+            "holding too much memory (peak_rss='180 MiB').",
         ),
         "size": _Kind(
             declare=size.declare,
