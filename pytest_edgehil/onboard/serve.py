@@ -189,9 +189,8 @@ class Server:
         os._exit(status)
 
     def _tell(self, problem: Problem) -> None:
-        busy = self._busy
         try:
-            self._writer.write(error_message(problem, None if busy is None else busy[0]), wait_s=0.5)
+            self._writer.write(error_message(problem), wait_s=0.5)  # without an id: it ends more than one request
         except OSError:
             return  # nobody is listening any more, which may be the very reason
 

@@ -1,0 +1,320 @@
+"""What a board says of itself and of what it did, as frozen values; every field is checked once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_edgehil.board.wire import Message
+from pytest_edgehil.errors import ProtocolError
+from pytest_edgehil.model.sample import ColdStart, Conditions, SensorReading
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+    Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformFacts:
+    """What the board says in its hello. None: it has no such thing, or does not tell.
+
+    Args:
+        serial: from the device tree; empty when there is none.
+        firmware: name and version of the firmware in the partition that booted.
+        firmware_digest: digest of the bundle it was written from.
+        partition: number of the partition that booted.
+        tryboot: is this boot a trial?
+        clock_cost_ns: median cost of one reading of the clock.
+        runtimes: name → version, as really imported on the board.
+    """
+
+    serial: str
+    hardware_model: str
+    machine: str
+    kernel: str
+    page_size_bytes: int
+    boot_id: str | None
+    python: str
+    runtimes: Mapping[str, str]
+    firmware: str | None
+    firmware_digest: str | None
+    partition: int | None
+    tryboot: bool
+    accelerator: str | None
+    clock_cost_ns: int
+    disk_free_bytes: int
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """An input or output of a model; None in `shape` is an axis of any length."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        axes = ", ".join("?" if side is None else str(side) for side in self.shape)
+        return f"{self.name} {self.dtype} ({axes})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model that is ready on the board.
+
+    Args:
+        artifact_digest: of the bundle, as the board itself hashed it before it loaded it.
+        replayed: it is a recording that is played back.
+        clock_cost_ns: median cost of one reading of the clock in the model's process.
+    """
+
+    cold: ColdStart
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    runtime: str
+    runtime_version: str
+    artifact_digest: str
+    replayed: bool
+    clock_cost_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One measurement.
+
+    Args:
+        latencies_ns: shape (n,), int64.
+        starts_ns: shape (n,), int64, board's monotonic clock.
+        outputs: name → the outputs of the first items, item by item on axis 0; empty unless they were kept.
+        readings: rows of the sampler since the last measurement.
+        peak_rss_bytes: VmHWM of the model's process at the end.
+        duration_s: from the first inference to the end of the last one, board's clock.
+        cancelled: it was ended early.
+    """
+
+    latencies_ns: Int64Array
+    starts_ns: Int64Array
+    outputs: Mapping[str, Array]
+    readings: tuple[SensorReading, ...]
+    peak_rss_bytes: int | None
+    conditions: Conditions
+    duration_s: float
+    cancelled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirmwareState:
+    """The firmware slots: what booted, what boots by default, and what is there."""
+
+    partition: int | None
+    default_partition: int | None
+    tryboot: bool
+    name: str | None
+    version: str | None
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardStatus:
+    """What is on the board.
+
+    Args:
+        combo: track → digest of the active combo; empty on a fresh board.
+        last_known_good: the last combo whose model really loaded.
+        store: digests of the bundles that it keeps.
+        fence_token: highest fencing token that it has seen.
+        fence_holder: and who came with it.
+    """
+
+    combo: Mapping[str, str]
+    last_known_good: Mapping[str, str] | None
+    store: frozenset[str]
+    fence_token: int
+    fence_holder: str
+    firmware: FirmwareState
+
+
+class Fields:
+    """Takes checked values out of a frame's JSON.
+
+    Args:
+        values: the JSON object.
+        board_id: for messages.
+    """
+
+    def __init__(self, values: object, *, board_id: str) -> None:
+        self._board_id = board_id
+        if not isinstance(values, dict):
+            raise ProtocolError(f"{board_id}: an answer holds {str(values)[:80]!r} where an object belongs")
+        self._values: Message = values
+
+    def _take(self, name: str, kinds: type | tuple[type, ...], *, optional: bool) -> Any:
+        value = self._values.get(name)
+        if value is None and optional:
+            return None
+        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise ProtocolError(f"{self._board_id}: an answer's {name!r} is {str(value)[:80]!r}, expected {wanted}")
+        return value
+
+    def text(self, name: str) -> str:
+        """A string."""
+        return str(self._take(name, str, optional=False))
+
+    def text_or_none(self, name: str) -> str | None:
+        """A string, or null."""
+        return self._take(name, str, optional=True)  # type: ignore[no-any-return]
+
+    def integer(self, name: str) -> int:
+        """An integer."""
+        return int(self._take(name, int, optional=False))
+
+    def integer_or_none(self, name: str) -> int | None:
+        """An integer, or null."""
+        return self._take(name, int, optional=True)  # type: ignore[no-any-return]
+
+    def number_or_none(self, name: str) -> float | None:
+        """A number, or null."""
+        value = self._take(name, (int, float), optional=True)
+        return None if value is None else float(value)
+
+    def number(self, name: str) -> float:
+        """A number."""
+        return float(self._take(name, (int, float), optional=False))
+
+    def flag(self, name: str) -> bool:
+        """True or false."""
+        return bool(self._take(name, bool, optional=False))
+
+    def texts(self, name: str) -> dict[str, str]:
+        """An object of strings."""
+        value = self._take(name, dict, optional=False)
+        return {str(key): str(one) for key, one in value.items()}
+
+    def items(self, name: str) -> list[Any]:
+        """A list."""
+        return list(self._take(name, list, optional=False))
+
+    def part(self, name: str) -> Fields:
+        """An object inside."""
+        return Fields(self._take(name, dict, optional=False), board_id=self._board_id)
+
+    def part_or_none(self, name: str) -> Fields | None:
+        """An object inside, or null."""
+        return None if self._values.get(name) is None else self.part(name)
+
+    def raw(self, name: str) -> object:
+        """A value as it is."""
+        return self._values.get(name)
+
+
+def platform_facts(fields: Fields) -> PlatformFacts:
+    """The board's hello."""
+    return PlatformFacts(
+        serial=fields.text("serial"),
+        hardware_model=fields.text("hardware_model"),
+        machine=fields.text("machine"),
+        kernel=fields.text("kernel"),
+        page_size_bytes=fields.integer("page_size_bytes"),
+        boot_id=fields.text_or_none("boot_id"),
+        python=fields.text("python"),
+        runtimes=fields.texts("runtimes"),
+        firmware=fields.text_or_none("firmware"),
+        firmware_digest=fields.text_or_none("firmware_digest"),
+        partition=fields.integer_or_none("partition"),
+        tryboot=fields.flag("tryboot"),
+        accelerator=fields.text_or_none("accelerator"),
+        clock_cost_ns=fields.integer("clock_cost_ns"),
+        disk_free_bytes=fields.integer("disk_free_bytes"),
+        memory_bytes=fields.integer_or_none("memory_bytes"),
+    )
+
+
+def cold_start(fields: Fields) -> ColdStart:
+    """One load."""
+    return ColdStart(
+        load_ns=fields.integer("load_ns"),
+        rss_before_bytes=fields.integer("rss_before_bytes"),
+        rss_after_bytes=fields.integer("rss_after_bytes"),
+        peak_rss_bytes=fields.integer("peak_rss_bytes"),
+    )
+
+
+def loaded(fields: Fields, *, board_id: str) -> Loaded:
+    """The answer to a load or a restart."""
+    return Loaded(
+        cold=cold_start(fields.part("cold")),
+        inputs=tuple(_tensor(Fields(one, board_id=board_id)) for one in fields.items("inputs")),
+        outputs=tuple(_tensor(Fields(one, board_id=board_id)) for one in fields.items("outputs")),
+        runtime=fields.text("runtime"),
+        runtime_version=fields.text("runtime_version"),
+        artifact_digest=fields.text("digest"),
+        replayed=fields.flag("replayed"),
+        clock_cost_ns=fields.integer("clock_cost_ns"),
+    )
+
+
+def conditions(fields: Fields) -> Conditions:
+    """Under which conditions a measurement was made."""
+    return Conditions(
+        runtime=fields.text("runtime"),
+        runtime_version=fields.text("runtime_version"),
+        page_size_bytes=fields.integer("page_size_bytes"),
+        clock_cost_ns=fields.integer("clock_cost_ns"),
+        gc_pause_ns=fields.integer("gc_pause_ns"),
+        throttled_before=fields.integer_or_none("throttled_before"),
+        throttled_after=fields.integer_or_none("throttled_after"),
+        boot_id_before=fields.text_or_none("boot_id_before"),
+        boot_id_after=fields.text_or_none("boot_id_after"),
+        replayed=fields.flag("replayed"),
+    )
+
+
+def reading(fields: Fields) -> SensorReading:
+    """One row of the sampler."""
+    return SensorReading(
+        at_s=fields.number("at_s"),
+        rss_bytes=fields.integer_or_none("rss_bytes"),
+        pss_bytes=fields.integer_or_none("pss_bytes"),
+        swap_bytes=fields.integer_or_none("swap_bytes"),
+        temperature_c=fields.number_or_none("temperature_c"),
+        arm_hz=fields.integer_or_none("arm_hz"),
+        throttled=fields.integer_or_none("throttled"),
+        npu_percent=fields.number_or_none("npu_percent"),
+    )
+
+
+def board_status(fields: Fields) -> BoardStatus:
+    """The answer to a status request."""
+    fence, known = fields.part("fence"), fields.raw("last_known_good")
+    running = fields.part_or_none("firmware")
+    return BoardStatus(
+        combo=fields.texts("combo"),
+        last_known_good=None if known is None else fields.texts("last_known_good"),
+        store=frozenset(str(one) for one in fields.items("store")),
+        fence_token=fence.integer("token"),
+        fence_holder=fence.text("holder"),
+        firmware=FirmwareState(
+            partition=fields.integer_or_none("partition"),
+            default_partition=fields.integer_or_none("default_partition"),
+            tryboot=fields.flag("tryboot"),
+            name=None if running is None else running.text("name"),
+            version=None if running is None else running.text("version"),
+            digest=None if running is None else running.text_or_none("digest"),
+        ),
+    )
+
+
+def _tensor(fields: Fields) -> TensorInfo:
+    sides = fields.items("shape")
+    return TensorInfo(
+        name=fields.text("name"),
+        dtype=fields.text("dtype"),
+        shape=tuple(side if isinstance(side, int) else None for side in sides),
+    )

@@ -1,0 +1,471 @@
+"""The on-board program as the host sees it: one method per request, each with a deadline.
+
+`OnboardClient.start` sees to it that this very program (by hash) is on the board, and starts a session under the
+lease's fencing token. Errors are those of `trouble.ERRORS`; after a `LinkLost`, `DeadlineExceeded` or `ProtocolError`
+the session is over and every further call raises the same again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from pytest_edgehil.board import answers, wire
+from pytest_edgehil.board.answers import (
+    BoardStatus,
+    Fields,
+    Loaded,
+    Measured,
+    PlatformFacts,
+    TensorInfo,
+)
+from pytest_edgehil.board.command import Command
+from pytest_edgehil.board.conversation import Conversation, EndedBeforeHello
+from pytest_edgehil.board.transport import Transport
+from pytest_edgehil.board.trouble import error_of
+from pytest_edgehil.board.wire import Message
+from pytest_edgehil.board.zipapp import onboard_zipapp
+from pytest_edgehil.errors import EdgehilError, FlashError, ModelError, ProtocolError, RuntimeMissing
+from pytest_edgehil.model.sample import ColdStart, SensorReading
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+STAGE_BYTES = 16 * 2**20
+"""Feeds go over in frames of about this size."""
+
+# Runs on the board before the program is there: read stdin into a file beside, read it back, compare, rename.
+_RECEIVE = """
+import errno, hashlib, json, os, sys
+home, name, expected = sys.argv[1:4]
+try:
+    os.makedirs(home + "/bin", exist_ok=True)
+    beside, final = f"{home}/bin/.{name}.{os.getpid()}", f"{home}/bin/{name}"
+    try:
+        with open(beside, "wb") as out:
+            out.write(sys.stdin.buffer.read())
+            out.flush()
+            os.fsync(out.fileno())
+        with open(beside, "rb") as back:
+            found = hashlib.sha256(back.read()).hexdigest()
+        if found != expected:
+            raise OSError(errno.EIO, f"it reads back as {found}")
+        os.replace(beside, final)
+        directory = os.open(home + "/bin", os.O_RDONLY)
+        os.fsync(directory)
+    finally:
+        if os.path.exists(beside):
+            os.unlink(beside)
+    print(json.dumps({"ok": True}))
+except OSError as exc:
+    full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    print(json.dumps({"ok": False, "code": "disk-full" if full else "storage", "message": str(exc)}))
+"""
+
+
+class OnboardClient:
+    """A session with the on-board program. Built by `start`.
+
+    Args:
+        conversation: with the running program.
+        board_id: for messages.
+        platform: what the board said of itself.
+    """
+
+    def __init__(self, conversation: Conversation, *, board_id: str, platform: PlatformFacts) -> None:
+        self._conversation = conversation
+        self._board_id = board_id
+        self._platform = platform
+        self._loaded: Loaded | None = None
+        self._staged: str | None = None
+
+    @classmethod
+    def start(
+        cls, transport: Transport, *, board_id: str, home: str, token: int, holder: str, timeout_s: float = 60.0
+    ) -> Self:
+        """Start a session; pushes the program first if the board does not have it.
+
+        Args:
+            transport: the link.
+            board_id: for messages.
+            home: our directory on the board, see `Board.home`.
+            token: fencing token of the lease.
+            holder: who holds the lease.
+            timeout_s: for all of it.
+
+        Raises:
+            Fenced: the board has seen a higher token.
+            RuntimeMissing: the board has no Python.
+            FlashError: the program cannot be put there.
+            BoardError: the link, or what answers on it.
+        """
+        deadline = time.monotonic() + timeout_s
+        data, digest = onboard_zipapp()
+        name = f"onboard-{digest}.pyz"
+        argv = ("python3", "-S", "-E", f"{home}/bin/{name}", "serve", "--token", str(token), "--holder", holder)
+        pushed = False
+        while True:
+            left = max(0.1, deadline - time.monotonic())
+            conversation = Conversation(transport.open(argv, timeout_s=left), board_id=board_id)
+            try:
+                hello = conversation.hello(max(0.1, deadline - time.monotonic()))
+                platform = answers.platform_facts(hello.part("platform"))
+            except (EndedBeforeHello, FlashError) as problem:
+                conversation.close()
+                if pushed:
+                    raise
+                _push_program(transport, data, name, digest, board_id=board_id, home=home, deadline=deadline)
+                pushed = True
+                del problem
+            except BaseException:
+                conversation.close()
+                raise
+            else:
+                return cls(conversation, board_id=board_id, platform=platform)
+
+    @property
+    def platform(self) -> PlatformFacts:
+        """What the board says of itself."""
+        return self._platform
+
+    @property
+    def loaded(self) -> Loaded | None:
+        """The model that is loaded, if one is."""
+        return self._loaded
+
+    @property
+    def last_reading(self) -> SensorReading | None:
+        """The newest row of the sampler."""
+        return self._conversation.last_reading
+
+    def load(self, digest: str, *, threads: int = 1, timeout_s: float = 120.0) -> Loaded:
+        """Load a model of the board's store in a fresh process.
+
+        Args:
+            digest: of the bundle; the board hashes it itself before it loads it.
+            threads: of the runtime within one operator.
+            timeout_s: deadline.
+
+        Raises:
+            ModelError: the model does not load.
+            RuntimeMissing: the board lacks its runtime.
+            OutOfMemory: the board's kernel killed it.
+            FlashError: the board has no such bundle, or it is altered.
+        """
+        self._loaded, self._staged = None, None
+        message, _ = self._conversation.ask("load", {"digest": digest, "threads": threads}, timeout_s=timeout_s)
+        loaded = answers.loaded(self._fields(message), board_id=self._board_id)
+        if loaded.artifact_digest != digest:
+            raise FlashError(f"{self._board_id}: the board loaded {loaded.artifact_digest}, asked for was {digest}")
+        self._loaded = loaded
+        return loaded
+
+    def restart(self, *, timeout_s: float = 120.0) -> ColdStart:
+        """Load the same model again in a fresh process. Raises as `load`."""
+        self._staged = None
+        message, _ = self._conversation.ask("restart", timeout_s=timeout_s)
+        self._loaded = answers.loaded(self._fields(message), board_id=self._board_id)
+        return self._loaded.cold
+
+    def unload(self, *, timeout_s: float = 30.0) -> None:
+        """End the model's process."""
+        self._loaded, self._staged = None, None
+        self._conversation.ask("unload", timeout_s=timeout_s)
+
+    def run(self, feeds: Mapping[str, Array], *, timeout_s: float = 60.0) -> tuple[dict[str, Array], int]:
+        """One inference.
+
+        Args:
+            feeds: input name → array, as `onnxruntime.InferenceSession.run` takes them.
+            timeout_s: deadline.
+
+        Returns:
+            Output name → array, and the latency in ns on the board's clock.
+
+        Raises:
+            ModelError: the feeds do not fit, or the model fails.
+        """
+        outputs, _, latency_ns = self.run_timed(feeds, timeout_s=timeout_s)
+        return outputs, latency_ns
+
+    def run_timed(self, feeds: Mapping[str, Array], *, timeout_s: float = 60.0) -> tuple[dict[str, Array], int, int]:
+        """As `run`; returns outputs, start and latency in ns."""
+        arrays = self._checked(feeds)
+        specs, blob = wire.pack_tensors(arrays, per_item=False)
+        message, out = self._conversation.ask("run", {"tensors": specs}, blob=blob, timeout_s=timeout_s)
+        tensors = wire.unpack_tensors(message.get("tensors"), out, board_id=self._board_id)
+        fields = self._fields(message)
+        outputs = {name: array[0] for name, array in tensors.items()}
+        return outputs, fields.integer("start_ns"), fields.integer("latency_ns")
+
+    def measure(
+        self,
+        feeds: Mapping[str, Array],
+        *,
+        inferences: int | None,
+        seconds: float | None = None,
+        warmup: int = 0,
+        warmup_s: float = 10.0,
+        keep_outputs: bool = False,
+        first: int = 0,
+        batched: bool = True,
+        on_progress: Callable[[int, SensorReading | None], None] | None = None,
+        timeout_s: float,
+    ) -> Measured:
+        """Time inferences, cycling over the items.
+
+        Args:
+            feeds: input name → items stacked on axis 0, m of them.
+            inferences: end after so many; None: only `seconds` counts.
+            seconds: end after so long; None: only `inferences` counts. With both, what comes first.
+            warmup: inferences before the first timed one.
+            warmup_s: but stop warming up after so long.
+            keep_outputs: bring back the outputs of the first min(m - first, inferences) items.
+            first: number of the item to begin with.
+            batched: an item is fed as ``feeds[name][i : i + 1]``; otherwise as ``feeds[name][i]``.
+            on_progress: told the number of inferences so far and the newest sensor row, about every quarter of a
+                second; may raise, which cancels the measurement.
+            timeout_s: deadline for all of it.
+
+        Raises:
+            ModelError: the feeds do not fit, or the model fails.
+            OutOfMemory: the board's kernel killed the model's process.
+            Fenced: somebody else holds the board now.
+        """
+        number = self._stage(feeds, batched=batched, timeout_s=timeout_s)
+        keep = 0
+        if keep_outputs:
+            keep = number - first % number if inferences is None else min(number - first % number, inferences)
+        gathered = _Gathered(self._board_id)
+
+        def tick() -> None:
+            if on_progress is not None:
+                on_progress(gathered.inferences, self._conversation.last_reading)
+
+        asked: Message = {
+            "inferences": inferences,
+            "seconds": seconds,
+            "warmup": warmup,
+            "warmup_s": warmup_s,
+            "first": first,
+            "keep": keep,
+        }
+        message, _ = self._conversation.ask("measure", asked, timeout_s=timeout_s, on_frame=gathered.add, on_tick=tick)
+        fields = self._fields(message)
+        if fields.integer("inferences") != gathered.inferences:
+            raise ProtocolError(f"{self._board_id}: {gathered.inferences} latencies came, not {message['inferences']}")
+        return Measured(
+            latencies_ns=gathered.latencies_ns(),
+            starts_ns=gathered.starts_ns(),
+            outputs=gathered.outputs(),
+            readings=self._conversation.take_readings(),
+            peak_rss_bytes=fields.integer_or_none("peak_rss_bytes"),
+            conditions=answers.conditions(fields),
+            duration_s=fields.integer("duration_ns") / 1e9,
+            cancelled=fields.flag("cancelled"),
+        )
+
+    def cancel(self) -> None:
+        """End the measurement under way early, from another thread; `measure` returns what there is."""
+        self._conversation.cancel()
+
+    def status(self, *, timeout_s: float = 30.0) -> BoardStatus:
+        """What is on the board."""
+        message, _ = self._conversation.ask("status", timeout_s=timeout_s)
+        return answers.board_status(self._fields(message))
+
+    def attest(self, payload: bytes, *, timeout_s: float = 60.0) -> tuple[bytes, str]:
+        """Have the board sign a statement.
+
+        Args:
+            payload: an in-toto Statement whose one subject this board has loaded or activated.
+            timeout_s: deadline.
+
+        Returns:
+            DER signature over DSSE's pre-authentication encoding, and the board's public key as PEM.
+
+        Raises:
+            EvidenceError: the board does not vouch for it.
+            BoardError: it has no identity key.
+        """
+        message, signature = self._conversation.ask("attest", blob=payload, timeout_s=timeout_s)
+        return signature, self._fields(message).text("public_key")
+
+    def request(self, operation: str, fields: Message, *, timeout_s: float) -> Fields:
+        """Any other request (flashing)."""
+        message, _ = self._conversation.ask(operation, fields, timeout_s=timeout_s)
+        return self._fields(message)
+
+    def close(self) -> None:
+        """End the session and the model's process on the board. Safe to call twice."""
+        self._conversation.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- inside --------------------------------------------------------------------------------------
+
+    def _fields(self, message: Message) -> Fields:
+        return Fields(message, board_id=self._board_id)
+
+    def _stage(self, feeds: Mapping[str, Array], *, batched: bool, timeout_s: float) -> int:
+        """Bring the items to the board, unless they are there already; returns their number."""
+        arrays = {name: np.asarray(value) for name, value in feeds.items()}
+        lengths = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ModelError(f"{self._board_id}: feeds must have the same number of items on axis 0, got {lengths}")
+        (number,) = lengths
+        if batched:
+            arrays = {name: array[:, np.newaxis] for name, array in arrays.items()}
+        self._checked({name: array[0] for name, array in arrays.items()})
+        key = _key_of(arrays)
+        if key == self._staged:
+            return int(number)
+        self._staged = None
+        item_bytes = sum(array.nbytes for array in arrays.values()) // number
+        step = max(1, STAGE_BYTES // max(1, item_bytes))
+        deadline = time.monotonic() + timeout_s
+        for at in range(0, number, step):
+            piece = {name: array[at : at + step] for name, array in arrays.items()}
+            specs, blob = wire.pack_tensors(piece, per_item=True)
+            asked: Message = {"tensors": specs, "items": min(step, number - at), "append": at > 0}
+            left = max(0.1, deadline - time.monotonic())
+            self._conversation.ask("stage", asked, blob=blob, timeout_s=left)
+        self._staged = key
+        return int(number)
+
+    def _checked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Do the feeds fit the model? The message says what it takes."""
+        arrays = {name: np.asarray(value) for name, value in feeds.items()}
+        if self._loaded is None:
+            raise ProtocolError(f"{self._board_id}: no model is loaded; load one first")
+        inputs = self._loaded.inputs
+        if not inputs:
+            return arrays  # a recording that takes any feed
+        wanted = ", ".join(map(str, inputs))
+        if {one.name for one in inputs} != set(arrays):
+            raise ModelError(
+                f"{self._board_id}: the model takes {wanted}; the feeds are {', '.join(arrays) or 'empty'}"
+            )
+        for one in inputs:
+            array = arrays[one.name]
+            if array.dtype.name != one.dtype or not _fits(array.shape, one):
+                raise ModelError(
+                    f"{self._board_id}: the model takes {wanted}; feed {one.name!r} is {array.dtype} {array.shape}"
+                )
+        return arrays
+
+
+class _Gathered:
+    """What a measurement sends while it goes on."""
+
+    def __init__(self, board_id: str) -> None:
+        self._board_id = board_id
+        self.inferences = 0
+        self._starts: list[Array] = []
+        self._latencies: list[Array] = []
+        self._outputs: list[dict[str, Array]] = []
+        self._kept = 0
+
+    def add(self, message: Message, blob: bytes) -> None:
+        """One frame."""
+        fields = Fields(message, board_id=self._board_id)
+        count = fields.integer("count")
+        match message.get("type"):
+            case "samples":
+                if count < 1 or len(blob) != 16 * count:
+                    raise ProtocolError(f"{self._board_id}: {count} samples came in {len(blob)} bytes")
+                both = np.frombuffer(blob, dtype="<i8").reshape(2, count)
+                self._starts.append(both[0])
+                self._latencies.append(both[1])
+                self.inferences += count
+            case "outputs":
+                if fields.integer("first") != self._kept or count < 1:
+                    raise ProtocolError(f"{self._board_id}: outputs of other items came than were expected")
+                self._outputs.append(
+                    wire.unpack_tensors(message.get("tensors"), blob, items=count, board_id=self._board_id)
+                )
+                self._kept += count
+            case other:
+                raise ProtocolError(f"{self._board_id}: unexpected {str(other)[:40]!r} during a measurement")
+
+    def starts_ns(self) -> Array:
+        """Shape (n,), int64."""
+        return _joined(self._starts)
+
+    def latencies_ns(self) -> Array:
+        """Shape (n,), int64."""
+        return _joined(self._latencies)
+
+    def outputs(self) -> dict[str, Array]:
+        """Item by item on axis 0.
+
+        Raises:
+            ModelError: the outputs of two items differ in shape, so that they cannot be stacked.
+        """
+        if not self._outputs:
+            return {}
+        joined = {}
+        for name in self._outputs[0]:
+            pieces = [piece[name] for piece in self._outputs]
+            shapes = {piece.shape[1:] for piece in pieces}
+            if len(shapes) != 1:
+                raise ModelError(
+                    f"{self._board_id}: output {name!r} has the shapes {sorted(shapes)} for different items; "
+                    "compare such a model item by item with run()"
+                )
+            whole = np.concatenate(pieces)
+            # an item was fed as a batch of one: its output's first axis is that batch
+            joined[name] = whole[:, 0] if whole.ndim > 1 and whole.shape[1] == 1 else whole
+        return joined
+
+
+def _joined(pieces: list[Array]) -> Array:
+    return np.concatenate(pieces).astype(np.int64) if pieces else np.empty(0, dtype=np.int64)
+
+
+def _fits(shape: tuple[int, ...], info: TensorInfo) -> bool:
+    return len(shape) == len(info.shape) and all(
+        wanted is None or side == wanted for side, wanted in zip(shape, info.shape, strict=True)
+    )
+
+
+def _key_of(arrays: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).data if array.size else b"")
+    return digest.hexdigest()
+
+
+def _push_program(
+    transport: Transport, data: bytes, name: str, digest: str, *, board_id: str, home: str, deadline: float
+) -> None:
+    """Put the program on the board, verified there."""
+    argv = ("python3", "-S", "-E", "-c", _RECEIVE, home, name, digest)
+    left = max(0.1, deadline - time.monotonic())
+    outcome = transport.run(Command(argv=argv, timeout_s=left, stdin=data))
+    if outcome.exit_status in {126, 127}:
+        raise RuntimeMissing(f"{board_id}: the board has no python3: {outcome.stderr_text[-200:]}")
+    try:
+        answer = json.loads(outcome.stdout)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise FlashError(
+            f"{board_id}: the on-board program cannot be put there: exit status {outcome.exit_status}: "
+            f"{outcome.stderr_text[-300:]}"
+        )
+    if answer.get("ok") is not True:
+        problem: EdgehilError = error_of(answer.get("code"), answer.get("message"), board_id=board_id)
+        raise problem
