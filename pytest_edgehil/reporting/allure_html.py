@@ -37,8 +37,10 @@ _STATUS_COLOUR: Final = {
 _ENVIRONMENT_COLOUR: Final = {Environment.HARDWARE: _BLUE, Environment.EMULATED: _GREY, Environment.VIRTUAL: _GREY}
 
 _BORDER: Final = "border-bottom:1px solid #8c959f66"
-_CELL: Final = f"padding:6px 14px 6px 0;text-align:left;vertical-align:top;{_BORDER}"
-_NUMBER: Final = f"padding:6px 14px 6px 0;text-align:right;vertical-align:top;white-space:nowrap;{_BORDER}"
+_CELL: Final = f"padding:6px 10px;text-align:left;vertical-align:top;{_BORDER}"
+_NUMBER: Final = f"padding:6px 10px;text-align:right;vertical-align:top;white-space:nowrap;{_BORDER}"
+# Awesome does not wrap table cells by itself, and cuts off what is too wide
+_TEXT: Final = f"{_CELL};white-space:normal;overflow-wrap:anywhere;min-width:16em"
 _HEAD: Final = "font-weight:600;opacity:.75"
 _SMALL: Final = "font-size:85%;opacity:.8"
 
@@ -107,7 +109,7 @@ def _row(verdict: Verdict) -> str:
     return (
         f'<tr><td style="{_CELL}"><b>{escape(verdict.gate)}</b></td>{cells}'
         f'<td style="{_CELL}">{_chip(verdict.outcome.value, _OUTCOME_COLOUR[verdict.outcome])}</td>'
-        f'<td style="{_CELL}">{escape(verdict.reason)}</td></tr>'
+        f'<td style="{_TEXT}">{escape(verdict.reason)}</td></tr>'
     )
 
 
@@ -125,8 +127,8 @@ def _provenance(record: TestRecord) -> str:
     if record.quarantined:
         facts.append(("quarantined", escape(record.quarantined)))
     rows = "".join(
-        f'<tr><td style="padding:1px 14px 1px 0;vertical-align:top;opacity:.75">{escape(name)}</td>'
-        f'<td style="padding:1px 0">{text}</td></tr>'
+        f'<tr><td style="padding:2px 10px;vertical-align:top;opacity:.75">{escape(name)}</td>'
+        f'<td style="padding:2px 10px;white-space:normal;overflow-wrap:anywhere">{text}</td></tr>'
         for name, text in facts
     )
     return f'<table style="border-collapse:collapse;font-size:90%">{rows}</table>' if rows else ""

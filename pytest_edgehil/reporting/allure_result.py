@@ -70,14 +70,16 @@ def set_status(result: Any, record: TestRecord, *, inconclusive: str) -> None:
 def add_labels(result: Any, record: TestRecord, *, lab: str) -> None:
     """Say how it ended, where it ran (the timeline: lab and board), and what was tested (the behaviours page)."""
     told = {one.name for one in result.labels}
-    replaced = {"host"} if lab else set()
-    labels = [("verdict", _VERDICT_LABEL[record.status])]
+    replaced = {"thread", *(["host"] if lab else [])}
+    verdict = _VERDICT_LABEL[record.status]
+    if record.status is Status.PASSED:
+        # a fixture may have failed after the record was made
+        verdict = {AllureStatus.FAILED: "fail", AllureStatus.BROKEN: "error"}.get(result.status, verdict)
+    labels = [("verdict", verdict), ("thread", record.board.id if record.board is not None else record.worker)]
     if lab:
         labels.append(("host", lab))
     if record.board is not None:
-        replaced.add("thread")
         labels += [
-            ("thread", record.board.id),
             ("board", record.board.id),
             ("board_class", record.board.cls),
             ("board_environment", record.board.environment.value),
@@ -100,7 +102,8 @@ def add_labels(result: Any, record: TestRecord, *, lab: str) -> None:
 def add_parameters(result: Any, record: TestRecord, *, board_is_identity: bool) -> None:
     """Model, prompt and board class tell results apart from run to run; the rest is only shown.
 
-    Versions are no part of the identity: a test's history is there to see what a new version changed.
+    Versions are no part of the identity: a test's history is there to see what a new version changed. The
+    description names them.
     """
     parts = {one.track: one for one in record.combo}
     board = record.board
@@ -111,7 +114,6 @@ def add_parameters(result: Any, record: TestRecord, *, board_is_identity: bool) 
     shown: dict[str, str | None] = {
         "board": board.id if board is not None else None,
         "firmware": parts["firmware"].label if "firmware" in parts else None,
-        **{f"{track}_version": parts[track].version for track in ("model", "prompt") if track in parts},
     }
     if board_is_identity:
         identity["board"] = shown.pop("board")
@@ -151,7 +153,7 @@ def steps(record: TestRecord) -> list[Any]:
         judge.steps += [_gate_step(one, at=judge.stop) for one in record.verdicts]
         # judging itself went well, but a reader looks for red at the outermost step
         worst = fmt.worst(record)
-        if judge.status == AllureStatus.PASSED and worst is not None:
+        if worst is not None and worst is not Outcome.PASS:
             judge.status = _STEP_STATUS[worst]
     return roots
 

@@ -15,6 +15,7 @@ leaves the identity of its running test in a file; the controller's sink makes a
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -128,16 +129,20 @@ class AllureSink:
         """Controller only: write a result for a test whose worker died. Call it in ``pytest_handlecrashitem``.
 
         Args:
-            record: names the test in `nodeid` and the dead worker in `worker`.
+            record: names the test in `nodeid` and the dead worker in `worker`; its end is when the worker died, its
+                start is taken from what the worker left.
         """
         identity = self._left_by(record)
+        if "started_at" in identity:
+            ended_at = record.started_at + record.duration_s
+            record = dataclasses.replace(
+                record, started_at=identity["started_at"], duration_s=max(0.0, ended_at - identity["started_at"])
+            )
         result = TestResult(
             uuid=str(uuid.uuid4()),
             name=identity.get("name", record.nodeid.rsplit("::", 1)[-1]),
             fullName=identity.get("full_name", _full_name(record.nodeid)),
             titlePath=list(identity.get("title_path", record.nodeid.split("::", 1)[0].split("/"))),
-            start=identity.get("start_ms", milliseconds(record.started_at)),
-            stop=milliseconds(record.started_at + record.duration_s),
             status=AllureStatus.BROKEN,
             labels=[Label(name=name, value=value) for name, value in identity.get("labels", ())],
             parameters=[Parameter(name=name, value=value) for name, value in identity.get("parameters", ())],
@@ -179,6 +184,9 @@ class AllureSink:
             self._complete(result, record)
 
     def _complete(self, result: Any, record: TestRecord) -> None:
+        # the whole attempt: allure-pytest counts the body only, and the board is busy while it is flashed
+        result.start = milliseconds(record.started_at)
+        result.stop = milliseconds(record.started_at + record.duration_s)
         set_status(result, record, inconclusive=self._inconclusive)
         told = result.descriptionHtml or plain_text_as_html(result.description or "")
         result.descriptionHtml, result.description = description_html(record, told=told), None
@@ -249,7 +257,7 @@ def _identity(item: pytest.Item) -> dict[str, Any]:
         "full_name": full_name,
         "title_path": list(allure_pytest_utils.allure_title_path(item)),
         "history_id": allure_pytest_utils.get_history_id(full_name, parameters, original_values=values),
-        "start_ms": milliseconds(time.time()),
+        "started_at": time.time(),
         "labels": [[str(name), str(value)] for name, value in labels],
         "parameters": [[one.name, one.value] for one in parameters],
     }

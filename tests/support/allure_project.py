@@ -12,7 +12,7 @@ import pytest
 
 CONFTEST = """
 import os
-import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,7 +82,16 @@ def pytest_runtest_makereport(item, call):
 def pytest_handlecrashitem(crashitem, report, sched):
     sink = sched.config.pluginmanager.get_plugin("edgehil_allure")
     worker = report.node.gateway.id
-    sink.crashed(replace(make.error(), nodeid=crashitem, worker=worker, message="worker " + worker + " died"))
+    sink.crashed(
+        replace(
+            make.error(),
+            nodeid=crashitem,
+            worker=worker,
+            message="worker " + worker + " died",
+            started_at=time.time(),
+            duration_s=0.0,
+        )
+    )
 
 
 def pytest_sessionfinish(session):

@@ -40,7 +40,8 @@ FIRMWARE = ArtifactRef(
 )
 
 
-def board(number: int, *, environment: Environment = Environment.VIRTUAL, cls: str = "pi5-8gb-hat2") -> BoardRef:
+def board(number: int, *, environment: Environment = Environment.VIRTUAL) -> BoardRef:
+    cls = "pi5-4gb" if number == 3 else "pi5-8gb-hat2"
     return BoardRef(
         id=f"pi5-{number:02}",
         cls=cls,
@@ -102,13 +103,13 @@ def peak_rss(outcome: Outcome = Outcome.PASS, *, observed_mib: float = 96.4) -> 
     )
 
 
-def steps(*, measure_s: float = 6.5, failed: bool = False) -> tuple[Step, ...]:
+def steps(*, at: float = STARTED_AT, measure_s: float = 6.5, failed: bool = False) -> tuple[Step, ...]:
     return (
-        Step(name="reserve", started_at=STARTED_AT, duration_s=0.4, detail="lease 17 on pi5-01"),
-        Step(name="flash", started_at=STARTED_AT + 0.4, duration_s=1.9, detail="403 KiB sent, 1 file skipped"),
-        Step(name="warm-up", started_at=STARTED_AT + 2.3, duration_s=0.5, detail="20 inferences"),
-        Step(name="measure", started_at=STARTED_AT + 2.8, duration_s=measure_s, detail="480 inferences"),
-        Step(name="judge", started_at=STARTED_AT + 2.8 + measure_s, duration_s=0.1, failed=failed),
+        Step(name="reserve", started_at=at, duration_s=0.4, detail="lease 17 on pi5-01"),
+        Step(name="flash", started_at=at + 0.4, duration_s=1.9, detail="403 KiB sent, 1 file skipped"),
+        Step(name="warm-up", started_at=at + 2.3, duration_s=0.5, detail="20 inferences"),
+        Step(name="measure", started_at=at + 2.8, duration_s=measure_s, detail="480 inferences"),
+        Step(name="judge", started_at=at + 2.8 + measure_s, duration_s=0.1, failed=failed),
     )
 
 
@@ -143,7 +144,7 @@ def failed(number: int = 2) -> TestRecord:
         board=board(number),
         combo=(FIRMWARE, BAD),
         verdicts=verdicts,
-        steps=steps(failed=True),
+        steps=steps(at=STARTED_AT + 10, failed=True),
         lease_token=18,
     )
 
@@ -157,10 +158,10 @@ def inconclusive(number: int = 3) -> TestRecord:
         duration_s=14.0,
         worker="gw2",
         message=f"p95_latency: {verdict.reason}",
-        board=board(number, cls="pi5-4gb"),
+        board=board(number),
         combo=(GOOD,),
         verdicts=(verdict,),
-        steps=steps(failed=True),
+        steps=steps(at=STARTED_AT + 20, failed=True),
     )
 
 
@@ -176,13 +177,13 @@ def invalid(number: int = 3) -> TestRecord:
         board=board(number),
         combo=(GOOD,),
         verdicts=(verdict,),
-        steps=steps(failed=True),
+        steps=steps(at=STARTED_AT + 30, failed=True),
     )
 
 
 def put_back(number: int = 4) -> TestRecord:
     """The first attempt of `passed(test="test_survives")`: its board lost power."""
-    reserve, flash, *_ = steps()
+    reserve, flash, *_ = steps(at=STARTED_AT + 1)
     reason = "link to pi5-04 broke after 100000 bytes while measuring; the console says nothing"
     return TestRecord(
         nodeid=f"{MODULE}::test_survives",
@@ -197,7 +198,7 @@ def put_back(number: int = 4) -> TestRecord:
         steps=(
             reserve,
             flash,
-            Step(name="measure", started_at=STARTED_AT + 2.3, duration_s=1.7, detail=reason, failed=True),
+            Step(name="measure", started_at=STARTED_AT + 3.3, duration_s=0.7, detail=reason, failed=True),
         ),
         quarantined=reason,
     )
