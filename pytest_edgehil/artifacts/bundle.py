@@ -41,7 +41,7 @@ _READ_BYTES = 1 << 20
 class Limits:
     """What a bundle may hold at most."""
 
-    files: int = 10_000
+    files: int = 4096
     unpacked_bytes: int = 4 * 2**30
 
     @property

@@ -26,7 +26,7 @@ from pytest_edgehil.model.artifact import Budgets, FileEntry, Manifest, Provenan
 SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
-MAX_FILES = 10_000
+MAX_FILES = 4096
 MAX_PATH_CHARACTERS = 200
 
 FORMATS = {
