@@ -337,7 +337,7 @@ class SshTransport:
         """A channel has closed; whoever waits for a free session may try again."""
         with self._freed:
             self._channels.discard(channel)
-            self._freed.notify_all()
+            self._freed.notify()  # one session is free: more than one waiter would only be refused again
 
     # --- inside --------------------------------------------------------------------------------------
 
@@ -413,18 +413,17 @@ class SshTransport:
                 raise LinkLost(f"{what} was not started: {self._gone()}")
             try:
                 return self._session.open_session(timeout=max(deadline.left_s(), 0.001))
-            except paramiko.ChannelException as exc:
+            except (paramiko.SSHException, EOFError, OSError) as exc:
+                if not self._session.is_active() and not deadline.passed():
+                    raise LinkLost(f"{what} was not started: {self._gone()}") from exc
+                # Not only ChannelException: of several threads that are refused at once, paramiko tells it to one.
                 with self._freed:
-                    self._freed.wait(min(0.2, deadline.left_s()))
+                    self._freed.wait(min(0.5, deadline.left_s()))
                 if deadline.passed():
                     raise DeadlineExceeded(
-                        f"{what} was not started within {deadline.timeout_s:g} s: the board allows no more sessions at "
-                        f"once ({exc.text}); close channels, or raise MaxSessions in its sshd_config"
+                        f"{what} was not started within {deadline.timeout_s:g} s ({exc}); if the board allows no more "
+                        "sessions at once, close channels or raise MaxSessions in its sshd_config"
                     ) from exc
-            except (paramiko.SSHException, EOFError, OSError) as exc:
-                if self._session.is_active() or deadline.passed():
-                    raise DeadlineExceeded(f"{what} was not started within {deadline.timeout_s:g} s: {exc}") from exc
-                raise LinkLost(f"{what} was not started: {self._gone()}") from exc
 
     def _gone(self) -> str:
         if self._closing.is_set():

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import asyncssh
-
 from support.keys import KeyPair, access_to, make_key
 
+from pytest_edgehil.model.board import SshAccess
+
 Handler = Callable[["asyncssh.SSHServerProcess[bytes]"], Awaitable[None]]
+
+
+_MARK = "EDGEHIL_TEST_SERVER"
 
 
 async def run_in_shell(process: asyncssh.SSHServerProcess[bytes]) -> None:
@@ -25,21 +30,29 @@ async def run_in_shell(process: asyncssh.SSHServerProcess[bytes]) -> None:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, _MARK: str(process.get_extra_info("sockname")[1])},
     )
     feeding = asyncio.create_task(_feed(process.stdin, child.stdin))
-    try:
-        await asyncio.gather(_forward(child.stdout, process.stdout), _forward(child.stderr, process.stderr))
-        status = await child.wait()
-    finally:
-        feeding.cancel()
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-        child.stdin.close()
+    await asyncio.gather(_forward(child.stdout, process.stdout), _forward(child.stderr, process.stderr))
+    status = await child.wait()
+    feeding.cancel()
+    await asyncio.gather(feeding, return_exceptions=True)
+    child.stdin.close()
+    with contextlib.suppress(OSError):
+        await child.stdin.wait_closed()
     if status >= 0:
         process.exit(status)
     else:
         process.exit_with_signal({9: "KILL", 15: "TERM"}.get(-status, "ABRT"))
+
+
+def _power_off(port: int) -> None:
+    """Kills what the commands of the server on this port have left behind: its connections did not end them."""
+    mark = f"{_MARK}={port}".encode()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in environ.read_bytes().split(b"\0"):
+                os.kill(int(environ.parent.name), signal.SIGKILL)
 
 
 async def _forward(source: asyncio.StreamReader, sink: asyncssh.SSHWriter[bytes]) -> None:
@@ -71,7 +84,7 @@ class AsyncsshServer:
         self.host_key: KeyPair = make_key(directory / "host", host_key)
         self._handler = handler
         self._started = threading.Event()
-        self._failed: list[BaseException] = []
+        self._failed: list[Exception] = []
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="asyncssh-server", daemon=True)
@@ -92,13 +105,17 @@ class AsyncsshServer:
         assert not self._thread.is_alive()
 
     @property
-    def access(self):
-        return access_to(self.port, user=self.user, client=self.client, host_key=self.host_key.public)
+    def access(self) -> SshAccess:
+        return self.access_at(self.port)
+
+    def access_at(self, port: int) -> SshAccess:
+        """The same server through another port, such as that of a `TcpProxy`."""
+        return access_to(port, user=self.user, client=self.client, host_key=self.host_key.public)
 
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as exc:  # told by __enter__
+        except Exception as exc:  # noqa: BLE001 - told by __enter__
             self._failed.append(exc)
         finally:
             self._started.set()
@@ -131,9 +148,7 @@ class AsyncsshServer:
         server.close()
         for connection in tuple(connections):
             connection.abort()
-            await connection.wait_closed()
+        while commands := [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]:
+            _power_off(self.port)
+            await asyncio.wait(commands, timeout=0.1)
         await server.wait_closed()
-        pending = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
+from support.processes import group_alive, until
+
 from pytest_edgehil.board.command import Command, Outcome, check_argv
 from pytest_edgehil.board.redact import show_argv
 from pytest_edgehil.board.transport import SEND_TIMEOUT_S, Channel
@@ -58,14 +60,16 @@ class LocalTransport:
         self._end(reason)
 
     def close(self) -> None:
-        self._end("the transport was closed")
+        for channel in self._end("the transport was closed"):
+            channel.close()
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str) -> tuple[LocalChannel, ...]:
         with self._lock:
             self._gone = self._gone or reason
             channels = tuple(self._channels)
         for channel in channels:
             channel._cut(reason)
+        return channels
 
     def _start(self, argv: tuple[str, ...], shown: str) -> LocalChannel:
         with self._lock:
@@ -89,7 +93,7 @@ class LocalChannel:
         self._lost = ""
         # A shell as leader reports a missing program (127) and signals (128 + n) as a board does.
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", '"$@"; exit $?', "edgehil", *argv],
+            ["/bin/sh", "-c", 'env "$@"; exit $?', "edgehil", *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -137,6 +141,8 @@ class LocalChannel:
         return self._wait(time.monotonic() + timeout_s, timeout_s)
 
     def close(self) -> None:
+        with self._changed:
+            self._lost = self._lost or "the channel was closed"
         self._kill()
         for reader in self._readers:
             reader.join()
@@ -198,6 +204,7 @@ class LocalChannel:
         # The leader is not reaped before this, or its group might be gone and its number used again.
         if self._process.returncode is None:
             os.killpg(self._process.pid, signal.SIGKILL)
+            until(lambda: not group_alive(self._process.pid))  # a kill is asked for at once, but done a little later
             self._process.wait()
 
     def _feed(self, stdin: bytes) -> None:

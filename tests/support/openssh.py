@@ -1,4 +1,4 @@
-"""A private OpenSSH server on loopback: own configuration, own host key, own port; works with and without being root."""
+"""A private OpenSSH server on loopback: own configuration, host key and port; works with and without being root."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 from support.keys import KeyPair, access_to, make_key
+
+from pytest_edgehil.model.board import SshAccess
 
 
 def sshd_path() -> str:
@@ -53,8 +55,12 @@ class OpenSshServer:
         self.stop()
 
     @property
-    def access(self):
-        return access_to(self.port, user=self.user, client=self.client, host_key=self.host_keys[0].public)
+    def access(self) -> SshAccess:
+        return self.access_at(self.port)
+
+    def access_at(self, port: int) -> SshAccess:
+        """The same server through another port, such as that of a `TcpProxy`."""
+        return access_to(port, user=self.user, client=self.client, host_key=self.host_keys[0].public)
 
     def log(self) -> str:
         path = self._directory / "sshd.log"

@@ -44,7 +44,7 @@ class TcpProxy:
             assert not thread.is_alive()
 
     def stall(self) -> None:
-        """Nothing is forwarded any more, and no connection is closed: what a pulled cable looks like from either end."""
+        """Nothing is forwarded any more, and nothing is closed: what a pulled cable looks like from either end."""
         self._flowing.clear()
 
     def resume(self) -> None:

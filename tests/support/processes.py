@@ -1,0 +1,36 @@
+"""Whether a process of this machine lives. Zombies are dead: they hold nothing and do nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def alive(pid: int) -> bool:
+    return _state_and_group(Path(f"/proc/{pid}/stat"))[0] not in {"", "Z", "X"}
+
+
+def group_alive(group: int) -> bool:
+    found = (_state_and_group(path) for path in Path("/proc").glob("[0-9]*/stat"))
+    return any(of == str(group) and state not in {"Z", "X"} for state, of in found)
+
+
+def _state_and_group(stat: Path) -> tuple[str, str]:
+    try:
+        fields = stat.read_text().rpartition(")")[2].split()  # proc(5): the name before it may hold anything
+    except (FileNotFoundError, ProcessLookupError):
+        return "", ""
+    return fields[0], fields[2]
+
+
+def until(what: Callable[[], T], *, timeout_s: float = 30.0) -> T:
+    """Waits for `what` to return something true, and returns it."""
+    end = time.monotonic() + timeout_s
+    while not (value := what()):
+        assert time.monotonic() < end, f"did not come true within {timeout_s} s"
+        time.sleep(0.01)
+    return value
