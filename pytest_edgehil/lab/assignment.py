@@ -38,38 +38,44 @@ def assign(
     given: dict[str, int] = {}
     used = dict.fromkeys(room, 0)
 
+    def fits(board: str) -> bool:
+        pool = pools.get(board)
+        return pool is None or pool not in room or used[pool] < room[pool]
+
     def place(request: int, seen_boards: set[str], seen_pools: set[str]) -> bool:
+        # first what is simply free, so that earlier requests keep their better wishes; then what others can give up
         for board in wishes[request]:
-            if board in seen_boards:
+            if board not in given and board not in seen_boards and fits(board):
+                given[board] = request
+                pool = pools.get(board)
+                if pool is not None and pool in used:
+                    used[pool] += 1
+                return True
+        return any(take(board, request, seen_boards, seen_pools) for board in wishes[request])
+
+    def take(board: str, request: int, seen_boards: set[str], seen_pools: set[str]) -> bool:
+        if board in seen_boards:
+            return False
+        seen_boards.add(board)
+        owner = given.get(board)
+        if owner is not None:
+            if not place(owner, seen_boards, seen_pools):
+                return False
+            given[board] = request
+            return True
+        pool = pools[board]  # it is free and does not fit, so it has a pool, and that is full
+        if pool in seen_pools:
+            return False
+        seen_pools.add(pool)
+        for other in [taken for taken in given if pools.get(taken) == pool]:
+            if other in seen_boards:
                 continue
-            seen_boards.add(board)
-            owner = given.get(board)
-            if owner is not None:
-                if place(owner, seen_boards, seen_pools):
-                    given[board] = request
-                    return True
-                continue
-            pool = pools.get(board)
-            if pool is None or pool not in room:
+            seen_boards.add(other)
+            if place(given[other], seen_boards, seen_pools):
+                # its owner has another board now, and its place in the pool goes to us
+                del given[other]
                 given[board] = request
                 return True
-            if used[pool] < room[pool]:
-                used[pool] += 1
-                given[board] = request
-                return True
-            if pool in seen_pools:
-                continue
-            seen_pools.add(pool)
-            for other in [taken for taken in given if pools.get(taken) == pool]:
-                if other in seen_boards:
-                    continue
-                seen_boards.add(other)
-                mover = given[other]
-                if place(mover, seen_boards, seen_pools):
-                    # the mover has another board now, and its place in the pool goes to us
-                    del given[other]
-                    given[board] = request
-                    return True
         return False
 
     for request in range(len(wishes)):
