@@ -1,0 +1,239 @@
+"""Starting virtual boards.
+
+`start` either starts a board's supervisor or joins one that already serves its directory; two processes that start
+the same board at the same moment end up with one supervisor, which belongs to the first. It dies with its owner: who
+has joined a board loses it then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest_edgehil
+from pytest_edgehil.errors import BoardError, ConfigError, ConnectFailed, PowerError
+from pytest_edgehil.model.board import Board, ConsoleAccess, SshAccess, VirtualPower
+from pytest_edgehil.virtual.blueprint import Blueprint, Endpoint, Layout, blueprint_of
+from pytest_edgehil.virtual.control import VirtualControl
+from pytest_edgehil.virtual.faults import check_fault
+from pytest_edgehil.virtual.processes import marker_of, sweep
+
+POLL_S = 0.02
+STOP_S = 20.0
+
+
+def board_directory(lab_state_dir: Path, board_id: str) -> Path:
+    """Where a board of a lab keeps its disk, keys and journal."""
+    return lab_state_dir / "boards" / board_id
+
+
+@dataclass(slots=True, kw_only=True)
+class RunningBoard:
+    """A virtual board that is being served. A context manager: leaving it stops a board that is ours.
+
+    Args:
+        board: with ssh, console, power and identity key filled in.
+        owned: whether we started it; one that was joined is left alone by `stop`.
+    """
+
+    board: Board
+    control: VirtualControl
+    owned: bool
+    layout: Layout
+    endpoint: Endpoint
+    _warden: subprocess.Popen[bytes] | None = field(repr=False)
+
+    def stop(self) -> None:
+        """Stop the board if it is ours; when this returns, no process of it is left. Its disk stays. Idempotent."""
+        warden, self._warden = self._warden, None
+        if warden is None:
+            return
+        if warden.stdin is not None:
+            warden.stdin.close()
+        with contextlib.suppress(ProcessLookupError):
+            warden.terminate()
+        try:
+            warden.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            warden.kill()
+            warden.wait()
+        sweep(marker_of(self.layout.root))
+
+    def __enter__(self) -> RunningBoard:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _problem: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def start(board: Board, *, directory: Path, wait_s: float = 30.0) -> RunningBoard:
+    """Start a virtual board, or join whoever serves it already.
+
+    Returns when the board runs, or will not by itself (a fault of its blueprint took its power, or it hangs in its
+    boot): then the next attempt to reach it tells.
+
+    Args:
+        directory: see `board_directory`; made, private, when it is not there.
+        wait_s: how long the start may take.
+
+    Raises:
+        ConfigError: the board is not virtual, or something that lab.yaml says of it cannot be.
+        BoardError: the supervisor did not come up.
+        ConnectFailed: not within `wait_s`.
+    """
+    blueprint = blueprint_of(board)
+    for fault in blueprint.faults:
+        check_fault(fault)
+    directory = directory.absolute()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    layout = Layout(root=directory)
+    deadline_s = time.monotonic() + wait_s
+    with _exclusively(layout, board_id=board.id, deadline_s=deadline_s):
+        while True:
+            joined = _join(board, layout)
+            if joined is not None:
+                return joined
+            started = _launch(board, blueprint, layout, deadline_s=deadline_s)
+            if started is not None:
+                return started
+
+
+@contextlib.contextmanager
+def _exclusively(layout: Layout, *, board_id: str, deadline_s: float) -> Iterator[None]:
+    descriptor = os.open(layout.start_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline_s:
+                    raise ConnectFailed(
+                        f"virtual board {board_id}: somebody else has been starting it for too long; see {layout.log}"
+                    ) from None
+                time.sleep(POLL_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _join(board: Board, layout: Layout) -> RunningBoard | None:
+    endpoint = Endpoint.read(layout.endpoint)
+    if endpoint is None:
+        return None
+    control = VirtualControl(Path(endpoint.socket))
+    try:
+        control.status()
+    except PowerError:
+        return None  # it is just ending, or was killed: the warden removes the endpoint
+    return _running(board, layout, endpoint, control, warden=None)
+
+
+def _launch(board: Board, blueprint: Blueprint, layout: Layout, *, deadline_s: float) -> RunningBoard | None:
+    """Start warden and supervisor; None when somebody else was quicker without taking the start lock."""
+    package = str(Path(pytest_edgehil.__file__).resolve().parent.parent)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
+    with layout.log.open("ab") as log:
+        layout.log.chmod(0o600)
+        warden = subprocess.Popen(
+            [sys.executable, "-P", "-m", "pytest_edgehil.virtual.warden", str(layout.root), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the starter, which then stops us in its own time
+        )
+    assert warden.stdin is not None
+    assert warden.stdout is not None
+    try:
+        with contextlib.suppress(BrokenPipeError):  # it died at once: the report below, or its absence, says so
+            warden.stdin.write(blueprint.to_json().encode() + b"\n")
+            warden.stdin.flush()
+        answer = _report_of(warden, board_id=board.id, layout=layout, deadline_s=deadline_s)
+        if answer.pop("ok"):
+            answer.pop("state")
+            endpoint = Endpoint(**answer)
+            return _running(board, layout, endpoint, VirtualControl(Path(endpoint.socket)), warden=warden)
+    except BaseException:
+        _discard(warden)
+        raise
+    finally:
+        warden.stdout.close()
+    _discard(warden)
+    if answer["kind"] == "busy" and time.monotonic() < deadline_s:
+        return None
+    if answer["kind"] == "config":
+        raise ConfigError(answer["error"])
+    raise BoardError(f"virtual board {board.id} did not start: {answer['error']}; see {layout.log}")
+
+
+def _report_of(warden: subprocess.Popen[bytes], *, board_id: str, layout: Layout, deadline_s: float) -> dict[str, Any]:
+    assert warden.stdout is not None
+    poller = select.poll()
+    poller.register(warden.stdout, select.POLLIN)
+    line = b""
+    while not line.endswith(b"\n"):
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0 or not poller.poll(left_s * 1000):
+            raise ConnectFailed(f"virtual board {board_id} did not boot in time; see {layout.log}")
+        piece = os.read(warden.stdout.fileno(), 65536)
+        if not piece:
+            raise BoardError(f"virtual board {board_id}: its supervisor died while it started; see {layout.log}")
+        line += piece
+    answer: dict[str, Any] = json.loads(line)
+    return answer
+
+
+def _discard(warden: subprocess.Popen[bytes]) -> None:
+    if warden.stdin is not None:
+        warden.stdin.close()
+    with contextlib.suppress(ProcessLookupError):
+        warden.terminate()
+    try:
+        warden.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        warden.kill()
+        warden.wait()
+
+
+def _running(
+    board: Board,
+    layout: Layout,
+    endpoint: Endpoint,
+    control: VirtualControl,
+    *,
+    warden: subprocess.Popen[bytes] | None,
+) -> RunningBoard:
+    pinned = None if board.virtual is None else board.virtual.ssh_host_key
+    ssh = board.ssh or SshAccess(
+        host=endpoint.host,
+        port=endpoint.port,
+        user=endpoint.user,
+        key_path=Path(endpoint.client_key),
+        host_key=pinned or endpoint.host_key,
+    )
+    power = board.power if board.power is not None and not isinstance(board.power, VirtualPower) else None
+    complete = replace(
+        board,
+        ssh=replace(ssh, port=endpoint.port),
+        console=board.console or ConsoleAccess(url=endpoint.console),
+        power=power or VirtualPower(socket=Path(endpoint.socket)),
+        identity_key=board.identity_key or Path(endpoint.identity_key),
+    )
+    return RunningBoard(
+        board=complete, control=control, owned=warden is not None, layout=layout, endpoint=endpoint, _warden=warden
+    )
