@@ -4,8 +4,9 @@ Up to four statements in one verdict: it ran for the whole duration; its process
 at a rate; its memory grows at most so fast; and it never held more than so much. A statement that is broken fails at
 once. PASS needs the whole duration, whatever was clear before.
 
-*Crash rate.* A trial is a stretch of the soak, 10 s long unless `crash_trial` says otherwise: ``crash_rate=0.01`` states
-that at most 1 % of such stretches contain a crash. Crashes are counted, not placed: two in one stretch count twice.
+*Crash rate.* A trial is a stretch of the soak, 10 s long unless `crash_trial` says otherwise: ``crash_rate=0.01``
+states that at most 1 % of such stretches contain a crash. Crashes are counted, not placed: two in one stretch count
+twice.
 
 *Overridden durations.* A run may replace the declared duration (``--edgehil-soak``). The verdict states both, and what
 the shorter one cannot decide stays INCONCLUSIVE.
@@ -99,7 +100,9 @@ class Soak:
         ended = sample.duration_s * 1e9 >= self.required_ns
         statements = [self._duration(sample, ended=ended), self._crashes(sample, ended=ended)]
         statements += [self._peak(sample, ended=ended)] if self.peak_rss_bytes is not None else []
-        statements += [self._leak(sample, self.leak_bytes_per_h)] if self.leak_bytes_per_h is not None else []
+        statements += (
+            [self._leak(sample, self.leak_bytes_per_h, ended=ended)] if self.leak_bytes_per_h is not None else []
+        )
         rebooted = validity.reboot(sample)
         if rebooted.trouble is not None:
             statements.append(_Statement(outcome=Outcome.INVALID, said=f"not usable: {rebooted.trouble}"))
@@ -135,11 +138,11 @@ class Soak:
 
     def _crashes(self, sample: Sample, *, ended: bool) -> _Statement:
         crashes = 0 if sample.conditions is None else sample.conditions.restarts
-        times = f"the model's process had to be restarted {crashes} time{'' if crashes == 1 else 's'}"
+        times = f"{crashes or 'no'} crash{'' if crashes == 1 else 'es'} of the model's process"
         if self.crash_rate is None:
             if crashes:
                 ran = format_duration(sample.duration_s * 1e9)
-                return _Statement(outcome=Outcome.FAIL, said=f"{times} within {ran}, where no crash may be")
+                return _Statement(outcome=Outcome.FAIL, said=f"{times} within {ran}, where none may be")
             return _Statement(outcome=Outcome.PASS, said="without a crash")
         return self._crash_rate(sample, crashes, times, self.crash_rate, ended=ended)
 
@@ -189,7 +192,7 @@ class Soak:
         outcome = Outcome.PASS if ended else Outcome.INCONCLUSIVE
         return _Statement(outcome=outcome, said=f"peak RSS {held} within {budget}", **figures)
 
-    def _leak(self, sample: Sample, budget_per_h: float) -> _Statement:
+    def _leak(self, sample: Sample, budget_per_h: float, *, ended: bool) -> _Statement:
         import numpy as np
 
         from pytest_edgehil.gates.stats import leak
@@ -208,6 +211,7 @@ class Soak:
                 **figures,
             )
         at_s = np.array([one.at_s for one in readings])
+        at_s = np.concatenate(([0.0], np.cumsum(np.maximum(np.diff(at_s), 0.0)))) if at_s.size else at_s
         held = np.array([(one.rss_bytes or 0) + (one.swap_bytes or 0) for one in readings], dtype=np.float64)
         found = leak.look(
             at_s,
@@ -218,7 +222,7 @@ class Soak:
             resolution=16384.0 if sample.conditions is None else float(sample.conditions.page_size_bytes),
         )
         if found is None:
-            ran = format_duration(0 if at_s.size == 0 else float(at_s[-1] - at_s[0]) * 1e9)
+            ran = format_duration(float(at_s[-1]) * 1e9 if at_s.size else 0.0)
             said = (
                 f"a leak cannot be told from warming up within {ran} (at least {format_duration(LEAK_NEEDS_NS)} needed)"
             )
@@ -233,14 +237,14 @@ class Soak:
             return _Statement(outcome=Outcome.FAIL, said=f"{grows}, more than {budget}", **figures)
         if found.decision == "below":
             return _Statement(outcome=Outcome.PASS, said=f"{grows}, at most {budget}", **figures)
-        return _Statement(
-            outcome=Outcome.INCONCLUSIVE, said=f"{grows}, which does not tell whether it is at most {budget}", **figures
-        )
+        told = f", which does not tell whether it is at most {budget}" if ended else " so far"
+        return _Statement(outcome=Outcome.INCONCLUSIVE, said=f"{grows}{told}", **figures)
 
     def _overridden(self) -> str:
         if self.override_ns is None or self.override_ns == self.duration_ns:
             return ""
-        return f" (the run replaced the declared {format_duration(self.duration_ns)} by {format_duration(self.override_ns)})"
+        declared, override = format_duration(self.duration_ns), format_duration(self.override_ns)
+        return f" (the run replaced the declared {declared} by {override})"
 
     def _unseen(self, sample: Sample, unseen: tuple[str, ...]) -> tuple[str, ...]:
         found = [*unseen, "latency drift over the soak", "throttling: declare thermal() beside it"]
@@ -296,7 +300,8 @@ def declare(
         if declared < needed:
             raise MarkerError(
                 f"a crash rate of {rate:g} per {format_duration(trial)} needs a soak of at least "
-                f"{format_duration(needed, digits=4)} without a crash; it is declared to last {format_duration(declared)}"
+                f"{format_duration(needed, digits=4)} without a crash; "
+                f"it is declared to last {format_duration(declared)}"
             )
     return Soak(
         duration_ns=declared,

@@ -30,6 +30,8 @@ MARGIN_C = 3.0
 MEAN_S = 30.0
 PREDICT_AFTER_TAUS = 1.5
 SETTLED_AFTER_TAUS = 3.0
+FEWEST_READINGS = 20
+"""Fewer say too little of the curve's bend to predict anything from it."""
 SLICE_S = 15.0
 _UNDER_VOLTAGE = 0x1
 _HOT_BITS = 0xE
@@ -131,7 +133,7 @@ class Thermal:
         values = np.array([value for _, value in temperatures])
         hottest = _hottest_mean(times_s, values)
         late = times_s >= self.settle_ns / 1e9
-        found = fit(times_s[late], values[late], alpha=self.alpha) if late.any() else None
+        found = fit(times_s[late], values[late], alpha=self.alpha) if late.sum() >= FEWEST_READINGS else None
         elapsed = float(times_s[late][-1] - times_s[late][0]) if late.any() else 0.0
         outcome, reason = self._decide(values, limit_c, hottest=hottest, found=found, elapsed_s=elapsed, ended=ended)
         decided = ended or outcome is not Outcome.INCONCLUSIVE
@@ -177,21 +179,26 @@ class Thermal:
                 f"{seen}, but where the temperature settles cannot be told yet: {format_duration(elapsed_s * 1e9)} "
                 f"after settling in are too short{self._overridden()}"
             )
-        ends = (
-            f"the temperature settles at {_c(found.end_c)} (between {_c(found.low_c)} and {_c(found.high_c)}; {seen})"
-        )
+        return self._predict(values, limit_c, found=found, elapsed_s=elapsed_s, ended=ended)
+
+    def _predict(
+        self, values: FloatArray, limit_c: float, *, found: Warming, elapsed_s: float, ended: bool
+    ) -> tuple[Outcome, str]:
+        limit, highest = _c(limit_c), float(values.max())
+        bounds = f"between {_c(found.low_c)} and {_c(found.high_c)}; hottest reading {_c(highest)}"
+        ends = f"the temperature settles at {_c(found.end_c)} ({bounds})"
+        settled = elapsed_s >= SETTLED_AFTER_TAUS * found.tau_s
         if found.low_c - MARGIN_C > limit_c:
             until = found.seconds_until(limit_c)
             when = "" if until is None else f"; it reaches the limit in {format_duration(until * 1e9)}"
             return Outcome.FAIL, f"{ends}, above {limit}{when}"
-        if float(values.max()) == float(values.min()):
+        if highest == float(values.min()):
             return Outcome.INCONCLUSIVE, (
-                f"all {values.shape[0]} readings are exactly {_c(float(values[0]))}: a stuck sensor cannot be told "
+                f"all {values.shape[0]} readings are exactly {_c(highest)}: a stuck sensor cannot be told "
                 f"from a steady board"
             )
         if found.high_c + MARGIN_C <= limit_c:
             return Outcome.PASS, f"{ends}, at least {_c(MARGIN_C)} below {limit}"
-        settled = elapsed_s >= SETTLED_AFTER_TAUS * found.tau_s
         if ended and settled and found.high_c <= limit_c:
             return Outcome.PASS, f"{ends} and has settled there, within {limit}"
         return Outcome.INCONCLUSIVE, f"{ends}, too close to {limit} to tell"

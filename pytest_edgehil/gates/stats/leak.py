@@ -6,7 +6,8 @@ is f(t) = c + a·(1 − e^(−t/τ)) + b·t with a ≥ 0; and b is held against 
 the squared error over all other parameters, with the residual variance inflated for autocorrelation. A saw whose teeth
 are longer than the windows widens the bounds: such a soak ends undecided rather than wrong.
 
-Looks stand every 5 minutes from minute 25 and spend α·t/T of the error in all, so a leak may be called early.
+Looks stand every 5 minutes from minute 25 and spend α·t/T of the error in all, so a leak may be called early. That
+there is none is said at the end, with the whole of its own α, or early in the same way when asked.
 
 Source: profile-likelihood bounds, Bates & Watts 1988; checked by simulation in ``benchmarks/statistics``.
 """
@@ -76,21 +77,21 @@ def window_minima(
 
 
 def slope_bounds(
-    times_s: FloatArray, minima: FloatArray, *, alpha: float, resolution: float
+    times_s: FloatArray, minima: FloatArray, alphas: tuple[float, float], resolution: float
 ) -> tuple[float, float, float]:
-    """The slope b of c + a·(1 − e^(−t/τ)) + b·t, a ≥ 0, and bounds that err with probability at most `alpha` a side.
+    """The slope b of c + a·(1 − e^(−t/τ)) + b·t, a ≥ 0, and a bound on either side.
 
     Args:
         times_s: shape (m,), growing.
         minima: shape (m,).
-        alpha: error rate of each side.
+        alphas: error rate of the lower and of the upper bound.
         resolution: step in which the values are counted (a page); the residual variance is at least that of rounding.
 
     Returns:
         (estimate, low, high), in units of `minima` per second.
 
     >>> t = np.arange(30.0, 3600.0, 60.0)
-    >>> estimate, low, high = slope_bounds(t, 1e6 + 100.0 * t, alpha=0.05, resolution=1.0)
+    >>> estimate, low, high = slope_bounds(t, 1e6 + 100.0 * t, (0.05, 0.05), resolution=1.0)
     >>> round(estimate, 2), low < 100.0 < high
     (100.0, True)
     """
@@ -103,10 +104,13 @@ def slope_bounds(
     power = float(centred @ centred)
     r1 = float(centred[1:] @ centred[:-1]) / power if power > 0 else 0.0
     r1 = min(max(r1, 0.0), 0.9)
-    quantile = float(special.stdtrit(freedom, 1.0 - alpha))
-    limit = least + variance * (1.0 + r1) / (1.0 - r1) * quantile**2
-    width = quantile * math.sqrt(variance) / max(profile.spread, 1e-12)
-    return estimate, profile.edge(estimate, limit, -width), profile.edge(estimate, limit, width)
+    inflated = variance * (1.0 + r1) / (1.0 - r1)
+    edges = []
+    for alpha, sign in zip(alphas, (-1.0, 1.0), strict=True):
+        quantile = float(special.stdtrit(freedom, 1.0 - alpha))
+        step = sign * quantile * math.sqrt(variance) / max(profile.spread, 1e-12)
+        edges.append(profile.edge(estimate, least + inflated * quantile**2, step))
+    return estimate, edges[0], edges[1]
 
 
 def look(
@@ -117,6 +121,7 @@ def look(
     duration_s: float,
     alpha: float,
     resolution: float,
+    early_pass: bool = False,
 ) -> Slope | None:
     """The first look that decides, or the last one that was made; None before the first.
 
@@ -127,26 +132,28 @@ def look(
         duration_s: T, the declared length of the soak; the error is spread over it.
         alpha: error rate of each side over the whole soak.
         resolution: bytes in which memory is counted.
+        early_pass: may a slope within the budget be called before the end, from minute 30 on? A leak that begins
+            later is then missed.
     """
     since = times_s - times_s[0] if times_s.size else times_s
     elapsed = float(since[-1]) if since.size else 0.0
     middles, minima = window_minima(since, values)
     found: Slope | None = None
     previous_s = 0.0
-    for at_s in looks(min(elapsed, duration_s)):
+    for at_s in looks(min(elapsed, duration_s), last_s=duration_s):
         seen = middles + WINDOW_S / 2 <= at_s
         count = int(seen.sum())
         spend = alpha * (at_s - previous_s) / duration_s
         previous_s = at_s
         if count < _FEWEST_WINDOWS:
             continue
-        estimate, low, high = (
-            3600.0 * one for one in slope_bounds(middles[seen], minima[seen], alpha=spend, resolution=resolution)
-        )
+        spend_below = spend if early_pass else alpha
+        scaled = (3600.0 * one for one in slope_bounds(middles[seen], minima[seen], (spend, spend_below), resolution))
+        estimate, low, high = scaled
         decision = "open"
         if low > budget_per_h:
             decision = "above"
-        elif high <= budget_per_h and at_s >= FIRST_PASS_S:
+        elif high <= budget_per_h and at_s >= (FIRST_PASS_S if early_pass else duration_s):
             decision = "below"
         found = Slope(at_s=at_s, estimate=estimate, low=low, high=high, windows=count, decision=decision)
         if decision != "open":
@@ -154,14 +161,15 @@ def look(
     return found
 
 
-def looks(elapsed_s: float) -> tuple[float, ...]:
-    """When one looks: every 5 minutes from minute 25.
+def looks(elapsed_s: float, *, last_s: float = math.inf) -> tuple[float, ...]:
+    """When one looks: every 5 minutes from minute 25, and at the end.
 
-    >>> looks(1900.0)
-    (1500.0, 1800.0)
+    >>> looks(1900.0), looks(1900.0, last_s=1900.0)
+    ((1500.0, 1800.0), (1500.0, 1800.0, 1900.0))
     """
     count = int((elapsed_s - FIRST_LOOK_S) // LOOK_EVERY_S) + 1 if elapsed_s >= FIRST_LOOK_S else 0
-    return tuple(FIRST_LOOK_S + LOOK_EVERY_S * number for number in range(count))
+    regular = [FIRST_LOOK_S + LOOK_EVERY_S * number for number in range(count)]
+    return tuple(sorted({*regular, last_s})) if FIRST_PASS_S <= last_s <= elapsed_s else tuple(regular)
 
 
 class _Profile:

@@ -22,6 +22,8 @@ FloatArray = npt.NDArray[np.float64]
 
 SENSOR_STEP_C = 0.55
 _SHORTEST_TAU_S = 2.0
+_LONGEST_TAU_SPANS = 10.0
+"""A curve that bends slower than this is a straight line to us. A smaller limit makes the bounds of T∞ too narrow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ def fit(times_s: FloatArray, temperatures_c: FloatArray, *, alpha: float) -> War
     if n < 10 or span <= 2 * _SHORTEST_TAU_S:
         return None
     since = times_s - times_s[0]
-    bounds = (math.log(_SHORTEST_TAU_S), math.log(2.0 * span))
+    bounds = (math.log(_SHORTEST_TAU_S), math.log(_LONGEST_TAU_SPANS * span))
 
     def best_tau(error_of: Callable[[float], float]) -> tuple[float, float]:
         """Minimise over log τ: a grid first, for the error may have two valleys, then continuously."""
