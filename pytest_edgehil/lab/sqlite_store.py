@@ -10,6 +10,7 @@ Rules:
   For the same reason boards accept the tokens of a database that was deleted and made anew.
 * Time is the wall clock of the host. If it is set back, a dead holder's lease would seem to last for longer than its
   expiry; whoever acquires next cuts such a lease to one expiry from now, which a living holder renews in time.
+* A file that was deleted or replaced while in use is noticed before every transaction.
 * A connection never crosses a fork (https://sqlite.org/howtocorrupt.html §2.6).
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -131,7 +133,7 @@ class SqliteLeaseStore:
         self._engine = self._new_engine()
         self._pid = os.getpid()
         self._of_parents: list[sa.Engine] = []
-        self._create()
+        self._open()
 
     def __enter__(self) -> SqliteLeaseStore:
         return self
@@ -318,6 +320,13 @@ class SqliteLeaseStore:
             self._engine = self._new_engine()
             self._pid = os.getpid()
         try:
+            in_use = _inode(self._path) == self._inode
+        except OSError:
+            in_use = False
+        if not in_use:
+            # SQLite would go on in the deleted file, and others would make a new one: two holders of one board
+            raise LeaseError(f"the lease database {self._path} was deleted or replaced while it was in use")
+        try:
             with self._engine.connect().execution_options(begin=begin) as connection, connection.begin():
                 yield connection
         except sa.exc.SQLAlchemyError as wrong:
@@ -325,20 +334,17 @@ class SqliteLeaseStore:
                 f"the lease database {self._path} cannot be used: {_reason(wrong)}; no board can be leased without it"
             ) from wrong
 
-    def _create(self) -> None:
-        """Create the file and its tables, one process at a time: changing to WAL ignores the busy timeout."""
+    def _open(self) -> None:
+        """Create the file and its tables unless they are there; opening what is there takes no write lock."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                with self._engine.connect().execution_options(begin="IMMEDIATE") as connection:
-                    raw = connection.connection.driver_connection
-                    assert raw is not None
-                    raw.execute("PRAGMA journal_mode=WAL")
-                    with connection.begin():
-                        self._require_version(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
-                        _metadata.create_all(connection)
-                        connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+            if not self._path.exists() or self._version() == 0:
+                # one process at a time, since changing to WAL ignores the busy timeout
+                with self._path.with_name(f"{self._path.name}.lock").open("a") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    self._create()
+            self._require_version(self._version())
+            self._inode = _inode(self._path)
         except (OSError, sa.exc.SQLAlchemyError) as wrong:
             self._engine.dispose()
             raise ConfigError(f"cannot open the lease database {self._path}: {_reason(wrong)}") from wrong
@@ -346,12 +352,35 @@ class SqliteLeaseStore:
             self._engine.dispose()
             raise
 
+    def _create(self) -> None:
+        if self._path.parent.stat().st_mode & stat.S_IWGRP and not self._path.exists():
+            # a directory for a group: without this only the first login could lease; WAL files take the same mode
+            self._path.touch()
+            self._path.chmod(0o664)
+        with self._engine.connect().execution_options(begin="IMMEDIATE") as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            raw.execute("PRAGMA journal_mode=WAL")
+            with connection.begin():
+                _metadata.create_all(connection)
+                connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def _version(self) -> int:
+        """Version of the tables; 0 in a new file."""
+        with self._engine.connect().execution_options(begin="DEFERRED") as connection, connection.begin():
+            return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+
     def _require_version(self, found: int) -> None:
-        if found not in (0, SCHEMA_VERSION):
+        if found != SCHEMA_VERSION:
             raise ConfigError(
                 f"the lease database {self._path} has version {found}, this edgehil knows {SCHEMA_VERSION}: "
                 "use the newer edgehil everywhere, or another state directory"
             )
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _reason(wrong: Exception) -> str:
