@@ -71,6 +71,52 @@ class Demo:
         return status
 
 
+def tell(demo: Demo) -> int:
+    """The story, step by step; returns the exit status."""
+    good, bad = OUT / "good", OUT / "bad"
+    artifacts = OUT / "artifacts"
+
+    demo.title(1, "Build: quantise the digits model two good ways and one bad way, pack firmware and prompts")
+    demo.run("edgehil", "build", "--out", relative(artifacts), *RECIPES)
+
+    demo.title(2, "Test the good model on four virtual boards, one worker each; every gate must pass")
+    demo.run(*suite(GOOD, good))
+
+    demo.title(3, "Test the bad model with the same suite; the gates must refuse it")
+    demo.run(*suite(BAD, bad), expect=(1,))
+
+    demo.title(4, "Check the evidence, then release: signed for the good model, refused for the bad one")
+    demo.run("edgehil", "evidence", "verify", relative(good / "evidence"))
+    where = ("--repo", relative(OUT / "repository"), "--keys", relative(OUT / "release-keys"))
+    demo.run("edgehil", "release", "init", *where)
+    for name, report, expected in ((GOOD, good, 0), (BAD, bad, 2)):
+        bundle = bundle_of(artifacts, name)
+        demo.run(
+            *("edgehil", "release", "publish", relative(bundle)),
+            *("--evidence", relative(report / "evidence"), "--policy", POLICY, *where),
+            expect=(expected,),
+        )
+
+    demo.title(5, "Canaries: run the released model on two boards beside the old one, then the bad model likewise")
+    for name in (GOOD, BAD):
+        demo.run(
+            *(sys.executable, "demo/canary.py", "--lab", LAB, "--control", relative(bundle_of(artifacts, BASELINE))),
+            *("--canary", relative(bundle_of(artifacts, name)), "--telemetry", relative(OUT / "telemetry" / name)),
+        )
+
+    demo.title(6, "Decide the rollout of each: promote, hold or roll back")
+    decisions = {}
+    for name, expected in ((GOOD, 0), (BAD, 20)):
+        decisions[name] = demo.run(
+            *("edgehil", "rollout", "decide", plan_for(bundle_of(artifacts, name), name)),
+            *("--telemetry", relative(OUT / "telemetry" / name), "--ledger", relative(OUT / "ledger.jsonl")),
+            expect=(expected,),
+        )
+    demo.run("edgehil", "rollout", "verify-ledger", relative(OUT / "ledger.jsonl"))
+    account(demo, good, bad)
+    return 0
+
+
 def main() -> int:
     """The demo."""
     die_with_parent()

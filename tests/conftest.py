@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.farm import Farm, onnx_artifact, replay_artifact
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,3 +29,14 @@ def repository() -> Path:
 def python() -> str:
     """The interpreter that runs the tests."""
     return sys.executable
+
+
+@pytest.fixture
+def farm(pytester: pytest.Pytester, own_state: Path) -> Farm:
+    """Two virtual boards, a real model ``digits`` and recorded ones: ``steady`` (p95 8 ms) and ``slow`` (p95 30 ms)."""
+    farm = Farm(pytester, own_state)
+    farm.boards(2)
+    onnx_artifact(farm.artifacts)
+    replay_artifact(farm.artifacts, name="steady")
+    replay_artifact(farm.artifacts, name="slow", p95_ms=30.0)
+    return farm

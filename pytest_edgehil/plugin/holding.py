@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +13,11 @@ if TYPE_CHECKING:
     from pytest_edgehil.board.command import Outcome
     from pytest_edgehil.board.console import Console
     from pytest_edgehil.board.power import Power
-    from pytest_edgehil.board.transport import Transport
+    from pytest_edgehil.board.session import BoardSession
     from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.lab.reservation import Reservation
     from pytest_edgehil.virtual.control import VirtualControl
     from pytest_edgehil.virtual.farm import RunningBoard
-
-CONNECT_S = 30.0
 
 log = logging.getLogger("edgehil.plugin")
 
@@ -39,7 +36,7 @@ class Holding:
         self._reservation = reservation
         self._console_log = console_log
         self._running: RunningBoard | None = None
-        self._transport: Transport | None = None
+        self._session: BoardSession | None = None
         self._console: Console | None = None
         self._board = reservation.boards[0]
 
@@ -118,15 +115,14 @@ class Holding:
         return self._running.control
 
     @property
-    def transport(self) -> Transport:
-        """The open link; connects if there is none yet."""
-        from pytest_edgehil.board.ssh import connect
+    def session(self) -> BoardSession:
+        """Link to the board and session with its on-board program; each is opened when it is first asked for."""
+        from pytest_edgehil.board.session import BoardSession
 
         self.check()
-        if self._transport is None:
-            assert self._board.ssh is not None
-            self._transport = connect(self._board.ssh, board_id=self.id, timeout_s=CONNECT_S)
-        return self._transport
+        if self._session is None:
+            self._session = BoardSession(self._board, token=self.token, holder=self.holder)
+        return self._session
 
     def run(self, *argv: str, timeout_s: float = 30.0) -> Outcome:
         """Run a command on the board.
@@ -137,7 +133,7 @@ class Holding:
         """
         from pytest_edgehil.board.command import Command
 
-        return self.transport.run(Command(argv=argv, timeout_s=timeout_s))
+        return self.session.transport.run(Command(argv=argv, timeout_s=timeout_s))
 
     # --- what the plugin does ------------------------------------------------------------------------
 
@@ -161,10 +157,9 @@ class Holding:
 
     def forget_link(self) -> None:
         """Close the link; the next use opens a new one."""
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            with contextlib.suppress(BoardError):  # it may be broken already: that is why it is forgotten
-                transport.close()
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
 
     def crash_reason(self) -> str | None:
         """What the console says of a crash, or None."""

@@ -38,6 +38,11 @@ def board_directory(lab_state_dir: Path, board_id: str) -> Path:
     return lab_state_dir / "boards" / board_id
 
 
+def identity_key(directory: Path) -> Path:
+    """The public key that a board of this directory signs evidence with; it is there once the board has been started."""
+    return Layout(root=directory).keys / "identity.pub.pem"
+
+
 @dataclass(slots=True, kw_only=True)
 class RunningBoard:
     """A virtual board that is being served. A context manager: leaving it stops a board that is ours.
