@@ -108,6 +108,18 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """One inference: outputs by name, when it began and how long it took on the board's clock; rest as `Measured`."""
+
+    outputs: Mapping[str, Array]
+    start_ns: int
+    latency_ns: int
+    readings: tuple[SensorReading, ...]
+    peak_rss_bytes: int | None
+    conditions: Conditions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FirmwareState:
     """The firmware slots: what booted, what boots by default, and what is there."""
 

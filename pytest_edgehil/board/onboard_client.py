@@ -23,6 +23,7 @@ from pytest_edgehil.board.answers import (
     Measured,
     PlatformFacts,
     TensorInfo,
+    Timed,
 )
 from pytest_edgehil.board.command import Command
 from pytest_edgehil.board.conversation import Conversation, EndedBeforeHello
@@ -192,18 +193,24 @@ class OnboardClient:
         Raises:
             ModelError: the feeds do not fit, or the model fails.
         """
-        outputs, _, latency_ns = self.run_timed(feeds, timeout_s=timeout_s)
-        return outputs, latency_ns
+        timed = self.run_timed(feeds, timeout_s=timeout_s)
+        return dict(timed.outputs), timed.latency_ns
 
-    def run_timed(self, feeds: Mapping[str, Array], *, timeout_s: float = 60.0) -> tuple[dict[str, Array], int, int]:
-        """As `run`; returns outputs, start and latency in ns."""
+    def run_timed(self, feeds: Mapping[str, Array], *, timeout_s: float = 60.0) -> Timed:
+        """As `run`, with when and under which conditions."""
         arrays = self._checked(feeds)
         specs, blob = wire.pack_tensors(arrays, per_item=False)
         message, out = self._conversation.ask("run", {"tensors": specs}, blob=blob, timeout_s=timeout_s)
         tensors = wire.unpack_tensors(message.get("tensors"), out, board_id=self._board_id)
         fields = self._fields(message)
-        outputs = {name: array[0] for name, array in tensors.items()}
-        return outputs, fields.integer("start_ns"), fields.integer("latency_ns")
+        return Timed(
+            outputs={name: array[0] for name, array in tensors.items()},
+            start_ns=fields.integer("start_ns"),
+            latency_ns=fields.integer("latency_ns"),
+            readings=self._conversation.take_readings(),
+            peak_rss_bytes=fields.integer_or_none("peak_rss_bytes"),
+            conditions=answers.conditions(fields),
+        )
 
     def measure(
         self,

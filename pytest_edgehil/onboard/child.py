@@ -161,7 +161,8 @@ class Child:
         outputs, start_ns, latency_ns = session.run(tensors.split(message["tensors"], blob))
         self._send_readings(message.get("id"))
         specs, out = tensors.join(outputs)
-        return {"tensors": specs, "start_ns": start_ns, "latency_ns": latency_ns, **self._recorded()}, out
+        timing = {"start_ns": start_ns, "latency_ns": latency_ns, "clock_cost_ns": self._clock_cost_ns}
+        return {"tensors": specs, **timing, **self._recorded()}, out
 
     def _measure(self, message: Message) -> Message:
         session, request = self._loaded(), message.get("id")

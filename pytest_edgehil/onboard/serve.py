@@ -330,32 +330,43 @@ class Server:
     def _run(self, message: Message, blob: Blob) -> tuple[Message, Blob]:
         tensors.split(message.get("tensors"), blob)
         asked = {"op": "run", "id": message["id"], "tensors": message["tensors"]}
-        return self._running_model().request(asked, blob, relay=self._writer.write)
+        model, before = self._running_model(), self._surroundings()
+        answer, out = model.request(asked, blob, relay=self._writer.write)
+        # A reading of the bits costs a process start, many times an inference; the sampler's serves for both sides.
+        return self._under(before, answer, throttled_after=before["throttled"]), out
 
     def _measure(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
         asked = {"op": "measure", "id": message["id"], **_measurement(message)}
-        model = self._running_model()
-        boot_before, throttled_before = sensors.boot_id(), self._recent_throttled()
+        model, before = self._running_model(), self._surroundings()
         answer, _ = model.request(asked, relay=self._writer.write)
-        recorded = answer.pop("recorded", {})
-        throttled_after = sensors.throttled()
+        throttled_after = None if self._loaded["replayed"] else sensors.throttled()
         self._throttled = time.monotonic(), throttled_after
+        return self._under(before, answer, throttled_after=throttled_after), b""
+
+    def _surroundings(self) -> Message:
+        throttled = None if self._loaded["replayed"] else self._recent_throttled()
+        return {"boot_id": sensors.boot_id(), "throttled": throttled}
+
+    def _under(self, before: Message, answer: Message, *, throttled_after: int | None) -> Message:
+        """An answer of the model's process, with the conditions that it came under."""
+        model, throttled_before = self._running_model(), before["throttled"]
         peak = status_bytes(model.pid).get("VmHWM")
-        if recorded:
-            throttled_before, throttled_after = message.get("recorded_throttled"), recorded["throttled"]
+        if recorded := answer.pop("recorded", None):
+            throttled_before, throttled_after = recorded["throttled_before"], recorded["throttled"]
             peak = recorded["peak_rss_bytes"]
-        answer |= {
+        return {
+            "gc_pause_ns": 0,
+            **answer,
             "runtime": self._loaded["runtime"],
             "runtime_version": self._loaded["version"],
             "page_size_bytes": os.sysconf("SC_PAGE_SIZE"),
             "throttled_before": throttled_before,
             "throttled_after": throttled_after,
-            "boot_id_before": boot_before,
+            "boot_id_before": before["boot_id"],
             "boot_id_after": sensors.boot_id(),
             "peak_rss_bytes": peak,
             "replayed": self._loaded["replayed"],
         }
-        return answer, b""
 
     def _recent_throttled(self) -> int | None:
         # A slightly older reading only widens the window in which a change is noticed, and spares a process start.

@@ -54,6 +54,7 @@ class ReplaySession:
         self._clock_ns = 0
         self._inferences = 0
         self._read = 0
+        self._told = 0
         self._items = 0
 
     def stage(self, tensors: list[Tensor], *, append: bool) -> int:
@@ -93,8 +94,13 @@ class ReplaySession:
 
     def facts(self) -> Message:
         """See `Session.facts`."""
-        now = max(0, self._read - 1)
-        return {"load": self._load, "peak_rss_bytes": self._peak, "throttled": self._row(now)["throttled"]}
+        before, self._told = self._told, max(0, self._read - 1)
+        return {
+            "load": self._load,
+            "peak_rss_bytes": self._peak,
+            "throttled_before": self._row(before)["throttled"],
+            "throttled": self._row(self._told)["throttled"],
+        }
 
     def _row(self, index: int) -> dict[str, Any]:
         return {name: (values[index % len(values)] if values else None) for name, values in self._sensors.items()}

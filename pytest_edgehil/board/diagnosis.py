@@ -1,0 +1,151 @@
+"""Why did the board break? The link only says that it is gone; the console and the power switch may say why.
+
+A model is blamed only on a healthy board: when its process died, the board is asked whether it is still there.
+Everything here ends in bounded time: `CONSOLE_S` for the console, `STILL_THERE_S` for the board, one question to
+the power switch.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from pytest_edgehil.board.session import BoardSession
+from pytest_edgehil.errors import (
+    BoardCrashed,
+    BoardError,
+    ConnectFailed,
+    DeadlineExceeded,
+    LinkLost,
+    ModelError,
+    OutOfMemory,
+    Overheated,
+    PowerError,
+    ProtocolError,
+)
+
+CONSOLE_S = 3.0
+STILL_THERE_S = 5.0
+POLL_S = 0.1
+
+_HOT = re.compile(r"critical temperature reached|thermal.{0,40}shut", re.IGNORECASE)
+_MEMORY = re.compile(r"out of memory|oom-kill|killed process", re.IGNORECASE)
+
+_MAY_BE_A_CRASH = (LinkLost, DeadlineExceeded, ConnectFailed, ProtocolError)
+
+
+class Console(Protocol):
+    """The serial console: `board.console.Console`."""
+
+    def crash_reason(self) -> str | None:
+        """The line that says that the board crashed, if there is one."""
+
+    def text(self) -> str:
+        """Everything it has shown."""
+
+
+class PowerSwitch(Protocol):
+    """The part of `board.power.Power` that is asked here."""
+
+    def is_on(self) -> bool:
+        """Has the board power?"""
+
+
+class Witnesses:
+    """Whoever may know why a board broke.
+
+    Args:
+        board_id: for messages.
+        console: or None.
+        power: or None.
+        clock: monotonic seconds.
+        wait: sleeps so many seconds.
+    """
+
+    def __init__(
+        self,
+        board_id: str,
+        *,
+        console: Console | None,
+        power: PowerSwitch | None,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._board_id = board_id
+        self._console = console
+        self._power = power
+        self._clock = clock
+        self._wait = wait
+        self._known = self._crash_reason()
+
+    def forget_past(self) -> None:
+        """What the console has shown until now explains nothing that happens later."""
+        self._known = self._crash_reason()
+
+    def console_text(self) -> str:
+        """Everything the console has shown; empty without one."""
+        return "" if self._console is None else self._console.text()
+
+    def explain(self, problem: BoardError | ModelError, session: BoardSession) -> BoardError | ModelError:
+        """The most exact error there is for a failure; the very same object when nobody knows better."""
+        if isinstance(problem, (ModelError, OutOfMemory)):
+            # Its process may have died because the whole board did.
+            gone = self._gone(session)
+            if gone is None:
+                return problem
+            said = f"{problem}; and the board itself is gone: {gone}"
+        elif isinstance(problem, _MAY_BE_A_CRASH):
+            said = str(problem)
+        else:
+            return problem
+        reason = self._new_reason()
+        if reason is not None:
+            return _error_of(reason)(f"{said}; the console shows: {reason}")
+        if self._is_off():
+            return BoardCrashed(f"{said}; the board has no power")
+        if isinstance(problem, (ModelError, OutOfMemory)):
+            return BoardCrashed(said)
+        return problem
+
+    def _gone(self, session: BoardSession) -> BoardError | None:
+        try:
+            session.client.status(timeout_s=STILL_THERE_S)
+        except BoardError as problem:
+            return problem
+        return None
+
+    def _new_reason(self) -> str | None:
+        """What the console says; its last lines may still be on their way."""
+        if self._console is None:
+            return None
+        deadline = self._clock() + CONSOLE_S
+        while True:
+            reason = self._crash_reason()
+            if reason is not None and reason != self._known:
+                return reason
+            if self._clock() >= deadline:
+                return None
+            self._wait(POLL_S)
+
+    def _crash_reason(self) -> str | None:
+        if self._console is None:
+            return None
+        return self._console.crash_reason()
+
+    def _is_off(self) -> bool:
+        if self._power is None:
+            return False
+        try:
+            return not self._power.is_on()
+        except PowerError:
+            return False  # it does not know; that is no evidence
+
+
+def _error_of(reason: str) -> type[BoardError]:
+    if _HOT.search(reason):
+        return Overheated
+    if _MEMORY.search(reason):
+        return OutOfMemory
+    return BoardCrashed
