@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ COMPONENTS = {
     "sshd": lambda: shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"),
     "ssh": lambda: shutil.which("ssh"),
     "chromium": lambda: shutil.which("chromium") or shutil.which("chromium-browser"),
+    "allure": lambda: importlib.import_module("support.allure_cli").find_or_install(),
     "npm": lambda: shutil.which("npm"),
     "qemu": lambda: shutil.which("qemu-system-aarch64"),
     "postgres": lambda: shutil.which("pg_ctl") or next(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), None),

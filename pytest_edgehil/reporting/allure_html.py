@@ -50,12 +50,12 @@ def description_html(record: TestRecord, *, told: str = "") -> str:
 
     Args:
         record: the attempt.
-        told: what the test says of itself, as HTML; it comes first.
+        told: what the test says of itself, as HTML; it stands below the verdicts, which must be seen at once.
     """
-    blocks = [told, _headline(record)]
+    blocks = [_headline(record)]
     if record.verdicts:
         blocks.append(_table(record))
-    blocks.append(_provenance(record))
+    blocks += [told, _provenance(record)]
     blocks.append(_small_print(record))
     return "\n".join(one for one in blocks if one)
 
