@@ -57,16 +57,25 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         action.add_argument("--lab", type=Path, metavar="FILE", help="lab file (default: $EDGEHIL_LAB, or lab.yaml)")
 
 
-def _lab(options: argparse.Namespace) -> Lab:
+def chosen_lab(path: Path | None) -> Lab:
+    """The lab that a command line means.
+
+    Raises:
+        ConfigError: it does not say, and nothing else does.
+    """
     from pytest_edgehil.lab.inventory import load_lab
 
-    if options.lab is not None:
-        return load_lab(options.lab)
+    if path is not None:
+        return load_lab(path)
     if os.environ.get("EDGEHIL_LAB"):
         return load_lab(Path(os.environ["EDGEHIL_LAB"]))
     if Path("lab.yaml").exists():
         return load_lab(Path("lab.yaml"))
     raise ConfigError("which lab? pass --lab FILE, set EDGEHIL_LAB, or run this where lab.yaml is")
+
+
+def _lab(options: argparse.Namespace) -> Lab:
+    return chosen_lab(options.lab)
 
 
 def _operator() -> Holder:

@@ -44,6 +44,11 @@ class Layout:
         return self.root / "endpoint.json"
 
     @property
+    def known_hosts(self) -> Path:
+        """For OpenSSH's ``UserKnownHostsFile``, while a supervisor serves the board."""
+        return self.root / "known_hosts"
+
+    @property
     def journal(self) -> Path:
         """What happened to the board."""
         return self.root / "journal.jsonl"

@@ -1,7 +1,8 @@
 """The serial console: a pty whose other end a test opens like ``/dev/ttyUSB0``.
 
 As on a UART, what is sent while nobody listens is lost. So whoever opens the console never reads the panic of
-somebody before him. Input is a minimal getty: it echoes, and every line ends in a new login prompt.
+somebody before him. Input is a minimal getty: it greets whoever opens the line, it echoes, and every line that is
+typed ends in a new login prompt.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import errno
 import os
 import pty
 import select
+import time
 import tty
 from collections.abc import Callable
 
 BACKLOG_BYTES = 256 * 1024
+GREETING_DELAY_S = 0.1
 
 
 class Console:
@@ -34,6 +37,8 @@ class Console:
         self._backlog = bytearray()
         self._line = bytearray()
         self._prompt: Callable[[], str] | None = None
+        self._greeted = False
+        self._seen_at_s: float | None = None
 
     def listened_to(self) -> bool:
         """Whether somebody has the other end open."""
@@ -53,6 +58,7 @@ class Console:
     def prompt(self, text: Callable[[], str] | None) -> None:
         """Answer every line of input with this text; None answers nothing: nobody is there."""
         self._prompt = text
+        self._greeted = self._greeted or (text is not None and self.listened_to())  # a boot has just said it
         self._line.clear()
 
     def silence(self) -> None:
@@ -61,7 +67,11 @@ class Console:
         self.prompt(None)
 
     def poll(self) -> None:
-        """Read what was typed, write what is left to write."""
+        """Read what was typed, write what is left to write, greet who has come."""
+        if not self.listened_to():
+            self._greeted, self._seen_at_s = False, None
+            return
+        self._greet()
         if self._backlog:
             self._flush()
         try:
@@ -83,6 +93,15 @@ class Console:
             elif len(self._line) < 256:
                 self._line.append(byte)
                 self.write(chr(byte) if 0x20 <= byte < 0x7F else "")
+
+    def _greet(self) -> None:
+        """Greet who has opened the line, as getty does on carrier, but give him time to set the line up first."""
+        now_s = time.monotonic()
+        if self._seen_at_s is None:
+            self._seen_at_s = now_s
+        if not self._greeted and self._prompt is not None and now_s - self._seen_at_s >= GREETING_DELAY_S:
+            self._greeted = True
+            self.write(f"\n{self._prompt()}")
 
     def close(self) -> None:
         """Close the pty: listeners read end of file."""

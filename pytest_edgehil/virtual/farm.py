@@ -39,7 +39,7 @@ def board_directory(lab_state_dir: Path, board_id: str) -> Path:
 
 
 def identity_key(directory: Path) -> Path:
-    """The public key that a board of this directory signs evidence with; it is there once the board has been started."""
+    """The public key that a board of this directory signs evidence with; made when the board is first started."""
     return Layout(root=directory).keys / "identity.pub.pem"
 
 

@@ -19,7 +19,7 @@ out-of-memory          the biggest process, of at least ``min_rss_bytes`` (24 Mi
 panic                  kernel panic on the console, everything dead, connections silent, new ones refused;
                        ``reboot_s`` (never) reboots after so long, like the kernel's ``panic=``
 stuck-boot      level  the next boot hangs before the kernel starts
-overheat        level  the die heats by ``rate_c_per_s`` (20) up to ``limit_c`` (115); at 110 °C the kernel shuts
+overheat        level  the die heats by ``rate_c_per_s`` (100) up to ``limit_c`` (115); at 110 °C the kernel shuts
                        the board down as a Pi 5 does
 =============== ====== ==========================================================================================
 
@@ -53,7 +53,7 @@ OPTIONS: Mapping[str, Mapping[str, float]] = MappingProxyType(
         "out-of-memory": {"min_rss_bytes": 24.0 * 2**20},
         "panic": {"reboot_s": 0.0},
         "stuck-boot": {},
-        "overheat": {"rate_c_per_s": 20.0, "limit_c": 115.0},
+        "overheat": {"rate_c_per_s": 100.0, "limit_c": 115.0},
     }
 )
 """Options of each kind with their defaults; 0 means "for ever", "never" or "not at all" as the table above says."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from pytest_edgehil.errors import ConfigError, EdgehilError
 from pytest_edgehil.virtual import sysroot
-from pytest_edgehil.virtual.blueprint import Blueprint, Endpoint, Layout
+from pytest_edgehil.virtual.blueprint import Blueprint, Endpoint, Layout, write_private
 from pytest_edgehil.virtual.console import Console
 from pytest_edgehil.virtual.control import LONGEST_SOCKET_PATH, VERBS, VirtualStatus, fault_from
 from pytest_edgehil.virtual.journal import Journal
@@ -131,6 +131,7 @@ async def _assemble(
         machine.injector.arm(fault)
     await machine.power_on()
     stack.callback(layout.endpoint.unlink, missing_ok=True)
+    write_private(layout.known_hosts, f"[{HOST}]:{link.port} {keys.host_key}\n".encode())
     endpoint.write(layout.endpoint)
     ended = asyncio.ensure_future(stop.wait())
     settled = asyncio.ensure_future(machine.settled.wait())

@@ -34,6 +34,7 @@ LOCK_WAIT_S = 5.0
 def main(arguments: list[str]) -> int:
     """Start the supervisor, watch, and make an end of it; returns the exit status."""
     directory, starter = Path(arguments[0]), int(arguments[1])
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # our starter's mask is none of the board's business
     stop_reader, stop_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.signal(signal.SIGTERM, lambda *_: os.write(stop_writer, b"t"))
     signal.signal(signal.SIGCHLD, lambda *_: None)
