@@ -94,7 +94,7 @@ def check_paths(paths: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for path in paths:
         folded = path.casefold()
-        if path in seen.values():
+        if seen.get(folded) == path:
             raise ValueError(f"{path!r} is listed twice")
         if folded in seen:
             raise ValueError(f"{path!r} and {seen[folded]!r} differ in upper and lower case only")

@@ -81,7 +81,7 @@ def split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     heldout = np.sort(np.delete(taken, np.arange(0, len(taken), 4)))
     calibration = np.sort(taken[::4])
     training = np.setdiff1d(np.arange(len(labels)), taken)
-    assert not (set(training) & set(heldout) or set(training) & set(calibration) or set(heldout) & set(calibration))
+    assert len({*training, *heldout, *calibration}) == len(training) + len(heldout) + len(calibration)
     return training, calibration, heldout
 
 

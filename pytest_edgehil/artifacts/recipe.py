@@ -1,0 +1,311 @@
+"""Recipes: what `edgehil build` makes an artifact from, one YAML file per artifact.
+
+::
+
+    track: model                  # model, prompt or firmware
+    name: digits
+    version: "1.0.0"
+    target: {name: pi5, board_classes: ["pi5-*"], runtime: onnxruntime, min_runtime_version: "1.20"}
+    source: digits-fp32.onnx      # paths are relative to the recipe
+    quantise:
+      method: static              # none, dynamic or static
+      calibration: calibration.npz
+      per_channel: true
+    evaluate: {dataset: heldout.npz, output: logits}
+    budgets: {p95_latency: 12 ms, peak_rss: 180 MiB, size: 1 MiB}
+    provides: {}                  # beside model.name and model.version
+    depends: {}                   # key: [acceptable values]
+
+A prompt recipe has ``bundle: FILE.yaml`` instead of source, quantise and evaluate (see `artifacts.prompts`); a
+firmware recipe has ``tree: DIRECTORY`` (see `artifacts.firmware`). Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import rfc8785
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pytest_edgehil.artifacts.manifest import Key, Machine, Name, Numbers, Pattern, Printable, Version, Word
+from pytest_edgehil.artifacts.yaml_file import Document, checked, did_you_mean, read_yaml
+from pytest_edgehil.errors import QuantityError
+from pytest_edgehil.model import quantity
+from pytest_edgehil.model.artifact import Budgets, Target, Track
+
+# --- what the rest of the room reads -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantiseStep:
+    """How to quantise; see `artifacts.quantise.Quantisation`. `method` may be ``none``.
+
+    Args:
+        calibration: the calibration set; None unless the method is ``static``.
+        items: how many of its items, from the first; None: all.
+    """
+
+    method: str
+    calibration: Path | None
+    items: int | None
+    per_channel: bool
+    weights: str
+    activations: str
+    percentile: float | None
+    operators: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateStep:
+    """What the build report compares: the held-out set, and the output whose largest entry is the class."""
+
+    dataset: Path
+    output: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStep:
+    """What makes a model artifact."""
+
+    source: Path
+    quantise: QuantiseStep
+    evaluate: EvaluateStep | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptStep:
+    """What makes a prompt artifact."""
+
+    bundle: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirmwareStep:
+    """What makes a firmware artifact."""
+
+    tree: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A recipe, checked; every file that it names is there.
+
+    Args:
+        path: the recipe file.
+        digest: of everything in it that shapes the artifact, whatever its layout and its comments; the files that
+            it names go into the artifact's provenance by their own digests.
+        provides, depends: beside what the build adds by itself.
+    """
+
+    path: Path
+    digest: str
+    track: Track
+    name: str
+    version: str
+    target: Target
+    budgets: Budgets
+    provides: Mapping[str, str]
+    depends: Mapping[str, tuple[str, ...]]
+    step: ModelStep | PromptStep | FirmwareStep
+
+
+# --- the YAML form -----------------------------------------------------------------------------------
+
+
+def _quantity(parse: Any, scale: int = 1) -> Any:
+    def check(text: str) -> str:
+        try:
+            value = parse(text)
+        except QuantityError as problem:
+            raise ValueError(str(problem)) from problem
+        if value < scale:
+            raise ValueError(f"{text!r} is too small: a budget is at least {'1 µs' if scale > 1 else '1 B'}")
+        return text
+
+    return AfterValidator(check)
+
+
+Duration = Annotated[str, _quantity(quantity.duration_ns, 1000)]
+Size = Annotated[str, _quantity(quantity.size_bytes)]
+FileName = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Target(_Part):
+    name: Word
+    board_classes: Annotated[list[Pattern], Field(min_length=1, max_length=64)]
+    architectures: Annotated[list[Machine], Field(max_length=64)] = []
+    runtime: Word | None = None
+    min_runtime_version: Numbers | None = None
+
+    @model_validator(mode="after")
+    def _version_needs_runtime(self) -> _Target:
+        if self.runtime is None and self.min_runtime_version is not None:
+            raise ValueError("min_runtime_version says nothing without a runtime")
+        return self
+
+
+class _Budgets(_Part):
+    p95_latency: Duration | None = None
+    peak_rss: Size | None = None
+    size: Size | None = None
+
+
+class _Quantise(_Part):
+    method: Literal["none", "dynamic", "static"] = "none"
+    calibration: FileName | None = None
+    items: Annotated[int, Field(ge=1)] | None = None
+    per_channel: bool = True
+    weights: Literal["int8", "uint8"] = "int8"
+    activations: Literal["int8", "uint8"] = "uint8"
+    percentile: Annotated[float, Field(gt=50, lt=100)] | None = None
+    operators: list[Printable] = []
+    exclude: list[str] = []
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> _Quantise:
+        given = self.model_fields_set
+        if self.method == "static" and self.calibration is None:
+            raise ValueError("static quantisation needs 'calibration: FILE.npz'")
+        only_static = {"calibration", "items", "percentile", "activations"} & given
+        if self.method != "static" and only_static:
+            raise ValueError(f"{sorted(only_static)[0]!r} is for method static only, the method is {self.method}")
+        if self.method == "none" and given - {"method"}:
+            raise ValueError(f"{sorted(given - {'method'})[0]!r} says nothing without a method (static or dynamic)")
+        return self
+
+
+class _Evaluate(_Part):
+    dataset: FileName
+    output: str | None = None
+
+
+class _Common(_Part):
+    name: Name
+    version: Version
+    target: _Target
+    budgets: _Budgets = _Budgets()
+    provides: Annotated[dict[Key, Printable], Field(max_length=64)] = {}
+    depends: Annotated[dict[Key, Annotated[list[Printable], Field(min_length=1)]], Field(max_length=64)] = {}
+
+
+class _ModelRecipe(_Common):
+    track: Literal["model"]
+    source: FileName
+    quantise: _Quantise = _Quantise()
+    evaluate: _Evaluate | None = None
+
+
+class _PromptRecipe(_Common):
+    track: Literal["prompt"]
+    bundle: FileName
+
+
+class _FirmwareRecipe(_Common):
+    track: Literal["firmware"]
+    tree: FileName
+
+
+_FORMS: Mapping[str, type[_ModelRecipe | _PromptRecipe | _FirmwareRecipe]] = {
+    "model": _ModelRecipe,
+    "prompt": _PromptRecipe,
+    "firmware": _FirmwareRecipe,
+}
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe and check that the files that it names are there.
+
+    Raises:
+        RecipeError: file, line and path of the first thing that is wrong.
+    """
+    document = read_yaml(path)
+    if not isinstance(document.data, dict):
+        raise document.error((), "expected keys and values, such as 'track: model'")
+    track = document.data.get("track")
+    if not isinstance(track, str) or track not in _FORMS:
+        known = ", ".join(_FORMS)
+        if "track" not in document.data:
+            raise document.error(("track",), f"is missing; expected one of {known}")
+        raise document.error(("track",), f"{track!r} is unknown{did_you_mean(track, _FORMS)}; expected one of {known}")
+    value = checked(document, _FORMS[track])
+    budgets = value.budgets
+    return Recipe(
+        path=path,
+        digest=_digest(value),
+        track=Track(track),
+        name=value.name,
+        version=value.version,
+        target=Target(
+            name=value.target.name,
+            board_classes=tuple(value.target.board_classes),
+            architectures=tuple(value.target.architectures),
+            runtime=value.target.runtime,
+            min_runtime_version=value.target.min_runtime_version,
+        ),
+        budgets=Budgets(
+            p95_latency_us=None if budgets.p95_latency is None else quantity.duration_ns(budgets.p95_latency) // 1000,
+            peak_rss_bytes=None if budgets.peak_rss is None else quantity.size_bytes(budgets.peak_rss),
+            size_bytes=None if budgets.size is None else quantity.size_bytes(budgets.size),
+        ),
+        provides=value.provides,
+        depends={key: tuple(values) for key, values in value.depends.items()},
+        step=_step(value, document),
+    )
+
+
+def _step(value: BaseModel, document: Document) -> ModelStep | PromptStep | FirmwareStep:
+    if isinstance(value, _PromptRecipe):
+        return PromptStep(bundle=_existing(document, ("bundle",), value.bundle))
+    if isinstance(value, _FirmwareRecipe):
+        return FirmwareStep(tree=_existing(document, ("tree",), value.tree, directory=True))
+    assert isinstance(value, _ModelRecipe)
+    how, evaluate = value.quantise, value.evaluate
+    calibration = None
+    if how.calibration is not None:
+        calibration = _existing(document, ("quantise", "calibration"), how.calibration)
+    return ModelStep(
+        source=_existing(document, ("source",), value.source),
+        quantise=QuantiseStep(
+            method=how.method,
+            calibration=calibration,
+            items=how.items,
+            per_channel=how.per_channel,
+            weights=how.weights,
+            activations=how.activations,
+            percentile=how.percentile,
+            operators=tuple(how.operators),
+            exclude=tuple(how.exclude),
+        ),
+        evaluate=None
+        if evaluate is None
+        else EvaluateStep(
+            dataset=_existing(document, ("evaluate", "dataset"), evaluate.dataset), output=evaluate.output
+        ),
+    )
+
+
+def _existing(document: Document, where: tuple[str, ...], name: str, *, directory: bool = False) -> Path:
+    if "\0" in name:
+        raise document.error(where, f"{name!r:.60} is no path")
+    path = document.source.parent / name
+    if not (path.is_dir() if directory else path.is_file()):
+        kind = "directory" if directory else "file"
+        raise document.error(where, f"there is no {kind} {name!r} in {document.source.absolute().parent}")
+    return path
+
+
+def _digest(value: _ModelRecipe | _PromptRecipe | _FirmwareRecipe) -> str:
+    """Digest of the recipe's values in canonical JSON; file names and what only the report uses are left out."""
+    shape = value.model_dump(mode="json", exclude={"source", "bundle", "tree", "evaluate"})
+    if isinstance(value, _ModelRecipe):
+        shape["quantise"].pop("calibration")
+    return f"sha256:{hashlib.sha256(rfc8785.dumps(shape)).hexdigest()}"
