@@ -39,18 +39,22 @@ _MAY_BE_A_CRASH = (LinkLost, DeadlineExceeded, ConnectFailed, ProtocolError)
 class Console(Protocol):
     """The serial console: `board.console.Console`."""
 
-    def crash_reason(self) -> str | None:
-        """The line that says that the board crashed, if there is one."""
+    @property
+    def position(self) -> int:
+        """How much it has shown so far."""
 
-    def text(self) -> str:
-        """Everything it has shown."""
+    def crash_reason(self, since: int = 0) -> str | None:
+        """The line since a position that says that the board crashed, if there is one."""
+
+    def text(self, since: int = 0) -> str:
+        """What it has shown since a position."""
 
 
 class PowerSwitch(Protocol):
     """The part of `board.power.Power` that is asked here."""
 
-    def is_on(self) -> bool:
-        """Has the board power?"""
+    def is_on(self) -> bool | None:
+        """Has the board power? None: it cannot tell."""
 
 
 class Witnesses:
@@ -78,11 +82,13 @@ class Witnesses:
         self._power = power
         self._clock = clock
         self._wait = wait
-        self._known = self._crash_reason()
+        self._since = 0
+        self.forget_past()
 
     def forget_past(self) -> None:
         """What the console has shown until now explains nothing that happens later."""
-        self._known = self._crash_reason()
+        if self._console is not None:
+            self._since = self._console.position
 
     def console_text(self) -> str:
         """Everything the console has shown; empty without one."""
@@ -122,23 +128,18 @@ class Witnesses:
             return None
         deadline = self._clock() + CONSOLE_S
         while True:
-            reason = self._crash_reason()
-            if reason is not None and reason != self._known:
+            reason = self._console.crash_reason(self._since)
+            if reason is not None:
                 return reason
             if self._clock() >= deadline:
                 return None
             self._wait(POLL_S)
 
-    def _crash_reason(self) -> str | None:
-        if self._console is None:
-            return None
-        return self._console.crash_reason()
-
     def _is_off(self) -> bool:
         if self._power is None:
             return False
         try:
-            return not self._power.is_on()
+            return self._power.is_on() is False
         except PowerError:
             return False  # it does not know; that is no evidence
 

@@ -25,7 +25,7 @@ from pytest_edgehil.board.diagnosis import Console, Witnesses
 from pytest_edgehil.board.fed import Fed, Group
 from pytest_edgehil.board.firmware_trial import BOOT_S, leave_trial
 from pytest_edgehil.board.flash import FlashPlan, FlashProgress, FlashReport, flash, plan_flash
-from pytest_edgehil.board.session import BoardSession, Connect
+from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.errors import BoardError, DatasetError, ModelError, Overheated, UserError
 from pytest_edgehil.model.artifact import Combo
 from pytest_edgehil.model.board import Board
@@ -146,13 +146,10 @@ class Dut:
     @classmethod
     def open(
         cls,
-        board: Board,
+        session: BoardSession,
         *,
-        token: int,
-        holder: str,
         combo: Combo,
         baseline: Baseline | None = None,
-        connect: Connect | None = None,
         console: Console | None = None,
         power: Power | None = None,
         threads: int = 1,
@@ -165,13 +162,9 @@ class Dut:
         """Flash a combo on a leased board and load its model.
 
         Args:
-            board: which.
-            token: fencing token of the lease.
-            holder: who holds it.
+            session: of the board; it stays open when the DUT is closed, for the next one.
             combo: what to flash; what is on the board already is not sent again.
             baseline: what `evaluate` compares with unless it is told otherwise.
-            connect: opens a fresh link when one is needed (again, after a firmware's reboot); the caller closes it.
-                None: over SSH as `board` says.
             console: asked for the reason when the board breaks.
             power: asked likewise; also brings back a board whose new firmware does not come up.
             threads: of the runtime within one operator.
@@ -187,8 +180,7 @@ class Dut:
             ModelError: the model does not load.
             BoardError: the board or its link broke.
         """
-        session = BoardSession(board, token=token, holder=holder, connect=connect, clock=clock, wait=wait)
-        witnesses = Witnesses(board.id, console=console, power=power, clock=clock, wait=wait)
+        witnesses = Witnesses(session.board.id, console=console, power=power, clock=clock, wait=wait)
         dut = cls(session, combo, baseline=baseline, witnesses=witnesses, threads=threads, step=step)
         try:
             dut._prepare(power, on_progress, boot_timeout_s)
@@ -349,8 +341,13 @@ class Dut:
             return self._session.client.attest(payload)
 
     def close(self) -> None:
-        """End the session on the board. Safe to call twice."""
-        self._session.close()
+        """End the model's process on the board. Safe to call twice; never raises because of a broken board."""
+        loaded, self._loaded = self._loaded, None
+        if self._broken is not None:
+            self._session.drop()  # whatever answers on it later answers an old question
+        elif loaded is not None:
+            with contextlib.suppress(BoardError):  # the next one who uses the session hears of it
+                self._session.client.unload()
 
     def __enter__(self) -> Self:
         return self
@@ -373,6 +370,7 @@ class Dut:
         if model is not None:
             with self._hands_on(), self._step("load"):
                 self._loaded = self._session.client.load(model.digest, threads=self._threads, timeout_s=LOAD_S)
+                self._session.client.take_readings()  # those of whoever used the session before
             self._sample = self._sample.replace(
                 cold_starts=(self._loaded.cold,),
                 peak_rss_bytes=self._loaded.cold.peak_rss_bytes,

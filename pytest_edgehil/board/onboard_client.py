@@ -283,6 +283,10 @@ class OnboardClient:
         """End the measurement under way early, from another thread; `measure` returns what there is."""
         self._conversation.cancel()
 
+    def take_readings(self) -> tuple[SensorReading, ...]:
+        """The rows of the sampler since the last measurement, which then no longer come with the next one."""
+        return self._conversation.take_readings()
+
     def status(self, *, timeout_s: float = 30.0) -> BoardStatus:
         """What is on the board."""
         message, _ = self._conversation.ask("status", timeout_s=timeout_s)
