@@ -1,0 +1,232 @@
+"""The power switch of a board: whatever hangs, this ends it.
+
+Two back-ends. `command` runs what the lab file says on this host (a PDU's tool, snmpset, uhubctl): an argument vector,
+no shell, with a deadline. `virtual` talks to the control socket of a virtual board: one JSON object per line,
+``{"do": "power-off"}`` is answered by ``{"ok": true, "power": "off", …}`` or ``{"ok": false, "error": "…"}``.
+
+Where the state can be asked for, `on` and `off` check that it has come about: some hubs switch on again by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from pytest_edgehil.board.deadline import Deadline
+from pytest_edgehil.board.redact import show_argv, tail
+from pytest_edgehil.errors import PowerError
+from pytest_edgehil.model.board import Board, CommandPower, VirtualPower
+
+VIRTUAL_TIMEOUT_S = 30.0
+
+_STATES = {"on": True, "1": True, "true": True, "off": False, "0": False, "false": False}
+_log = logging.getLogger("edgehil.board.power")
+
+
+class Power(Protocol):
+    """The power switch of one board. Every verb ends in bounded time, and raises PowerError if it has not worked."""
+
+    def on(self) -> None:
+        """Switches the power on; the board begins to boot. Nothing happens if it is on."""
+
+    def off(self) -> None:
+        """Cuts the power, without asking the board to shut down."""
+
+    def cycle(self) -> None:
+        """Off, long enough for the board to lose its state, and on."""
+
+    def is_on(self) -> bool | None:
+        """Whether the power is on; None if the back-end cannot tell."""
+
+
+def open_power(board: Board, *, sleep: Callable[[float], None] = time.sleep) -> Power:
+    """The power switch that the lab file names for a board.
+
+    Args:
+        board: the board.
+        sleep: waits between off and on; injected by tests.
+
+    Raises:
+        PowerError: the lab file names none.
+    """
+    match board.power:
+        case CommandPower():
+            return CommandSwitch(board.power, board_id=board.id, sleep=sleep)
+        case VirtualPower():
+            return VirtualSwitch(board.power.socket, board_id=board.id)
+        case None:
+            raise PowerError(f"{board.id} has no power back-end; add 'power:' to it in the lab file")
+
+
+class CommandSwitch:
+    """Power through commands on this host.
+
+    The status command must end with 0, and the last word that it prints must be on, 1 or true, or off, 0 or false.
+    """
+
+    def __init__(self, access: CommandPower, *, board_id: str, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._access = access
+        self._board_id = board_id
+        self._sleep = sleep
+
+    def on(self) -> None:
+        """See `Power.on`."""
+        self._switch(self._access.on, wanted=True)
+
+    def off(self) -> None:
+        """See `Power.off`."""
+        self._switch(self._access.off, wanted=False)
+
+    def cycle(self) -> None:
+        """See `Power.cycle`."""
+        self.off()
+        self._sleep(self._access.off_s)
+        self.on()
+
+    def is_on(self) -> bool | None:
+        """See `Power.is_on`."""
+        if self._access.status is None:
+            return None
+        said = self._run(self._access.status)
+        words = said.split()
+        state = _STATES.get(words[-1].lower()) if words else None
+        if state is None:
+            raise PowerError(
+                f"power of {self._board_id}: {show_argv(self._access.status)} said {said.strip()[-100:]!r}; "
+                f"its last word must be one of {', '.join(_STATES)}"
+            )
+        return state
+
+    def _switch(self, argv: tuple[str, ...], *, wanted: bool) -> None:
+        self._run(argv)
+        if self.is_on() is (not wanted):
+            raise PowerError(
+                f"power of {self._board_id}: {show_argv(argv)} ended well, but the board is still "
+                f"{'off' if wanted else 'on'} by {show_argv(self._access.status or ())}"
+            )
+
+    def _run(self, argv: tuple[str, ...]) -> str:
+        what = f"power of {self._board_id}: {show_argv(argv)}"
+        _log.debug("%s", what)
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # so that the command can be killed together with what it starts
+            )
+        except OSError as exc:
+            raise PowerError(f"{what} cannot be started: {exc.strerror}; is it installed on this host?") from exc
+        with process:
+            try:
+                stdout, stderr = process.communicate(timeout=self._access.timeout_s)
+            except subprocess.TimeoutExpired as exc:
+                _kill_group(process)
+                said = tail(exc.stderr or b"") or tail(exc.stdout or b"")
+                raise PowerError(
+                    f"{what} took longer than {self._access.timeout_s:g} s and was killed"
+                    + (f": {said}" if said else "")
+                ) from exc
+            except BaseException:
+                _kill_group(process)
+                raise
+        if process.returncode != 0:
+            said = tail(stderr) or tail(stdout) or "nothing"
+            raise PowerError(f"{what} ended with exit status {process.returncode}, expected 0; it said: {said}")
+        return stdout.decode("utf-8", "replace")
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    # A daemon in a session of its own may still hold the pipes: they are closed, not read to their end.
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+    process.wait()
+
+
+class VirtualSwitch:
+    """Power of a virtual board, by its supervisor. Each verb makes a connection of its own."""
+
+    def __init__(self, path: Path, *, board_id: str, timeout_s: float = VIRTUAL_TIMEOUT_S) -> None:
+        self._path = path
+        self._board_id = board_id
+        self._timeout_s = timeout_s
+
+    def on(self) -> None:
+        """See `Power.on`."""
+        self._switch("power-on", wanted=True)
+
+    def off(self) -> None:
+        """See `Power.off`."""
+        self._switch("power-off", wanted=False)
+
+    def cycle(self) -> None:
+        """See `Power.cycle`."""
+        self._switch("power-cycle", wanted=True)
+
+    def is_on(self) -> bool:
+        """See `Power.is_on`."""
+        return self._ask("status")
+
+    def _switch(self, verb: str, *, wanted: bool) -> None:
+        if self._ask(verb) is not wanted:
+            raise PowerError(
+                f"power of {self._board_id}: {verb} was answered, but the board is {'off' if wanted else 'on'}"
+            )
+
+    def _ask(self, verb: str) -> bool:
+        """Sends one request; whether the power is on after it."""
+        what = f"power of {self._board_id}: {verb} at {self._path}"
+        _log.debug("%s", what)
+        deadline = Deadline(self._timeout_s)
+        try:
+            line = self._exchange(json.dumps({"do": verb}).encode() + b"\n", deadline)
+        except TimeoutError as exc:
+            raise PowerError(f"{what}: no answer within {self._timeout_s:g} s; its supervisor hangs") from exc
+        except OSError as exc:
+            raise PowerError(f"{what}: {exc.strerror or exc}; is the virtual board running?") from exc
+        try:
+            answer: Any = json.loads(line)
+        except ValueError as exc:
+            raise PowerError(f"{what}: the answer is no JSON line: {line[:80]!r}") from exc
+        if not isinstance(answer, dict) or answer.get("ok") is not True:
+            raise PowerError(f"{what} was refused: {answer.get('error') if isinstance(answer, dict) else answer!r}")
+        if answer.get("power") not in {"on", "off"}:
+            raise PowerError(f"{what}: the answer does not say whether the power is on or off: {line[:80]!r}")
+        return bool(answer["power"] == "on")
+
+    def _exchange(self, request: bytes, deadline: Deadline) -> bytes:
+        with socket.socket(socket.AF_UNIX) as connection, _short_name(self._path) as address:
+            connection.settimeout(max(deadline.left_s(), 0.001))
+            connection.connect(address)
+            connection.sendall(request)
+            answer = b""
+            while not answer.endswith(b"\n"):
+                connection.settimeout(max(deadline.left_s(), 0.001))
+                piece = connection.recv(65536)
+                if not piece:
+                    break
+                answer += piece
+        return answer
+
+
+@contextlib.contextmanager
+def _short_name(path: Path) -> Iterator[str]:
+    """A name for a Unix socket that fits into the 108 bytes of sockaddr_un, however deep it lies (unix(7))."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
