@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import mimetypes
+import shutil
 import time
 import uuid
 from collections.abc import Mapping
@@ -100,6 +101,9 @@ class AllureSink:
 
     def _leave(self) -> None:
         allure_commons.plugin_manager.unregister(self)
+        if self._spool is None:
+            # the controller outlives its workers; one worker must not take the directory from under another
+            shutil.rmtree(self._report_directory / SPOOL, ignore_errors=True)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
