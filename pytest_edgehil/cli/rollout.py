@@ -43,7 +43,7 @@ def add(subparsers: Any) -> None:
     verify = verbs.add_parser(
         "verify-ledger",
         help="check every decision's signature and the chain",
-        description="The chain cannot show that the newest lines were cut off: note the head elsewhere and give --head.",
+        description="The chain cannot show that the newest lines were cut off: note the head, and give --head.",
     )
     verify.add_argument("ledger", type=Path, metavar="FILE")
     verify.add_argument("--trust", type=Path, metavar="FILE", help="trust file with rollout_keys; default: the own key")

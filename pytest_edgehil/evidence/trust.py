@@ -119,15 +119,22 @@ def load_trust(path: Path) -> Trust:
 
 
 def default_trust(*, state_dir: Path | None = None) -> Trust:
-    """This user's own lab and rollout keys, and the boards that were enrolled below the state directory."""
+    """This user's own lab and rollout keys, if they have been made, and the boards that were enrolled.
+
+    Checking something makes no keys: a key is made when it first signs.
+    """
     state = state_dir or keys.state_directory()
     enrolled = enrolment_file(state)
     boards = load_trust(enrolled).boards if enrolled.exists() else ()
     return Trust(
-        lab_keys=(keys.lab_signer(state / "keys" / "lab.pem").public_key,),
+        lab_keys=_own(state / "keys" / "lab.pem"),
         boards=boards,
-        rollout_keys=(keys.rollout_signer(state / "keys" / "rollout.pem").public_key,),
+        rollout_keys=_own(state / "keys" / "rollout.pem"),
     )
+
+
+def _own(path: Path) -> tuple[Key, ...]:
+    return (keys.load_signer(path).public_key,) if path.exists() else ()
 
 
 def enrolment_file(state_dir: Path) -> Path:

@@ -78,6 +78,12 @@ def write_evidence(
     """
     if directory.exists() and any(directory.iterdir()) and not (directory / INDEX_FILE).exists():
         raise EvidenceError(f"{directory}: it holds other files; name an empty or a new directory for the evidence")
+    own = lab_signer.public_key.keyid
+    if own not in {one.keyid for one in trust.lab_keys}:
+        raise EvidenceError(
+            f"the lab's key {own[:12]} is not in the trust, so that nobody could verify what it seals; "
+            f"add what 'edgehil evidence key' prints to the trust file"
+        )
     directory.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
     try:

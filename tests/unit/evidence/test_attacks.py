@@ -345,6 +345,12 @@ def test_the_controller_refuses_a_board_that_is_not_enrolled(tmp_path: Path) -> 
         bench.write([record])
 
 
+def test_the_controller_refuses_to_seal_with_a_key_that_nobody_trusts(tmp_path: Path) -> None:
+    bench = Bench(report_dir=tmp_path)
+    with pytest.raises(EvidenceError, match=r"is not in the trust, .* 'edgehil evidence key'"):
+        bench.write([bench.record()], lab_signer=CryptoSigner.generate_ed25519())
+
+
 def test_the_controller_refuses_samples_that_were_changed_after_the_board_signed(tmp_path: Path) -> None:
     bench = Bench(report_dir=tmp_path)
     record = bench.record()
