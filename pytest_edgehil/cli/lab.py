@@ -92,6 +92,7 @@ def _check(options: argparse.Namespace) -> int:
         lab = load_lab(options.file)
         if not options.no_keys:
             check_files(lab)
+        _check_faults(lab)
     except LabFileError as wrong:
         for problem in wrong.problems:
             print(f"edgehil: {problem}", file=sys.stderr)
@@ -104,6 +105,24 @@ def _check(options: argparse.Namespace) -> int:
     print(f"  classes: {_counted(classes)}")
     print(f"  leases:  {lab.lease_url}, expiry {format_duration(lab.lease_expiry_s * 1e9)}")
     return 0
+
+
+def _check_faults(lab: Lab) -> None:
+    """Ask the virtual boards, which know what options each fault has, about the faults of the lab file."""
+    from pytest_edgehil.lab.document import read_document, refuse
+    from pytest_edgehil.virtual.faults import check_fault
+
+    document = read_document(lab.path)
+    problems = []
+    for board in lab.boards:
+        for index, fault in enumerate(board.virtual.faults if board.virtual is not None else ()):
+            try:
+                check_fault(fault)
+            except ConfigError as wrong:
+                where = ("boards", board.id, "virtual", "faults", index)
+                problems.append(document.problem(where, str(wrong)))
+    if problems:
+        raise refuse(lab.path, problems)
 
 
 def _counted(counts: Counter[str]) -> str:
