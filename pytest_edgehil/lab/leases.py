@@ -189,8 +189,8 @@ class LabStore(LeaseStore, LabState, AuditTrail, Protocol):
 def default_holder() -> Holder:
     """This process, under the name that people recognise.
 
-    The name is ``$EDGEHIL_HOLDER``, else the CI job (GitHub, GitLab, Jenkins), else login and process id; under xdist
-    with the worker's name. It is one word, since it travels in command lines and logs.
+    The name is ``$EDGEHIL_HOLDER``, else the CI job (GitHub, GitLab, Jenkins), else login and process id. It is one
+    word, since it travels in command lines and logs.
     """
     env = os.environ
     try:
@@ -207,8 +207,6 @@ def default_holder() -> Holder:
         name = env["BUILD_TAG"]
     else:
         name = f"{user}-{os.getpid()}"
-    if env.get("PYTEST_XDIST_WORKER"):
-        name = f"{name}-{env['PYTEST_XDIST_WORKER']}"
     return Holder(
         name=re.sub(r"[^A-Za-z0-9._@-]+", "-", name).strip("-")[:100] or "unnamed",
         host=socket.gethostname(),

@@ -443,13 +443,12 @@ def test_free_boards_are_those_that_can_be_leased_all_at_once(book: Book, lab: L
         ({"GITHUB_RUN_ID": "12", "GITHUB_JOB": "gates"}, "github-12-gates"),
         ({"CI_JOB_ID": "34"}, "gitlab-34"),
         ({"BUILD_TAG": "jenkins-edge-5"}, "jenkins-edge-5"),
-        ({"CI_JOB_ID": "34", "PYTEST_XDIST_WORKER": "gw2"}, "gitlab-34-gw2"),
     ],
 )
 def test_a_holder_is_named_after_what_people_recognise(
     environment: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable in ("EDGEHIL_HOLDER", "GITHUB_RUN_ID", "GITHUB_JOB", "CI_JOB_ID", "BUILD_TAG", "PYTEST_XDIST_WORKER"):
+    for variable in ("EDGEHIL_HOLDER", "GITHUB_RUN_ID", "GITHUB_JOB", "CI_JOB_ID", "BUILD_TAG"):
         monkeypatch.delenv(variable, raising=False)
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
