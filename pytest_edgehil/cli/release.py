@@ -99,6 +99,7 @@ def _publish(options: argparse.Namespace) -> int:
             "evidence": target.evidence,
             "policy": target.policy,
             "envelopes": [one.digest for one in found.used],
+            "notes": list(found.notes),
         }
         print(json.dumps(account, indent=2))
     elif found.already:
@@ -109,6 +110,8 @@ def _publish(options: argparse.Namespace) -> int:
         print(f"  evidence {target.evidence} ({len(found.used)} statements)")
         print(f"  policy   {policy.name} {target.policy}")
         print("  signed by releaser and gate")
+        for note in found.notes:
+            print(f"  note: {note} (the policy does not ask for it)")
     return 0
 
 

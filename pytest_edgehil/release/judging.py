@@ -1,9 +1,10 @@
 """Does evidence fulfil a policy? Asks and lists every reason; `publish` enforces.
 
-Rules: a verdict that is not PASS, and a test about the artifact that did not pass, refuse the release, however many
-others passed. All gates must have passed beside the same companions: what was measured under one firmware says
-nothing about another. Evidence that does not count (another kind of board, a recording, another policy, too old) can
-neither help nor harm; it is named when something is missing.
+Rules: a FAIL, a required gate that is not decided, and a test about the artifact that failed or did not end, refuse
+the release, however many others passed. A gate that nobody asks for may stay undecided; it is noted. All gates must
+have passed beside the same companions: what was measured under one firmware says nothing about another. Evidence that
+does not count (another kind of board, a recording, another policy, too old) can neither help nor harm; it is named
+when something is missing.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ class Decision:
         used: the evidence that fulfils it.
         companions: what that evidence was measured beside.
         ignored: evidence about the artifact that does not count, and why.
+        notes: gates that stayed undecided and that the policy does not ask for.
     """
 
     reasons: tuple[str, ...]
     used: tuple[VerifiedEvidence, ...]
     companions: Mapping[Track, str]
     ignored: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def fulfilled(self) -> bool:
@@ -81,7 +84,8 @@ def judge(
             counted.append(one)
         else:
             ignored[one.path] = f"{_where(one)} does not count: {why}"
-    reasons += _failures(counted)
+    failures, notes = _not_passed(policy, counted)
+    reasons += failures
     reasons += _failed_tests(inspection, digest, ignored)
     reasons += [
         f"{_where(one)}: it measured an artifact of {one.sample.artifact_size_bytes} bytes, this one has {size_bytes}"
@@ -97,6 +101,7 @@ def judge(
         used=tuple(group),
         companions=dict(group[0].companions) if group else {},
         ignored=tuple(ignored.values()),
+        notes=tuple(notes),
     )
 
 
@@ -136,13 +141,19 @@ def _wrong_companions(policy: Policy, one: VerifiedEvidence) -> Iterator[str]:
             yield f"the {track} beside it was {found[:19] + '…' if found else 'none'}, which the policy does not list"
 
 
-def _failures(counted: Sequence[VerifiedEvidence]) -> list[str]:
-    return [
-        f"{_where(one)}: gate {verdict.gate} says {verdict.outcome.value}: {verdict.reason}"
-        for one in counted
-        for verdict in one.verdicts
-        if verdict.outcome is not Outcome.PASS
-    ]
+def _not_passed(policy: Policy, counted: Sequence[VerifiedEvidence]) -> tuple[list[str], list[str]]:
+    """What refuses the release, and what is only worth a note."""
+    required = {gate.name for gate in policy.gates} | ({"soak"} if policy.min_soak_s is not None else set())
+    reasons: list[str] = []
+    notes: list[str] = []
+    for one in counted:
+        for verdict in one.verdicts:
+            if verdict.outcome is Outcome.PASS:
+                continue
+            refuses = verdict.outcome is Outcome.FAIL or verdict.gate in required
+            said = f"{_where(one)}: gate {verdict.gate} says {verdict.outcome.value}: {verdict.reason}"
+            (reasons if refuses else notes).append(said)
+    return reasons, notes
 
 
 def _failed_tests(inspection: Inspection, digest: str, ignored: Mapping[Path, str]) -> list[str]:
@@ -154,8 +165,10 @@ def _failed_tests(inspection: Inspection, digest: str, ignored: Mapping[Path, st
         if digest not in record.combo or record.requeued or record.status in {Status.PASSED, Status.SKIPPED}:
             continue
         files = {one.file for one in record.envelopes}
-        if files and files & ignored_files:
+        if files & ignored_files:
             continue  # from a board that the policy does not ask about
+        if files and record.status in {Status.INCONCLUSIVE, Status.INVALID}:
+            continue  # its signed verdicts were looked at one by one
         reasons.append(_ended(record))
     return reasons
 
@@ -213,9 +226,12 @@ def _looseness(gate: RequiredGate, verdict: Verdict, arguments: Mapping[str, Any
     """Where a gate, as it was used, is looser than what is required."""
     if gate.limit is not None:
         allowed = _in_unit(gate.limit, verdict.unit)
-        lower = verdict.better == "lower"
+        lower = gate.limit.better == "lower"
+        way = "at most" if lower else "at least"
         if allowed is None:
             yield f"the policy's limit is {gate.limit.text}, but the gate measures {verdict.unit}"
+        elif verdict.better != gate.limit.better:
+            yield f"the policy asks for {way} {gate.limit.text}, but the gate looked the other way"
         elif verdict.budget is None:
             yield f"it had no limit, the policy asks for {gate.limit.text}"
         elif verdict.budget > allowed if lower else verdict.budget < allowed:

@@ -9,8 +9,8 @@ that evidence made under a looser one does not count. Format::
     max_age: 7 d                        # evidence that is older does not count
     allow_replay: false                 # true only without hardware: recorded samples prove nothing about a board
     gates:                              # each must have passed, by a gate that is at least this strict
-      p95_latency: {limit: 12 ms, alpha: 0.05, min_n: 100}
-      accuracy: {limit: 0.98, arguments: {baseline: digits-fp32}}
+      p95_latency: {at_most: 12 ms, alpha: 0.05, min_n: 100}
+      accuracy: {at_least: 0.98, arguments: {baseline: digits-fp32}}
     soak: {min_duration: 1 h}           # optional: the soak gate passed over at least this time
     companions: {firmware: required}    # per track: any (default) | required | none | [sha256:…, …]
 
@@ -39,10 +39,18 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """A limit with its unit: ``ns``, ``bytes``, ``°C``, ``bytes/h``, or empty for a bare number."""
+    """The loosest limit that a gate may have had.
+
+    Args:
+        unit: ``ns``, ``bytes``, ``°C``, ``bytes/h``, or empty for a bare number.
+        better: ``lower`` (written ``at_most``) or ``higher`` (``at_least``). The gate must look the same way, or a
+            loss of accuracy of 50 % would be "within" 0.98.
+        text: as it was written.
+    """
 
     value: float
     unit: str
+    better: Literal["lower", "higher"]
     text: str
 
 
@@ -88,17 +96,29 @@ class Policy:
 
 
 class _Gate(Document):
-    limit: str | float | int | None = None
+    at_most: str | float | int | None = None
+    at_least: str | float | int | None = None
     alpha: float | None = Field(default=None, gt=0, lt=1)
     min_n: int = Field(default=0, ge=0)
     arguments: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("limit")
+    @field_validator("at_most", "at_least")
     @classmethod
     def _understood(cls, value: str | float | None) -> str | float | None:
         if value is not None:
-            parse_limit(value)
+            parse_limit(value, better="lower")
         return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> _Gate:
+        if self.at_most is not None and self.at_least is not None:
+            raise ValueError("a gate has either at_most or at_least")
+        return self
+
+    def limit(self) -> Limit | None:
+        if self.at_most is not None:
+            return parse_limit(self.at_most, better="lower")
+        return None if self.at_least is None else parse_limit(self.at_least, better="higher")
 
 
 class _Soak(Document):
@@ -155,7 +175,7 @@ def load_policy(path: Path) -> Policy:
     gates = tuple(
         RequiredGate(
             name=name,
-            limit=None if one.limit is None else parse_limit(one.limit),
+            limit=one.limit(),
             alpha=one.alpha,
             min_n=one.min_n,
             arguments=one.arguments,
@@ -180,19 +200,19 @@ def load_policy(path: Path) -> Policy:
     )
 
 
-def parse_limit(value: str | float) -> Limit:
+def parse_limit(value: str | float, *, better: Literal["lower", "higher"]) -> Limit:
     """A limit as people write it.
 
     Raises:
         ValueError: no quantity that is known here.
 
-    >>> parse_limit("12 ms")
-    Limit(value=12000000.0, unit='ns', text='12 ms')
-    >>> parse_limit(0.98).unit
+    >>> parse_limit("12 ms", better="lower")
+    Limit(value=12000000.0, unit='ns', better='lower', text='12 ms')
+    >>> parse_limit(0.98, better="higher").unit
     ''
     """
     if not isinstance(value, str):
-        return Limit(value=float(value), unit="", text=f"{value:g}")
+        return Limit(value=float(value), unit="", better=better, text=f"{value:g}")
     parsers = (
         ("ns", quantity.duration_ns),
         ("bytes", quantity.size_bytes),
@@ -201,7 +221,7 @@ def parse_limit(value: str | float) -> Limit:
     )
     for unit, parse in parsers:
         try:
-            return Limit(value=float(parse(value)), unit=unit, text=value)
+            return Limit(value=float(parse(value)), unit=unit, better=better, text=value)
         except QuantityError:
             continue
     raise ValueError(f"{value!r} is no limit: expected a number, or one with a unit such as '12 ms', '180 MiB', '80 C'")

@@ -32,11 +32,13 @@ class Published:
         target: what the repository lists.
         already: it had been published before; nothing was changed.
         used: the evidence it was published for; empty when `already`.
+        notes: gates that stayed undecided and that the policy does not ask for.
     """
 
     target: Released
     already: bool
     used: tuple[VerifiedEvidence, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def publish(
@@ -121,7 +123,7 @@ def publish(
             evidence=index.digest,
             policy=policy.digest,
         )
-        return Published(target=target, already=False, used=decision.used)
+        return Published(target=target, already=False, used=decision.used, notes=decision.notes)
 
 
 def _file_name(artifact: Artifact) -> str:

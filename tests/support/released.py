@@ -27,8 +27,8 @@ policy: test
 environments: [virtual]
 board_classes: [pi5-8gb-hat2]
 gates:
-  p95_latency: {limit: 12 ms, alpha: 0.05}
-  accuracy: {limit: 0.98}
+  p95_latency: {at_most: 12 ms, alpha: 0.05}
+  accuracy: {at_least: 0.98}
 """
 
 

@@ -51,6 +51,10 @@ def evaluate(use: GateUse, sample: Sample) -> Verdict:
         assert sample.agreed is not None
         limit, observed = float(use.arguments["agreement"]), float(np.mean(sample.agreed))
         unit, n, better = "fraction", int(sample.agreed.size), "higher"
+    elif use.name == "drop":
+        assert sample.agreed is not None
+        limit, observed = float(use.arguments["most"]), 1.0 - float(np.mean(sample.agreed))
+        unit, n, better = "fraction", int(sample.agreed.size), "lower"
     elif use.name == "soak":
         limit, observed = float(use.arguments["duration_s"]), sample.duration_s
         unit, n, better = "s", sample.n, "higher"

@@ -28,8 +28,8 @@ policy: test
 environments: [virtual]
 board_classes: [pi5-8gb-hat2]
 gates:
-  p95_latency: {limit: 12 ms, alpha: 0.05}
-  peak_rss: {limit: 180 MiB}
+  p95_latency: {at_most: 12 ms, alpha: 0.05}
+  peak_rss: {at_most: 180 MiB}
 """
 
 

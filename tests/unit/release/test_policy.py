@@ -18,8 +18,8 @@ environments: [hardware]
 board_classes: [pi5-8gb-hat2]
 max_age: 2 d
 gates:
-  p95_latency: {limit: 12 ms, alpha: 0.05, min_n: 100}
-  accuracy: {limit: 0.98, arguments: {baseline: digits-fp32}}
+  p95_latency: {at_most: 12 ms, alpha: 0.05, min_n: 100}
+  accuracy: {at_least: 0.98, arguments: {baseline: digits-fp32}}
 soak: {min_duration: 1 h}
 companions: {firmware: required}
 """
@@ -40,8 +40,9 @@ def test_a_policy_is_read_with_its_units(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("12 ms", "12 parsecs", r"policy.yaml:6: gates.p95_latency.limit: '12 parsecs' is no limit"),
+        ("12 ms", "12 parsecs", r"policy.yaml:6: gates.p95_latency.at_most: '12 parsecs' is no limit"),
         ("max_age: 2 d", "max_ages: 2 d", r"policy.yaml:4: max_ages: this key is unknown; did you mean 'max_age'\?"),
+        ("alpha: 0.05", "at_least: 1 ms", "a gate has either at_most or at_least"),
         ("alpha: 0.05", "alpa: 0.05", r"gates.p95_latency.alpa: this key is unknown; did you mean 'alpha'\?"),
         ("alpha: 0.05", "alpha: 5", r"gates.p95_latency.alpha: "),
         ("[hardware]", "[real]", r"policy.yaml:2: environments.0: "),

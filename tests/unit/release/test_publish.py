@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.released import Shop, pack, reference
 from support.signed_evidence import ACCURACY, P95, SOAK, forge, sample
@@ -20,6 +21,7 @@ from pytest_edgehil.evidence.canonical import digest_of
 from pytest_edgehil.model.artifact import Track
 from pytest_edgehil.model.board import Environment
 from pytest_edgehil.model.record import GateUse, Status
+from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.release import repository as repository_module
 from pytest_edgehil.release.repository import Repository, init_repository
 
@@ -202,6 +204,39 @@ def test_a_limit_where_more_is_better_is_compared_the_other_way(shop: Shop) -> N
     loose = GateUse(name="accuracy", arguments={"agreement": 0.9})
     shop.write(shop.record(gates=(P95, loose)))
     assert "its limit was 0.9 fraction, looser than the policy's 0.98" in reasons(shop)
+
+
+def test_a_limit_on_a_loss_is_no_limit_on_a_share(tmp_path: Path) -> None:
+    policy = "policy: p\nenvironments: [virtual]\nboard_classes: ['*']\ngates: {drop: {at_least: 0.98}}\n"
+    shop = Shop(tmp_path, policy=policy)
+    shop.init()
+    shop.write(shop.record(gates=(GateUse(name="drop", arguments={"most": 0.5}),)))
+    assert "asks for at least 0.98, but the gate looked the other way" in reasons(shop)
+
+
+def undecided(name: str) -> tuple[tuple[GateUse, ...], Sample]:
+    """Two gates, of which that one has nothing to judge."""
+    measured = sample()
+    nothing = np.empty(0, dtype=np.int64)
+    return (ACCURACY, GateUse(name=name, arguments={"budget_ns": 1})), measured.replace(
+        latencies_ns=nothing, starts_ns=nothing
+    )
+
+
+def test_a_required_gate_that_stayed_undecided_refuses(shop: Shop) -> None:
+    gates, measured = undecided("p95_latency")
+    shop.write(shop.record(), shop.record(gates=gates, measured=measured, status=Status.INCONCLUSIVE))
+    assert "gate p95_latency says INCONCLUSIVE" in reasons(shop)
+
+
+def test_an_undecided_gate_that_nobody_asks_for_is_noted(tmp_path: Path) -> None:
+    policy = "policy: p\nenvironments: [virtual]\nboard_classes: ['*']\ngates: {accuracy: {at_least: 0.98}}\n"
+    shop = Shop(tmp_path, policy=policy)
+    shop.init()
+    gates, measured = undecided("p95_latency")
+    shop.write(shop.record(gates=gates, measured=measured, status=Status.INCONCLUSIVE))
+    (note,) = shop.publish().notes
+    assert "gate p95_latency says INCONCLUSIVE" in note
 
 
 def test_a_larger_error_rate_than_the_policy_is_refused(shop: Shop) -> None:
