@@ -11,6 +11,7 @@ import contextlib
 import logging
 import re
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -227,14 +228,18 @@ def _open_port(access: ConsoleAccess, *, board_id: str) -> Any:
             do_not_open=True,
             baudrate=access.baud,
             timeout=_READ_SLICE_S,
-            write_timeout=_WRITE_TIMEOUT_S,
+            # pyserial's RFC 2217 client refuses the setting; its own socket has a limit of 5 s
+            write_timeout=None if access.url.lower().startswith("rfc2217:") else _WRITE_TIMEOUT_S,
             exclusive=True if "://" not in access.url else None,
         )
         if hasattr(port, "rfc2217_send_purge"):
             # pyserial purges while it opens: that would throw away what the board is saying, and some terminal servers
             # never answer it, so that opening fails after 3 s (labgrid#1779).
             port.rfc2217_send_purge = lambda _what: None
-        port.open()
+        with warnings.catch_warnings():
+            # pyserial 3.5 starts its RFC 2217 thread in deprecated ways, which must not fail a suite run with -W error.
+            warnings.filterwarnings("ignore", r"set(Daemon|Name)\(\) is deprecated", DeprecationWarning)
+            port.open()
     except (serial.SerialException, OSError, ValueError) as exc:
         if port is not None:
             with contextlib.suppress(serial.SerialException, OSError):
