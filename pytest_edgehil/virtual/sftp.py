@@ -68,6 +68,13 @@ class DiskServer(asyncssh.SFTPServer):
         self._confine(self.map_path(path))
         return super().scandir(path)
 
+    def exit(self) -> Any:
+        """The client is done. OpenSSH's sftp-server exits with 0 then, and scp insists on hearing of it."""
+        channel = self.channel
+        if not channel.is_closing():
+            channel.exit(0)
+        return super().exit()
+
     def _confine(self, local: bytes) -> None:
         real = os.path.realpath(local)
         if real != self._root and not real.startswith(self._root + b"/"):
