@@ -208,13 +208,14 @@ class _Reader:
             if self._too_many(source.start_mark.line + 1, where):
                 break
             # read under this path, so that a problem is reported where the merged value stands and counts
-            before = dict(self.lines)
+            lines, self.lines = self.lines, {}
             values = self._mapping(source, where)
+            merged_lines, self.lines = self.lines, lines
+            for known, line in merged_lines.items():
+                self.lines.setdefault(known, line)
             for key, value in values.items():
-                if key not in own and key not in inherited:
-                    inherited[key] = value
-            for known, line in before.items():
-                self.lines[known] = line
+                if key not in own:
+                    inherited.setdefault(key, value)
         return {**inherited, **own}
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -304,7 +305,11 @@ class SqliteLeaseStore:
 
         @sa.event.listens_for(engine, "connect")
         def _connected(raw: Any, _record: object) -> None:
-            raw.execute("PRAGMA synchronous=NORMAL")
+            try:
+                raw.execute("PRAGMA synchronous=NORMAL")
+            except sqlite3.Error:
+                raw.close()  # the pool has not taken it yet
+                raise
 
         @sa.event.listens_for(engine, "begin")
         def _begun(connection: sa.Connection) -> None:
