@@ -17,6 +17,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -219,26 +220,27 @@ def _health(tree: Path) -> str | None:
     script = tree / HEALTH
     if not os.access(script, os.X_OK):
         return None
-    process = subprocess.Popen(
-        [str(script)],
-        cwd=tree,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        said, _ = process.communicate(timeout=HEALTH_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        return f"its health check took longer than {HEALTH_TIMEOUT_S:g} s"
-    finally:
-        # whatever it left behind must not measure along with us
-        _kill_group(process.pid)
-        process.wait()
-    if process.returncode != 0:
-        tail = said.decode(errors="replace").strip()[-200:]
-        return f"its health check ended with status {process.returncode}: {tail or 'it said nothing'}"
-    return None
+    with tempfile.TemporaryFile() as said:  # no pipe: what the script leaves running would hold it open
+        process = subprocess.Popen(
+            [str(script)],
+            cwd=tree,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(timeout=HEALTH_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return f"its health check took longer than {HEALTH_TIMEOUT_S:g} s"
+        finally:
+            _kill_group(process.pid)  # whatever it left behind must not measure along with us
+            process.wait()
+        if status == 0:
+            return None
+        said.seek(0)
+        tail = said.read()[-200:].decode(errors="replace").strip()
+        return f"its health check ended with status {status}: {tail or 'it said nothing'}"
 
 
 def _kill_group(leader: int) -> None:

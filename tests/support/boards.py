@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from support.local_transport import LocalTransport
+
 from pytest_edgehil.model import Artifact, Board, Environment, Slots, Track
 from pytest_edgehil.model.artifact import Budgets, FileEntry, Manifest, Provenance, Target
-from support.local_transport import LocalTransport
 
 SERIAL = "1000000000000042"
 NOTHING = "sha256:" + "0" * 64

@@ -42,7 +42,7 @@ class ReplaySession:
             self._outputs = {name: _packed(items) for name, items in trace.get("outputs", {}).items()}
             self._load = {"load_ns": int(trace["load_ns"]), "rss_bytes": int(trace["load_rss_bytes"])}
             self._peak = int(trace["peak_rss_bytes"])
-        except (OSError, ValueError, KeyError, TypeError, struct.error, RecursionError) as exc:
+        except (OSError, ValueError, LookupError, TypeError, struct.error, RecursionError) as exc:
             raise Problem("model-failed", f"the recording {entry.name} cannot be played: {exc!r}") from exc
         if trace["schema"] != 1:
             raise Problem("model-failed", f"the recording has schema {trace['schema']!r}, expected 1")

@@ -1,0 +1,81 @@
+"""Sensors and identity below a sysroot: what is absent is None and never 0."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from support.boards import SERIAL, BenchBoard
+
+from pytest_edgehil.onboard import processes, sensors
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    board = BenchBoard(tmp_path / "board")
+    for name, value in board.env.items():
+        monkeypatch.setenv(name, value)
+    return board
+
+
+def test_a_row_of_the_sampler(bench):
+    bench.put("throttled", "0x50005")
+    row = sensors.reading(os.getpid())
+    assert (row["temperature_c"], row["arm_hz"], row["throttled"]) == (52.35, 2_400_000_000, 0x50005)
+    assert row["rss_bytes"] > row["pss_bytes"] > 2**20
+    assert row["swap_bytes"] is not None
+    assert row["npu_percent"] is None
+
+
+def test_a_board_without_sensors(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEHIL_SYSROOT", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    row = sensors.reading(None)
+    assert row.pop("at_s") > 0
+    assert set(row.values()) == {None}
+    assert sensors.serial() == ""
+    assert sensors.boot_id() is None
+    assert sensors.memory_bytes() is None
+
+
+def test_identity_ends_at_the_nul(bench):
+    assert sensors.serial() == SERIAL
+    assert sensors.hardware_model() == "Raspberry Pi 5 Model B Rev 1.0"
+    assert sensors.memory_bytes() == 8257536 * 1024
+    assert sensors.cell_of("proc/device-tree/chosen/bootloader/partition") == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "echo throttled=garbage",
+        "echo 'error=1 error_msg=\"Command not registered\"'",
+        "echo throttled=0x0; exit 255",
+        "true",
+    ],
+)
+def test_a_vcgencmd_that_does_not_know_is_no_zero(bench, line):
+    bench.shim("vcgencmd", line)
+    assert sensors.throttled() is None
+
+
+@pytest.mark.parametrize("content", ["", "hot\n"])
+def test_a_sensor_with_nonsense_is_absent(bench, content):
+    bench.put("sys/class/thermal/thermal_zone0/temp", content)
+    assert sensors.temperature_c() is None
+
+
+def test_npu_use_counts_only_while_it_is_fresh(bench):
+    path = bench.put("tmp/nnc_utilization/nnc_utilization", "37.500000\n")
+    assert sensors.npu_percent() == 37.5
+    os.utime(path, (1, 1))
+    assert sensors.npu_percent() is None
+
+
+def test_a_process_that_is_gone_has_no_memory():
+    assert processes.status_bytes(2**22 + 1) == {}
+    assert processes.pss_bytes(2**22 + 1) is None
+
+
+def test_the_clock_cost_is_that_of_one_reading():
+    assert 1 <= sensors.clock_cost_ns() < 1_000_000
