@@ -19,6 +19,7 @@ from pytest_edgehil.errors import ArtifactError, ArtifactNotFound
 from pytest_edgehil.model.artifact import Artifact, Manifest, Track
 
 SUFFIX = ".tar.gz"
+UNQUANTISED = frozenset({"fp32", "recorded"})
 _SHORTEST_DIGEST = len("sha256:") + 8
 
 
@@ -53,6 +54,26 @@ class Catalog:
         if reference.startswith("sha256:"):
             return self._by_digest(reference, track)
         return self._by_name(reference, track)
+
+    def origin_of(self, model: Artifact) -> Artifact:
+        """The artifact that a model was made from: the one whose entry file has its provenance's source digest.
+
+        A model that was made from no other artifact here is its own origin if it was not quantised.
+
+        Raises:
+            ArtifactNotFound: it is not in the catalog.
+        """
+        source = model.manifest.provenance.source
+        for candidate in self.all():
+            manifest = candidate.manifest
+            if any(file.path == manifest.entry and file.digest == source for file in manifest.files):
+                return candidate
+        if model.manifest.quantisation in UNQUANTISED:
+            return model
+        raise ArtifactNotFound(
+            f"{model.label}: the model that it was made from ({source[:19]}…) is not in {self._looked()}; "
+            "build it too, or name another baseline"
+        )
 
     def all(self) -> tuple[Artifact, ...]:
         """Every readable artifact, by path; broken bundles are left out."""

@@ -6,6 +6,7 @@ process that runs the tests. Only the controller writes run-wide files and only 
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import pytest
 
 from pytest_edgehil.errors import EdgehilError
 from pytest_edgehil.model.record import TestRecord
+from pytest_edgehil.plugin import allure
 from pytest_edgehil.plugin.run import Run
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ class Controller:
         if session.config.option.collectonly or session.config.getoption("setuponly", False):
             return
         try:
-            self._write()
+            self._write(session.config)
         except (EdgehilError, OSError) as problem:
             self._problems.append(str(problem))
         incomplete = self._problems or (self.not_run and self.options.lab is not None)
@@ -88,11 +90,20 @@ class Controller:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self.run.close()
 
-    def _write(self) -> None:
-        from pytest_edgehil.reporting import results
+    def _write(self, config: pytest.Config) -> None:
+        from pytest_edgehil.reporting import results, summary
 
-        if not self.records or self.options.report is None:
+        if not self.records:
             return
+        allure.write_run(config, self.records, run_id=self.run.run_id, quarantined=self.quarantined)
+        text = summary.markdown(self.records, quarantined=self.quarantined, not_run=self.not_run)
+        for_ci = os.environ.get("GITHUB_STEP_SUMMARY")
+        if for_ci:
+            with Path(for_ci).open("a", encoding="utf-8") as file:
+                file.write(text)
+        if self.options.report is None:
+            return
+        (self.options.report / "summary.md").write_text(text, encoding="utf-8")
         self._seal_evidence()
         path = results.write(
             self.options.report,

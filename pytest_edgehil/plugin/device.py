@@ -16,7 +16,19 @@ if TYPE_CHECKING:
 
 def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | None) -> Dut:
     """Flash the attempt's combo on the board and load its model."""
-    raise RuntimeError
+    from pytest_edgehil.board.dut import Dut
+
+    board = holding.board
+    dut = Dut.open(
+        holding.session,
+        combo=attempt.combo,
+        baseline=baseline,
+        console=holding.console if board.console is not None else None,
+        power=holding.power if board.power is not None else None,
+        step=attempt.step,
+    )
+    attempt.board = dut.ref
+    return dut
 
 
 def conclude(attempt: Attempt, workbench: Workbench) -> None:

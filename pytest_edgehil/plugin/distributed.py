@@ -13,6 +13,7 @@ import pytest
 
 from pytest_edgehil.errors import EdgehilError, UserError
 from pytest_edgehil.model.record import Status, TestRecord
+from pytest_edgehil.plugin.allure import sink_of
 
 if TYPE_CHECKING:
     from pytest_edgehil.plugin.controller import Controller
@@ -29,8 +30,8 @@ def auto_workers(options: Options) -> int | None:
     if options.lab is None:
         return None
     from pytest_edgehil.lab.inventory import load_lab
-    from pytest_edgehil.lab.sqlite_store import open_store
     from pytest_edgehil.lab.reservation import free_boards
+    from pytest_edgehil.lab.sqlite_store import open_store
 
     try:
         lab = load_lab(options.lab)
@@ -74,16 +75,18 @@ class Distributed:
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         worker = report.node.gateway.id
-        self._controller.records.append(
-            TestRecord(
-                nodeid=crashitem,
-                status=Status.ERROR,
-                started_at=time.time(),
-                duration_s=0.0,
-                worker=worker,
-                message=f"worker {worker} died while it ran this test",
-            )
+        record = TestRecord(
+            nodeid=crashitem,
+            status=Status.ERROR,
+            started_at=time.time(),
+            duration_s=0.0,
+            worker=worker,
+            message=f"worker {worker} died while it ran this test",
         )
+        self._controller.records.append(record)
+        sink = sink_of(report.node.config)
+        if sink is not None:
+            sink.crashed(record)  # the worker did not live to report it
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:

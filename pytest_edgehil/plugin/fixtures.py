@@ -68,6 +68,7 @@ def board(request: pytest.FixtureRequest, combo: Combo) -> Holding:
 
     def note(holding: Holding) -> None:
         attempt.holding = holding
+        attempt.board = holding.ref
 
     with attempt.step("reserve"):
         return workbench.hold(attempt.requirement, combo, note)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_edgehil.errors import BoardError, LabFileError
 from pytest_edgehil.model.board import Board, Environment
+from pytest_edgehil.model.record import BoardRef
 
 if TYPE_CHECKING:
     from pytest_edgehil.board.command import Outcome
@@ -61,6 +62,18 @@ class Holding:
     def environment(self) -> Environment:
         """What the board really is."""
         return self._board.environment
+
+    @property
+    def ref(self) -> BoardRef:
+        """What the lab says of the board; `Dut.ref` adds what the board says of itself."""
+        return BoardRef(
+            id=self.id,
+            cls=self.cls,
+            environment=self.environment,
+            serial="",
+            hardware_model="",
+            accelerator=None if self._board.accelerator is None else self._board.accelerator.kind,
+        )
 
     @property
     def token(self) -> int:

@@ -18,6 +18,7 @@ from _pytest.runner import runtestprotocol  # the public hook has no way to run 
 from pytest_edgehil.errors import EdgehilError, LeaseTimeout
 from pytest_edgehil.model.record import Status
 from pytest_edgehil.plugin import markers
+from pytest_edgehil.plugin.allure import sink_of
 from pytest_edgehil.plugin.attempt import ATTEMPT, Attempt, failure_of
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Runner:
                 attempt.note_error(problem)
                 if isinstance(problem, EdgehilError):
                     # one line instead of a traceback: the user's mistake, the board's or the model's, not the code's
-                    report.longrepr = call.excinfo.getrepr(style="value", chain=False)
+                    report.longrepr = _in_one_line(call.excinfo)
             _attach_console(report, attempt)
         if report.when == "teardown":
             self._conclude_attempt(attempt)
@@ -151,7 +152,7 @@ class Runner:
         if not attempt.requeued:
             item.user_properties.extend(properties(record))
             report.user_properties = list(item.user_properties)
-        sink = item.config.pluginmanager.get_plugin("edgehil_allure")
+        sink = sink_of(item.config)
         if sink is not None:
             sink.attach(item.nodeid, record)
         if report.failed:
@@ -163,6 +164,13 @@ class Runner:
 
 def _needs_board(item: pytest.Item) -> bool:
     return bool(markers.BOARD_FIXTURES & set(getattr(item, "fixturenames", ())))
+
+
+def _in_one_line(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+    shown = excinfo.getrepr(style="value", chain=False)
+    if shown.reprcrash is not None:
+        shown.reprcrash.message = f"{excinfo.type.__name__}: {excinfo.value}"  # without the module's name
+    return shown
 
 
 def _attach_console(report: pytest.TestReport, attempt: Attempt) -> None:

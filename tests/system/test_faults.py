@@ -3,6 +3,8 @@ the test runs on another board, and exit status and summary tell the truth. Alon
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from support.farm import Farm, onnx_artifact
 
@@ -13,7 +15,7 @@ SUITE = """
     import numpy as np
     import pytest
     from pathlib import Path
-    from pytest_edgehil.model import Fault
+    from pytest_edgehil.model import Demand, Fault
 
     X = {"image": np.zeros((1, 1, 8, 8), dtype=np.float32)}
     HIT = Path(__file__).with_name("hit")
@@ -53,33 +55,34 @@ BOOT = """
         if once(board, "KIND", OPTIONS):
             board.forget_link()
             board.power.cycle()
-        board.console.wait_for(r"login:", timeout_s=15, from_start=True)
+        board.console.wait_for(r"login:", timeout_s=15, since=0)
         dut = request.getfixturevalue("dut")
         dut.run(X)
 """
 
 # fault, its options, the test's body, a word of the reason that must be given
 CASES = [
-    pytest.param("link-cut", "after_bytes=2000", MEASURE, r"link|connection", id="link-cut"),
-    pytest.param("link-stall", "", MEASURE, r"link|answer|stall|silent|deadline|within", id="link-stall"),
-    pytest.param("power-cut", "after_bytes=2000", MEASURE, r"link|power|connection|reboot", id="power-cut"),
-    pytest.param("panic", "", MEASURE, r"panic", id="panic"),
-    pytest.param("out-of-memory", "", MEASURE, r"[Mm]emory", id="out-of-memory"),
-    pytest.param("overheat", "", MEASURE + "            time_passes(dut)\n", r"°C|heat|temperature", id="overheat"),
-    pytest.param("ssh-refused", "", FLASH, r"refused|connect", id="ssh-refused"),
-    pytest.param("disk-full", "", FLASH, r"space|disk|full", id="disk-full"),
-    pytest.param("link-cut", "after_bytes=100000", FLASH, r"link|connection", id="link-cut-while-flashing"),
-    pytest.param("power-cut", "after_bytes=100000", FLASH, r"link|power|connection", id="power-cut-while-flashing"),
-    pytest.param("stuck-boot", "", BOOT, r"login", id="stuck-boot"),
+    pytest.param(("link-cut", "after_bytes=2000", MEASURE, r"link|connection"), id="link-cut"),
+    pytest.param(("link-stall", "", MEASURE, r"link|answer|stall|silent|deadline|within"), id="link-stall"),
+    pytest.param(("power-cut", "after_bytes=2000", MEASURE, r"link|power|connection|reboot"), id="power-cut"),
+    pytest.param(("panic", "", MEASURE, r"panic"), id="panic"),
+    pytest.param(("out-of-memory", "", MEASURE, r"[Mm]emory"), id="out-of-memory"),
+    pytest.param(("overheat", "", MEASURE + "            time_passes(dut)\n", r"°C|heat|temperature"), id="overheat"),
+    pytest.param(("ssh-refused", "", FLASH, r"refused|connect"), id="ssh-refused"),
+    pytest.param(("disk-full", "", FLASH, r"space|disk|full"), id="disk-full"),
+    pytest.param(("link-cut", "after_bytes=100000", FLASH, r"link|connection"), id="link-cut-while-flashing"),
+    pytest.param(("power-cut", "after_bytes=100000", FLASH, r"link|power|connection"), id="power-cut-while-flashing"),
+    pytest.param(("stuck-boot", "", BOOT, r"login"), id="stuck-boot"),
 ]
 
 
 @WORKERS
-@pytest.mark.parametrize(("kind", "options", "body", "reason"), CASES)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.timeout(240)
-def test_a_fault_costs_a_board_not_a_verdict(farm: Farm, workers, kind, options, body, reason):
+def test_a_fault_costs_a_board_not_a_verdict(farm: Farm, workers, case):
+    kind, options, body, reason = case
     text = SUITE.replace("\n        BODY", body).replace("KIND", kind).replace("OPTIONS", options)
-    text = text.replace("time_passes(dut)", "dut.measure(X, seconds=0.2)")
+    text = text.replace("time_passes(dut)", "dut.measure_more(Demand(seconds=0.2))")
     farm.pytester.makepyfile(text)
     result = farm.run("-rA", *workers)
 
@@ -94,7 +97,7 @@ def test_a_fault_costs_a_board_not_a_verdict(farm: Farm, workers, kind, options,
 
     state = farm.board_states()[hit]
     assert state["state"] == "quarantined"
-    assert __import__("re").search(reason, state["reason"]), state["reason"]
+    assert re.search(reason, state["reason"]), state["reason"]
     summary = result.stdout.str()
     assert "quarantined" in summary.lower()
     assert hit in summary
