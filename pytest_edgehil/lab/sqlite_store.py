@@ -33,59 +33,24 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from pytest_edgehil.errors import ConfigError, LeaseError
 from pytest_edgehil.lab.assignment import assign
 from pytest_edgehil.lab.inventory import Lab
-from pytest_edgehil.lab.leases import AuditEvent, AuditLine, BoardState, BoardStatus, Holder, Lease, lost
+from pytest_edgehil.lab.lease_tables import (
+    AUDIT,
+    COUNTER,
+    LEASE,
+    METADATA,
+    QUARANTINE,
+    audit_line,
+    current_lease,
+    holder_of,
+    note,
+    state_of,
+    taken_away,
+    unexpired,
+)
+from pytest_edgehil.lab.leases import AuditEvent, AuditLine, BoardState, Holder, Lease, lost
 
 SCHEMA_VERSION = 1
-_AUDIT_LINES = 100_000  # about 15 MB; older lines are dropped
 _CLOCK_SLACK_S = 0.001
-
-_metadata = sa.MetaData()
-
-
-def _who() -> tuple[sa.Column[Any], ...]:
-    return (
-        sa.Column("name", sa.String, nullable=False),
-        sa.Column("host", sa.String, nullable=False),
-        sa.Column("pid", sa.Integer, nullable=False),
-        sa.Column("user", sa.String, nullable=False),
-    )
-
-
-_counter = sa.Table(
-    "counter",
-    _metadata,
-    sa.Column("name", sa.String, primary_key=True),
-    sa.Column("value", sa.Integer, nullable=False),
-)
-_lease = sa.Table(
-    "lease",
-    _metadata,
-    sa.Column("board_id", sa.String, primary_key=True),
-    sa.Column("token", sa.Integer, nullable=False, unique=True),
-    *_who(),
-    sa.Column("acquired_at", sa.Float, nullable=False),
-    sa.Column("expires_at", sa.Float, nullable=False),
-    sa.Column("expiry_s", sa.Float, nullable=False),
-)
-_quarantine = sa.Table(
-    "quarantine",
-    _metadata,
-    sa.Column("board_id", sa.String, primary_key=True),
-    sa.Column("reason", sa.String, nullable=False),
-    sa.Column("since", sa.Float, nullable=False),
-)
-_audit = sa.Table(
-    "audit",
-    _metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("at", sa.Float, nullable=False),
-    sa.Column("board_id", sa.String, nullable=False),
-    sa.Column("event", sa.String, nullable=False),
-    *_who(),
-    sa.Column("token", sa.Integer, nullable=True, index=True),
-    sa.Column("reason", sa.String, nullable=False),
-    sqlite_autoincrement=True,
-)
 
 
 def open_store(lab: Lab, *, clock: Callable[[], float] = time.time) -> SqliteLeaseStore:
@@ -160,9 +125,9 @@ class SqliteLeaseStore:
                 return None
         with self._transaction("IMMEDIATE") as connection:
             now = self._clock()
-            longest = now + _lease.c.expiry_s
+            longest = now + LEASE.c.expiry_s
             connection.execute(
-                sa.update(_lease).where(_lease.c.expires_at > longest + _CLOCK_SLACK_S).values(expires_at=longest)
+                sa.update(LEASE).where(LEASE.c.expires_at > longest + _CLOCK_SLACK_S).values(expires_at=longest)
             )
             chosen = self._choose(connection, requests, now=now)
             if chosen is None:
@@ -177,12 +142,12 @@ class SqliteLeaseStore:
         """See `leases.LeaseStore.renew`."""
         with self._transaction("IMMEDIATE") as connection:
             now = self._clock()
-            current = _current(connection, lease.board_id, now=now)
+            current = current_lease(connection, lease.board_id, now=now)
             if current is None or current.token != lease.token:
-                raise lost(lease, now=now, current=current, taken_away=_taken_away(connection, lease))
+                raise lost(lease, now=now, current=current, taken_away=taken_away(connection, lease))
             connection.execute(
-                sa.update(_lease)
-                .where(_lease.c.token == lease.token)
+                sa.update(LEASE)
+                .where(LEASE.c.token == lease.token)
                 .values(expires_at=now + expiry_s, expiry_s=expiry_s)
             )
             return Lease(
@@ -197,11 +162,11 @@ class SqliteLeaseStore:
         """See `leases.LeaseStore.release`."""
         with self._transaction("IMMEDIATE") as connection:
             now = self._clock()
-            current = _current(connection, lease.board_id, now=now)
+            current = current_lease(connection, lease.board_id, now=now)
             if current is None or current.token != lease.token:
                 return False
-            connection.execute(sa.delete(_lease).where(_lease.c.token == lease.token))
-            _note(connection, now, lease.board_id, AuditEvent.RELEASED, by=lease.holder, token=lease.token)
+            connection.execute(sa.delete(LEASE).where(LEASE.c.token == lease.token))
+            note(connection, now, lease.board_id, AuditEvent.RELEASED, by=lease.holder, token=lease.token)
             return True
 
     # --- state of the lab -----------------------------------------------------------------------------
@@ -210,50 +175,52 @@ class SqliteLeaseStore:
         """See `leases.LabState.boards`."""
         with self._transaction("DEFERRED") as connection:
             now = self._clock()
-            leases = {lease.board_id: lease for lease in _unexpired(connection, now=now)}
-            quarantined = {row.board_id: row for row in connection.execute(sa.select(_quarantine))}
-        return tuple(_state(board_id, leases.get(board_id), quarantined.get(board_id)) for board_id in self._board_ids)
+            leases = {lease.board_id: lease for lease in unexpired(connection, now=now)}
+            quarantined = {row.board_id: row for row in connection.execute(sa.select(QUARANTINE))}
+        return tuple(
+            state_of(board_id, leases.get(board_id), quarantined.get(board_id)) for board_id in self._board_ids
+        )
 
     def quarantine(self, board_id: str, *, reason: str, by: Holder) -> None:
         """See `leases.LabState.quarantine`."""
         with self._transaction("IMMEDIATE") as connection:
             now = self._clock()
-            first = upsert(_quarantine).values(board_id=board_id, reason=reason, since=now)
+            first = upsert(QUARANTINE).values(board_id=board_id, reason=reason, since=now)
             connection.execute(first.on_conflict_do_nothing())
-            _note(connection, now, board_id, AuditEvent.QUARANTINED, by=by, reason=reason)
+            note(connection, now, board_id, AuditEvent.QUARANTINED, by=by, reason=reason)
 
     def restore(self, board_id: str, *, by: Holder, reason: str = "") -> bool:
         """See `leases.LabState.restore`."""
         with self._transaction("IMMEDIATE") as connection:
             gone = connection.execute(
-                sa.delete(_quarantine).where(_quarantine.c.board_id == board_id).returning(_quarantine.c.board_id)
+                sa.delete(QUARANTINE).where(QUARANTINE.c.board_id == board_id).returning(QUARANTINE.c.board_id)
             ).all()
             if gone:
-                _note(connection, self._clock(), board_id, AuditEvent.RESTORED, by=by, reason=reason)
+                note(connection, self._clock(), board_id, AuditEvent.RESTORED, by=by, reason=reason)
             return bool(gone)
 
     def force_release(self, board_id: str, *, by: Holder, reason: str) -> Lease | None:
         """See `leases.LabState.force_release`."""
         with self._transaction("IMMEDIATE") as connection:
             now = self._clock()
-            current = _current(connection, board_id, now=now)
+            current = current_lease(connection, board_id, now=now)
             if current is not None:
-                connection.execute(sa.delete(_lease).where(_lease.c.token == current.token))
-                _note(connection, now, board_id, AuditEvent.FORCE_RELEASED, by=by, token=current.token, reason=reason)
+                connection.execute(sa.delete(LEASE).where(LEASE.c.token == current.token))
+                note(connection, now, board_id, AuditEvent.FORCE_RELEASED, by=by, token=current.token, reason=reason)
             return current
 
     def audit(self) -> tuple[AuditLine, ...]:
         """See `leases.AuditTrail.audit`."""
         with self._transaction("DEFERRED") as connection:
-            return tuple(_audit_line(row) for row in connection.execute(sa.select(_audit).order_by(_audit.c.id)))
+            return tuple(audit_line(row) for row in connection.execute(sa.select(AUDIT).order_by(AUDIT.c.id)))
 
     # --- inside a transaction -------------------------------------------------------------------------
 
     def _choose(
         self, connection: sa.Connection, requests: Sequence[Sequence[str]], *, now: float
     ) -> tuple[str, ...] | None:
-        held = {lease.board_id for lease in _unexpired(connection, now=now)}
-        closed = set(connection.scalars(sa.select(_quarantine.c.board_id)))
+        held = {lease.board_id for lease in unexpired(connection, now=now)}
+        closed = set(connection.scalars(sa.select(QUARANTINE.c.board_id)))
         room = dict(self._pool_limits)
         for board_id in held:
             pool = self._pools.get(board_id)
@@ -264,22 +231,22 @@ class SqliteLeaseStore:
 
     def _next_tokens(self, connection: sa.Connection, count: int, *, now: float) -> int:
         """Take `count` tokens; return the last one. The counter outlives the leases, so tokens never go back."""
-        seen = connection.scalar(sa.select(_counter.c.value).where(_counter.c.name == "token")) or 0
+        seen = connection.scalar(sa.select(COUNTER.c.value).where(COUNTER.c.name == "token")) or 0
         last = max(seen, int(now * 1000)) + count
-        row = upsert(_counter).values(name="token", value=last)
+        row = upsert(COUNTER).values(name="token", value=last)
         connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": last}))
         return last
 
     def _grant(
         self, connection: sa.Connection, board_id: str, *, token: int, holder: Holder, now: float, expiry_s: float
     ) -> Lease:
-        old = connection.execute(sa.select(_lease).where(_lease.c.board_id == board_id)).one_or_none()
+        old = connection.execute(sa.select(LEASE).where(LEASE.c.board_id == board_id)).one_or_none()
         if old is not None:
-            connection.execute(sa.delete(_lease).where(_lease.c.board_id == board_id))
-            _note(connection, old.expires_at, board_id, AuditEvent.EXPIRED, by=_holder(old), token=old.token)
+            connection.execute(sa.delete(LEASE).where(LEASE.c.board_id == board_id))
+            note(connection, old.expires_at, board_id, AuditEvent.EXPIRED, by=holder_of(old), token=old.token)
         lease = Lease(board_id=board_id, token=token, holder=holder, acquired_at=now, expires_at=now + expiry_s)
         connection.execute(
-            sa.insert(_lease).values(
+            sa.insert(LEASE).values(
                 board_id=board_id,
                 token=token,
                 name=holder.name,
@@ -291,7 +258,7 @@ class SqliteLeaseStore:
                 expiry_s=expiry_s,
             )
         )
-        _note(connection, now, board_id, AuditEvent.LEASED, by=holder, token=token)
+        note(connection, now, board_id, AuditEvent.LEASED, by=holder, token=token)
         return lease
 
     # --- the file -------------------------------------------------------------------------------------
@@ -367,7 +334,7 @@ class SqliteLeaseStore:
             assert raw is not None
             raw.execute("PRAGMA journal_mode=WAL")
             with connection.begin():
-                _metadata.create_all(connection)
+                METADATA.create_all(connection)
                 connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def _version(self) -> int:
@@ -391,93 +358,3 @@ def _inode(path: Path) -> tuple[int, int]:
 def _reason(wrong: Exception) -> str:
     original = getattr(wrong, "orig", None) or wrong
     return getattr(original, "strerror", None) or str(original) or type(original).__name__
-
-
-def _holder(row: Any) -> Holder:
-    return Holder(name=row.name, host=row.host, pid=row.pid, user=row.user)
-
-
-def _lease_of(row: Any) -> Lease:
-    return Lease(
-        board_id=row.board_id,
-        token=row.token,
-        holder=_holder(row),
-        acquired_at=row.acquired_at,
-        expires_at=row.expires_at,
-    )
-
-
-def _unexpired(connection: sa.Connection, *, now: float) -> list[Lease]:
-    return [_lease_of(row) for row in connection.execute(sa.select(_lease).where(_lease.c.expires_at > now))]
-
-
-def _current(connection: sa.Connection, board_id: str, *, now: float) -> Lease | None:
-    row = connection.execute(
-        sa.select(_lease).where(_lease.c.board_id == board_id, _lease.c.expires_at > now)
-    ).one_or_none()
-    return None if row is None else _lease_of(row)
-
-
-def _taken_away(connection: sa.Connection, lease: Lease) -> AuditLine | None:
-    row = connection.execute(
-        sa.select(_audit).where(_audit.c.token == lease.token, _audit.c.event == AuditEvent.FORCE_RELEASED.value)
-    ).one_or_none()
-    return None if row is None else _audit_line(row)
-
-
-def _audit_line(row: Any) -> AuditLine:
-    return AuditLine(
-        at=row.at,
-        board_id=row.board_id,
-        event=AuditEvent(row.event),
-        by=_holder(row),
-        token=row.token,
-        reason=row.reason,
-    )
-
-
-def _state(board_id: str, lease: Lease | None, quarantine: Any) -> BoardState:
-    if quarantine is not None:
-        state, since, reason = BoardStatus.QUARANTINED, quarantine.since, quarantine.reason
-    elif lease is not None:
-        state, since, reason = BoardStatus.LEASED, lease.acquired_at, None
-    else:
-        state, since, reason = BoardStatus.FREE, None, None
-    return BoardState(
-        board_id=board_id,
-        state=state,
-        holder=lease.holder if lease else None,
-        token=lease.token if lease else None,
-        expires_at=lease.expires_at if lease else None,
-        reason=reason,
-        since=since,
-    )
-
-
-def _note(
-    connection: sa.Connection,
-    at: float,
-    board_id: str,
-    event: AuditEvent,
-    *,
-    by: Holder,
-    token: int | None = None,
-    reason: str = "",
-) -> None:
-    line = connection.execute(
-        sa.insert(_audit)
-        .values(
-            at=at,
-            board_id=board_id,
-            event=event.value,
-            name=by.name,
-            host=by.host,
-            pid=by.pid,
-            user=by.user,
-            token=token,
-            reason=reason,
-        )
-        .returning(_audit.c.id)
-    ).scalar_one()
-    if line % 1000 == 0:
-        connection.execute(sa.delete(_audit).where(_audit.c.id <= line - _AUDIT_LINES))

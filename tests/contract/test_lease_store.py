@@ -214,9 +214,7 @@ def test_the_first_reason_of_a_quarantine_is_kept_and_the_audit_has_all(store: L
     ]
 
 
-def test_force_release_frees_the_board_and_tells_the_old_holder_who_and_why(
-    store: LabStore, clock: FakeClock
-) -> None:
+def test_force_release_frees_the_board_and_tells_the_old_holder_who_and_why(store: LabStore, clock: FakeClock) -> None:
     lease = take(store, "bare-1", expiry_s=10)
     ended = store.force_release("bare-1", by=OPERATOR, reason="job was cancelled")
     assert ended.token == lease.token

@@ -12,7 +12,7 @@ from support.clocks import FakeClock
 from support.lab_files import FARM, make_lab
 
 from pytest_edgehil.errors import ConfigError, LeaseError
-from pytest_edgehil.lab import sqlite_store
+from pytest_edgehil.lab import lease_tables
 from pytest_edgehil.lab.inventory import Lab
 from pytest_edgehil.lab.leases import BoardStatus, Holder
 from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore, open_store
@@ -129,7 +129,7 @@ def test_labs_of_one_name_share_leases_and_others_do_not(tmp_path: Path, lab: La
 def test_the_audit_forgets_its_oldest_lines_only_when_it_grows_too_long(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, raw: sqlite3.Connection
 ) -> None:
-    monkeypatch.setattr(sqlite_store, "_AUDIT_LINES", 10)
+    monkeypatch.setattr(lease_tables, "_AUDIT_LINES", 10)
     with open_store(lab) as store:
         raw.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 998) "
