@@ -86,7 +86,7 @@ def judge(
             ignored[one.path] = f"{_where(one)} does not count: {why}"
     failures, notes = _not_passed(policy, counted)
     reasons += failures
-    reasons += _failed_tests(inspection, digest, ignored)
+    reasons += _failed_tests(inspection, digest, explained={path.name for path in ignored} | _failing_files(counted))
     reasons += [
         f"{_where(one)}: it measured an artifact of {one.sample.artifact_size_bytes} bytes, this one has {size_bytes}"
         for one in counted
@@ -156,17 +156,25 @@ def _not_passed(policy: Policy, counted: Sequence[VerifiedEvidence]) -> tuple[li
     return reasons, notes
 
 
-def _failed_tests(inspection: Inspection, digest: str, ignored: Mapping[Path, str]) -> list[str]:
+def _failing_files(counted: Sequence[VerifiedEvidence]) -> set[str]:
+    return {one.path.name for one in counted if any(verdict.outcome is Outcome.FAIL for verdict in one.verdicts)}
+
+
+def _failed_tests(inspection: Inspection, digest: str, *, explained: set[str]) -> list[str]:
+    """Tests about the artifact that did not pass, as the signed index says.
+
+    Args:
+        explained: envelopes of which something is said already, or that come from a board that nobody asks about.
+    """
     if inspection.index is None:
         return []
-    ignored_files = {path.name for path in ignored}
     reasons = []
     for record in inspection.index.records:
         if digest not in record.combo or record.requeued or record.status in {Status.PASSED, Status.SKIPPED}:
             continue
         files = {one.file for one in record.envelopes}
-        if files & ignored_files:
-            continue  # from a board that the policy does not ask about
+        if files & explained:
+            continue
         if files and record.status in {Status.INCONCLUSIVE, Status.INVALID}:
             continue  # its signed verdicts were looked at one by one
         reasons.append(_ended(record))
@@ -209,16 +217,15 @@ def _missing(policy: Policy, group: Sequence[VerifiedEvidence]) -> list[str]:
 
 
 def _gate_missing(gate: RequiredGate, evidence: Sequence[VerifiedEvidence]) -> str | None:
-    """None if one of them fulfils the requirement; else why the last one looked at does not."""
+    """None if the gate was applied as strictly as required; else why not, of the last one looked at."""
     reason: str | None = "no evidence that counts"
     for one in evidence:
         for claim, verdict in zip(one.statement.claims, one.verdicts, strict=True):
             if verdict.gate != gate.name:
                 continue
             reason = next(_looseness(gate, verdict, claim.use.arguments), None)
-            if reason is None and verdict.outcome is Outcome.PASS:
-                return None
-            reason = reason or f"it says {verdict.outcome.value}"
+            if reason is None:
+                return None  # if it did not pass, `_not_passed` has said so
     return reason
 
 
