@@ -114,11 +114,12 @@ def _log_in(
         check_host_key(pinned, session.get_remote_server_key(), board_id=board_id, access=access)
         _authenticate(session, access, key, where=where, deadline=deadline)
     except BaseException as exc:
+        lost = sock.lost  # before it is closed by ourselves
         if session is not None:
             _end(session)
         sock.close()
         if isinstance(exc, (paramiko.SSHException, EOFError, OSError)):
-            raise _login_failed(exc, access, key, sock, where=where, deadline=deadline) from exc
+            raise _login_failed(exc, access, key, lost, where=where, deadline=deadline) from exc
         raise
     return session, sock
 
@@ -182,10 +183,10 @@ def _not_negotiated(
 
 
 def _login_failed(
-    exc: Exception, access: SshAccess, key: paramiko.PKey, sock: WatchedSocket, *, where: str, deadline: Deadline
+    exc: Exception, access: SshAccess, key: paramiko.PKey, lost: str, *, where: str, deadline: Deadline
 ) -> ConnectFailed:
-    if sock.lost:
-        return ConnectFailed(f"{where} broke the connection off during the login of {access.user!r}: {sock.lost}")
+    if lost:
+        return ConnectFailed(f"{where} broke the connection off during the login of {access.user!r}: {lost}")
     if deadline.passed():
         return ConnectFailed(
             f"{where}: the login of {access.user!r} timed out: not done within {deadline.timeout_s:g} s"

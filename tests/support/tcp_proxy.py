@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 
 
 class TcpProxy:
@@ -26,6 +27,8 @@ class TcpProxy:
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._budget: int | None = None
+        self._stalled: set[socket.socket] = set()
+        self._slamming = 0
         self.forwarded_bytes = 0
 
     def __enter__(self) -> TcpProxy:
@@ -47,8 +50,14 @@ class TcpProxy:
         """Nothing is forwarded any more, and nothing is closed: what a pulled cable looks like from either end."""
         self._flowing.clear()
 
-    def resume(self) -> None:
-        self._flowing.set()
+    def stall_present(self) -> None:
+        """Stalls the connections there are; new ones work, as after a switch has learnt its tables anew."""
+        with self._lock:
+            self._stalled = set(self._sockets)
+
+    def slam(self, count: int) -> None:
+        """Hangs up on the next connections at once, like an sshd whose MaxStartups is reached."""
+        self._slamming = count
 
     def cut(self, *, reset: bool = False) -> None:
         """Closes every connection; with `reset` they end with RST instead of FIN."""
@@ -76,6 +85,10 @@ class TcpProxy:
                 near, _ = self._server.accept()
             except OSError:
                 return
+            if self._slamming > 0:
+                self._slamming -= 1
+                near.close()
+                continue
             far = socket.create_connection(("127.0.0.1", self._target))
             with self._lock:
                 self._sockets += [near, far]
@@ -86,6 +99,8 @@ class TcpProxy:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 self._flowing.wait()
+                while source in self._stalled and not self._closed:
+                    time.sleep(0.05)
                 if from_server and self._budget is not None:
                     data = data[: self._budget]
                     self._budget -= len(data)
