@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from pytest_edgehil.gates.stats.autocorrelation import autocorrelations
+
 FloatArray = npt.NDArray[np.float64]
 
 WINDOW_S = 60.0
@@ -28,7 +30,7 @@ FIRST_LOOK_S = 25 * 60.0
 FIRST_PASS_S = 30 * 60.0
 LOOK_EVERY_S = 5 * 60.0
 _FEWEST_WINDOWS = 12
-_TAUS = 48
+_TAUS = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,19 +100,31 @@ def slope_bounds(
     profile = _Profile(times_s, minima)
     estimate, least = profile.minimum()
     residuals = profile.residuals(estimate)
-    freedom = max(1, minima.shape[0] - 4)
-    variance = max(least / freedom, resolution**2 / 12.0)
-    centred = residuals - residuals.mean()
-    power = float(centred @ centred)
-    r1 = float(centred[1:] @ centred[:-1]) / power if power > 0 else 0.0
-    r1 = min(max(r1, 0.0), 0.9)
-    inflated = variance * (1.0 + r1) / (1.0 - r1)
+    m = minima.shape[0]
+    inflation = _inflation(residuals)
+    freedom = max(3.0, m / inflation - 4.0)  # correlated windows are fewer than they look
+    variance = max(least / max(1, m - 4), resolution**2 / 12.0) * inflation
     edges = []
     for alpha, sign in zip(alphas, (-1.0, 1.0), strict=True):
         quantile = float(special.stdtrit(freedom, 1.0 - alpha))
         step = sign * quantile * math.sqrt(variance) / max(profile.spread, 1e-12)
-        edges.append(profile.edge(estimate, least + inflated * quantile**2, step))
+        edges.append(profile.edge(estimate, least + variance * quantile**2, step))
     return estimate, edges[0], edges[1]
+
+
+def _inflation(residuals: FloatArray) -> float:
+    """Variance inflation of a fit's residuals: of an AR(1), or by Geyer's sequence where that is more."""
+    correlations = autocorrelations(residuals)
+    if correlations is None:
+        return 1.0
+    m = residuals.shape[0]
+    # A fit takes correlation out of its residuals: r₁ is too low by about (1 + 4·r₁)/m (Kendall 1954).
+    r1 = min(max(float(correlations[1]) + (1.0 + 4.0 * max(0.0, float(correlations[1]))) / m, 0.0), 0.9)
+    pairs = correlations[: 2 * (m // 2)].reshape(-1, 2).sum(axis=1)
+    ends = np.flatnonzero(pairs <= 0.0)
+    initial: FloatArray = np.minimum.accumulate(pairs[: ends[0]] if ends.size else pairs)
+    geyer = float(2.0 * initial.sum() - 1.0) if initial.size else 1.0
+    return float(max(1.0, (1.0 + r1) / (1.0 - r1), geyer))
 
 
 def look(

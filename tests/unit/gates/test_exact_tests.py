@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import optimize, stats
+
+from pytest_edgehil.gates.stats import tango
+from pytest_edgehil.gates.stats.binomial import clopper_pearson, last_chance, trials_needed
+from pytest_edgehil.gates.stats.eprocess import fewest_exceedances_to_fail, most_exceedances_to_pass
+from pytest_edgehil.gates.stats.sequential import looks
+from pytest_edgehil.gates.stats.spending import boundaries
+
+
+@pytest.mark.parametrize(
+    ("agreement", "needed"),
+    [(0.99, [299, 473, 628, 773]), (0.98, [149, 236, 313, 386]), (0.995, [598, 947, 1258, 1549])],
+)
+def test_items_needed_have_their_published_values(agreement: float, needed: list[int]) -> None:
+    assert [trials_needed(1 - agreement, 0.05, exceedances=s) for s in range(4)] == needed
+
+
+def test_clopper_pearson_inverts_the_binomial_tails() -> None:
+    low, high = clopper_pearson(200, 7, 0.05)
+    assert stats.binom.cdf(7, 200, high) == pytest.approx(0.05)
+    assert stats.binom.sf(6, 200, low) == pytest.approx(0.05)
+    assert clopper_pearson(20, 0, 0.05)[0] == 0.0
+    assert clopper_pearson(20, 20, 0.05)[1] == 1.0
+
+
+@pytest.mark.parametrize(("size", "p0"), [(299, 0.01), (500, 0.02), (120, 0.05), (20, 0.1)])
+def test_looks_and_last_chance_together_err_at_most_alpha(size: int, p0: float) -> None:
+    """Simulated on the limit itself, the worst case of either null."""
+    at = looks(size, also=size)
+    most, fewest = last_chance(size, p0, 0.05, at=at)
+    rng = np.random.default_rng(1)
+    bad = rng.random((4000, size)) < p0
+    counts = np.cumsum(bad, axis=1)
+    decided = np.zeros(4000, dtype=int)
+    for n in at:
+        s = counts[:, n - 1]
+        decided = np.where((decided == 0) & (s >= fewest_exceedances_to_fail(n, p0, 0.05)), -1, decided)
+        if n >= 60:
+            decided = np.where((decided == 0) & (s <= most_exceedances_to_pass(n, p0, 0.05)), 1, decided)
+    decided = np.where((decided == 0) & (counts[:, -1] <= most), 1, decided)
+    decided = np.where((decided == 0) & (counts[:, -1] >= fewest), -1, decided)
+    spread = 3 * math.sqrt(0.05 * 0.95 / 4000)
+    assert (decided == 1).mean() <= 0.05 + spread
+    assert (decided == -1).mean() <= 0.05 + spread
+
+
+def test_last_chance_without_looks_is_the_ordinary_exact_test() -> None:
+    most, fewest = last_chance(500, 0.02, 0.05, at=())
+    assert stats.binom.cdf(most, 500, 0.02) <= 0.05 < stats.binom.cdf(most + 1, 500, 0.02)
+    assert stats.binom.sf(fewest - 1, 500, 0.02) <= 0.05 < stats.binom.sf(fewest - 2, 500, 0.02)
+
+
+@pytest.mark.parametrize(("n", "lost", "gained", "drop"), [(500, 3, 1, 0.02), (100, 0, 0, 0.01), (80, 9, 12, -0.05)])
+def test_tango_uses_the_constrained_maximum_likelihood(n: int, lost: int, gained: int, drop: float) -> None:
+    def minus_log_likelihood(rate: float) -> float:
+        kept = 1.0 - 2.0 * rate - drop
+        if rate + drop < 0 or kept <= 0:
+            return math.inf
+        told = (n - lost - gained) * math.log(kept)
+        told += lost * math.log(rate + drop) if lost else 0.0
+        return -(told + (gained * math.log(rate) if gained else 0.0))
+
+    lowest = max(0.0, -drop) + 1e-12
+    rate = optimize.minimize_scalar(
+        minus_log_likelihood, bounds=(lowest, (1 - drop) / 2), method="bounded", options={"xatol": 1e-12}
+    ).x
+    expected = (lost - gained - n * drop) / math.sqrt(n * (2 * rate + drop * (1 - drop)))
+    assert tango.score(n, lost, gained, drop) == pytest.approx(expected, abs=1e-3)
+
+
+def test_tango_interval_ends_where_the_score_is_z() -> None:
+    low, high = tango.interval(300, 12, 4, 1.645)
+    assert tango.score(300, 12, 4, low) == pytest.approx(1.645, abs=1e-6)
+    assert tango.score(300, 12, 4, high) == pytest.approx(-1.645, abs=1e-6)
+    assert low < 8 / 300 < high
+
+
+def test_boundaries_have_their_textbook_values() -> None:
+    # Lan-DeMets with the O'Brien-Fleming-type function, five even looks, one-sided 2.5 % (Jennison & Turnbull 2000).
+    expected = [4.877, 3.357, 2.680, 2.290, 2.031]
+    assert boundaries([0.2, 0.4, 0.6, 0.8, 1.0], 0.025) == pytest.approx(expected, abs=2e-3)
+    assert boundaries([1.0], 0.05) == pytest.approx([1.6449], abs=1e-4)
