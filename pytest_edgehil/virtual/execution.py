@@ -213,9 +213,20 @@ class Execution:
     def hang_up(self) -> None:
         """The channel is closed, by whichever side."""
         self._closed = True
-        if self._pid is not None and self._status is None:
-            signal_group(self._pid, signal.SIGHUP)
-            self._loop.call_later(HANG_UP_GRACE_S, signal_group, self._pid, signal.SIGKILL)
         self._close_input()
+        if self._pid is None or self._status is not None:
+            self._close_outputs()
+            return
+        # a command that cleans up must not die of a broken pipe meanwhile: its output is read, for nobody
+        self.resume_writing()
+        signal_group(self._pid, signal.SIGHUP)
+        self._loop.call_later(HANG_UP_GRACE_S, self._make_an_end)
+
+    def _make_an_end(self) -> None:
+        if self._pid is not None:
+            signal_group(self._pid, signal.SIGKILL)
+        self._close_outputs()
+
+    def _close_outputs(self) -> None:
         for descriptor in tuple(self._outputs):
             self._close_output(descriptor)
