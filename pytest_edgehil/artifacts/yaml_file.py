@@ -26,6 +26,7 @@ KeyPath = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 _MOST_BYTES = 1 << 20
+_DEEPEST = 32
 _INT = re.compile(r"[-+]?[0-9]{1,18}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WORDS: Mapping[str, object] = {
@@ -102,7 +103,7 @@ def read_yaml(source: Path) -> Document:
         raise RecipeError(f"{source}: is not UTF-8 text: {problem.reason} at byte {problem.start}") from problem
     lines: dict[KeyPath, int] = {}
     try:
-        _refuse_aliases(source, text)
+        _look_over(source, text)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is None:
             raise RecipeError(f"{source}:1: the file is empty")
@@ -113,8 +114,6 @@ def read_yaml(source: Path) -> Document:
         raise RecipeError(f"{source}:{mark.line + 1 if mark else 1}: is not valid YAML: {said}") from problem
     except yaml.YAMLError as problem:  # a character that YAML forbids; this error has no mark
         raise RecipeError(f"{source}:1: is not valid YAML: {' '.join(str(problem).split())}") from problem
-    except RecursionError as problem:
-        raise RecipeError(f"{source}:1: is nested too deeply") from problem
     return Document(source=source, data=data, lines=lines)
 
 
@@ -136,8 +135,13 @@ def checked(document: Document, model: type[Model], *, at: KeyPath = ()) -> Mode
         raise RecipeError(f"{first}{more}") from problem
 
 
-def _refuse_aliases(source: Path, text: str) -> None:
+def _look_over(source: Path, text: str) -> None:
+    """Refuse by its events, before a graph is made of it, what would take long or mean something else."""
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise RecipeError(f"{source}:{event.start_mark.line + 1 if event.start_mark else 1}: is nested too deeply")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             line = event.start_mark.line + 1 if event.start_mark else 1
             raise RecipeError(f"{source}:{line}: anchors and aliases are not read here; write the value out")

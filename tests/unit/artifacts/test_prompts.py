@@ -1,0 +1,103 @@
+"""Prompt bundles: templates hold names of variables and nothing else, and values are held to their rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_edgehil.artifacts.prompts import load_prompts, parse_prompts
+from pytest_edgehil.errors import RecipeError
+
+GOOD = """\
+templates:
+  announce: "The digit reads {{digit}}, {{ note }}."
+variables:
+  digit: {type: integer, minimum: 0, maximum: 9}
+  note: {type: text, max_length: 20}
+models:
+  - {name: digits, versions: ["1.*"]}
+"""
+
+
+def written(directory: Path, text: str) -> Path:
+    path = directory / "prompts.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_template_is_filled_in(tmp_path: Path) -> None:
+    bundle = load_prompts(written(tmp_path, GOOD))
+    assert bundle.render("announce", {"digit": 7, "note": "sure"}) == "The digit reads 7, sure."
+    assert bundle.models == {"digits": ("1.*",)}
+
+
+def test_a_value_is_never_looked_at_again(tmp_path: Path) -> None:
+    bundle = load_prompts(written(tmp_path, GOOD))
+    assert bundle.render("announce", {"digit": 7, "note": "{{digit}} \\1"}) == "The digit reads 7, {{digit}} \\1."
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"digit": 7}, "no value for 'note'"),
+        ({"digit": 7, "note": "x", "more": 1}, "has no variable 'more'; it has digit, note"),
+        ({"digit": 10, "note": "x"}, "digit: 10 is outside 0 … 9"),
+        ({"digit": -1, "note": "x"}, "digit: -1 is outside"),
+        ({"digit": 7.0, "note": "x"}, "digit: 7.0 is no integer"),
+        ({"digit": True, "note": "x"}, "digit: True is no integer"),
+        ({"digit": "7", "note": "x"}, "digit: '7' is no integer"),
+        ({"digit": 7, "note": 1}, "note: 1 is no text"),
+        ({"digit": 7, "note": "x" * 21}, "note: 21 characters, at most 20"),
+    ],
+)
+def test_a_value_against_its_rule_is_refused(tmp_path: Path, values: dict[str, object], said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_prompts(written(tmp_path, GOOD)).render("announce", values)
+    assert said in str(caught.value)
+
+
+def test_not_a_number_is_outside_every_range(tmp_path: Path) -> None:
+    text = GOOD.replace("type: integer, minimum: 0, maximum: 9", "type: number")
+    with pytest.raises(RecipeError, match="nan is outside"):
+        load_prompts(written(tmp_path, text)).render("announce", {"digit": float("nan"), "note": ""})
+
+
+def test_an_unknown_template_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="there is no template 'x'; there are announce"):
+        load_prompts(written(tmp_path, GOOD)).render("x", {})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("{{digit}}", "{{ digit.real }}", ":2: templates.announce: double braces hold the name of a variable"),
+        ("{{digit}}", "{{#if digit}}", ":2: templates.announce: double braces"),
+        ("{{digit}}", "{{digit", ":2: templates.announce: double braces"),
+        ("{{digit}}", "{{other}}", "uses {{other}}, which is not among the variables"),
+        ("{{ note }}", "", "the variable 'note' is used by no template"),
+        ("type: integer", "type: int", ":4: variables.digit.type: 'int' is unknown; did you mean 'integer'?"),
+        ("minimum: 0", "minimum: 10", ":4: variables.digit: minimum 10 is above maximum 9"),
+        ("maximum: 9", "max_length: 9", ":4: variables.digit: max_length is for text"),
+        ("max_length: 20", "minimum: 1", ":5: variables.note: minimum and maximum are for numbers"),
+        ("maximum: 9", "maxmum: 9", ":4: variables.digit.maxmum: unknown key"),
+        ('models:\n  - {name: digits, versions: ["1.*"]}\n', "", "models: is missing"),
+        ('\n  - {name: digits, versions: ["1.*"]}\n', " []\n", "models: "),
+        ('  - {name: digits, versions: ["1.*"]}', "  - {name: a}\n  - {name: a}", "a model is listed twice"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in GOOD
+    with pytest.raises(RecipeError) as caught:
+        load_prompts(written(tmp_path, GOOD.replace(old, new, 1)))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_goes_into_the_artifact_is_read_again_and_independent_of_layout(tmp_path: Path) -> None:
+    bundle = load_prompts(written(tmp_path, GOOD))
+    again = parse_prompts(bundle.data)
+    assert again == bundle
+    assert load_prompts(written(tmp_path, f"# comment\n{GOOD}")).data == bundle.data
+    with pytest.raises(RecipeError):
+        parse_prompts(b"{}")
