@@ -7,6 +7,7 @@ It types what a user would type, shows it, and ends with an account of what happ
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import shlex
@@ -23,7 +24,16 @@ OUT = ROOT / "demo-out"
 LAB = "farm/virtual.yaml"
 POLICY = "farm/policy-virtual.yaml"
 PLAN = "farm/rollout-plan.yaml"
-GOOD, BAD = "digits-int8", "digits-bad"
+RECIPES = (
+    "suites/models/digits/digits-fp32.yaml",
+    "suites/models/digits/digits-int8.yaml",
+    "suites/models/digits/digits-int8-dynamic.yaml",
+    "suites/models/digits/digits-bad.yaml",
+    "suites/firmware/edge-os-2026.11.yaml",
+    "suites/prompts/digit-reader.yaml",
+)
+GOOD, BAD, BASELINE = "digits-int8", "digits-bad", "digits-fp32"
+SOAK = "10 s"
 PR_SET_PDEATHSIG = 1
 
 
@@ -97,24 +107,88 @@ def tell(demo: Demo) -> int:
             expect=(expected,),
         )
 
-    demo.title(5, "Canaries: run the released model on two boards beside the old one, then the bad model likewise")
+    demo.title(
+        5, "Canaries: two boards run the new model beside two with the old one; first the released, then the bad"
+    )
     for name in (GOOD, BAD):
         demo.run(
-            *(sys.executable, "demo/canary.py", "--lab", LAB, "--control", relative(bundle_of(artifacts, BASELINE))),
-            *("--canary", relative(bundle_of(artifacts, name)), "--telemetry", relative(OUT / "telemetry" / name)),
+            *(sys.executable, "demo/canary.py", "--lab", LAB, "--telemetry", relative(OUT / "telemetry" / name)),
+            *("--control", relative(bundle_of(artifacts, BASELINE)), "--canary", relative(bundle_of(artifacts, name))),
         )
 
     demo.title(6, "Decide the rollout of each: promote, hold or roll back")
-    decisions = {}
+    ledger = relative(OUT / "ledger.jsonl")
     for name, expected in ((GOOD, 0), (BAD, 20)):
-        decisions[name] = demo.run(
-            *("edgehil", "rollout", "decide", plan_for(bundle_of(artifacts, name), name)),
-            *("--telemetry", relative(OUT / "telemetry" / name), "--ledger", relative(OUT / "ledger.jsonl")),
+        demo.run(
+            *("edgehil", "rollout", "decide", PLAN, "--telemetry", relative(OUT / "telemetry" / name)),
+            *("--artifact", digest_of(bundle_of(artifacts, name))),
+            *("--baseline", digest_of(bundle_of(artifacts, BASELINE)), "--ledger", ledger),
             expect=(expected,),
         )
-    demo.run("edgehil", "rollout", "verify-ledger", relative(OUT / "ledger.jsonl"))
+    demo.run("edgehil", "rollout", "verify-ledger", ledger)
     account(demo, good, bad)
     return 0
+
+
+def suite(model: str, report: Path) -> tuple[str, ...]:
+    """The gate suite for a model, as CI would call it."""
+    return (
+        *("pytest", "-n", "auto", "-q", "--no-header", "--edgehil-lab", LAB, "--edgehil-model", model),
+        *("--edgehil-artifacts", relative(OUT / "artifacts"), "--edgehil-soak", SOAK, "--edgehil-policy", POLICY),
+        *(f"--edgehil-report={relative(report)}", f"--alluredir={relative(report / 'allure-results')}", "suites/gates"),
+    )
+
+
+def relative(path: Path) -> str:
+    """As one would type it."""
+    return str(path.relative_to(ROOT))
+
+
+def bundle_of(artifacts: Path, name: str) -> Path:
+    """The bundle of a name."""
+    from pytest_edgehil.artifacts.catalog import Catalog
+
+    return Catalog([artifacts]).find(name).path
+
+
+def digest_of(bundle: Path) -> str:
+    """A bundle's digest as plans name it."""
+    return f"sha256:{hashlib.sha256(bundle.read_bytes()).hexdigest()}"
+
+
+def account(demo: Demo, good: Path, bad: Path) -> None:
+    """What happened, for somebody who has never seen this before."""
+    bold, plain = "\033[1m", "\033[0m"
+    demo.say(f"\n{bold}=== What happened, in {time.monotonic() - demo.started:.0f} s ==={plain}")
+    for name, report in ((GOOD, good), (BAD, bad)):
+        results = json.loads((report / "results.json").read_text())
+        boards = sorted({one["board"]["id"] for one in results["tests"] if one["board"]})
+        demo.say(
+            f"\n{bold}{name}{plain} ran on {', '.join(boards)} (virtual boards: processes on this machine, no hardware)"
+        )
+        for test in results["tests"]:
+            for verdict in test["verdicts"]:
+                demo.say(
+                    f"  {verdict['outcome']:<13} {verdict['gate']:<12} on {test['board']['id']}: {verdict['reason']}"
+                )
+    decisions = [json.loads(line) for line in (OUT / "ledger.jsonl").read_text().splitlines()]
+    demo.say(
+        f"\n{bold}Signed:{plain} {GOOD}, by releaser and gate, because its evidence fulfils {POLICY}; {BAD} was refused."
+    )
+    demo.say(
+        f"{bold}Decided:{plain} {GOOD} is promoted, {BAD} is rolled back ({len(decisions)} signed decisions in the ledger)."
+    )
+    demo.say(f"\n{bold}Open next:{plain}")
+    for path, what in (
+        (good / "summary.md", "the run as a CI summary shows it"),
+        (good / "results.json", "every number of the run"),
+        (good / "allure-results", "for an Allure report: npx allure generate, or your CI's Allure plugin"),
+        (good / "evidence", "signed statements; each names board, digests, numbers and raw samples"),
+        (OUT / "repository" / "metadata", "the TUF repository's signed metadata"),
+        (OUT / "ledger.jsonl", "the rollout decisions, chained and signed"),
+        (ROOT / "docs" / "tutorial" / "first-run.md", "the same, explained step by step"),
+    ):
+        demo.say(f"  {relative(path):<36} {what}")
 
 
 def main() -> int:
