@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -115,9 +116,10 @@ def _log_in(
         _authenticate(session, access, key, where=where, deadline=deadline)
     except BaseException as exc:
         lost = sock.lost  # before it is closed by ourselves
-        if session is not None:
-            _end(session)
-        sock.close()
+        if session is None:
+            sock.close()
+        else:
+            _end(session, sock)
         if isinstance(exc, (paramiko.SSHException, EOFError, OSError)):
             raise _login_failed(exc, access, key, lost, where=where, deadline=deadline) from exc
         raise
@@ -199,10 +201,14 @@ def _login_failed(
     return ConnectFailed(f"{where}: the login of {access.user!r} failed: {exc}")
 
 
-def _end(session: paramiko.Transport) -> None:
+def _end(session: paramiko.Transport, sock: WatchedSocket) -> None:
+    """Ends the session and its thread, and closes the socket."""
+    with contextlib.suppress(OSError):  # it may not be connected any more
+        sock.shutdown(socket.SHUT_RDWR)  # wakes paramiko's thread now instead of at its next look, 0.1 s later
     session.close()
     if session.ident is not None:  # it may never have been started
         session.join(5.0)
+    sock.close()
 
 
 class SshTransport:
@@ -282,8 +288,7 @@ class SshTransport:
         for channel in channels:
             channel.close()
         self._closing.set()
-        _end(self._session)
-        self.sock.close()
+        _end(self._session, self.sock)
         if self._pulse is not threading.current_thread():
             self._pulse.join()
         _log.debug("%s: disconnected", self.board_id)

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pytest_edgehil.board.deadline import Deadline
 from pytest_edgehil.errors import ConnectFailed
 
+_EARLY_BYTES = 16_384  # key exchange, login and the first command
+
 
 class WatchedSocket(socket.socket):
     """A connected socket that knows when it last heard something, and why it is lost.
@@ -67,6 +69,10 @@ class WatchedSocket(socket.socket):
         if data:
             self._heard_at = time.monotonic()
             self.heard_bytes += len(data)
+            if self.heard_bytes < _EARLY_BYTES:
+                # Until its first command sshd keeps Nagle's algorithm on: it would wait for our delayed acknowledgement
+                # of one message, 40 ms, before it sends the next. The setting does not last, hence every time (tcp(7)).
+                self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         else:
             self._lose("the board closed the connection")
         return data
