@@ -64,21 +64,16 @@ class Catalog:
             ArtifactNotFound: it is not in the catalog.
         """
         source = model.manifest.provenance.source
-        for candidate in self.all():
-            manifest = candidate.manifest
+        manifests, _ = self._scan()
+        for path, manifest in manifests.items():
             if any(file.path == manifest.entry and file.digest == source for file in manifest.files):
-                return candidate
+                return self._verified(path)
         if model.manifest.quantisation in UNQUANTISED:
             return model
         raise ArtifactNotFound(
             f"{model.label}: the model that it was made from ({source[:19]}…) is not in {self._looked()}; "
             "build it too, or name another baseline"
         )
-
-    def all(self) -> tuple[Artifact, ...]:
-        """Every readable artifact, by path; broken bundles are left out."""
-        manifests, _ = self._scan()
-        return tuple(self._verified(path) for path in manifests)
 
     def _existing(self, reference: str) -> Path:
         path = Path(reference)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
-from support.bundles import manifest
+from support.bundles import manifest, sha256
 
 from pytest_edgehil.artifacts.bundle import pack
 from pytest_edgehil.artifacts.catalog import Catalog
@@ -138,3 +139,35 @@ def test_a_rebuilt_artifact_is_seen(tmp_path: Path) -> None:
 def test_what_fits_nothing_is_refused(shelf: Path, reference: str) -> None:
     with pytest.raises(ArtifactNotFound):
         Catalog([shelf]).find(reference)
+
+
+def from_source(directory: Path, source: bytes, **changes: object) -> Artifact:
+    provenance = dataclasses.replace(manifest().provenance, source=sha256(source))
+    return put(directory, provenance=provenance, **changes)
+
+
+def test_the_origin_of_a_model_is_the_artifact_that_holds_its_source(tmp_path: Path) -> None:
+    full = put(tmp_path, quantisation="fp32", contents=b"float weights")
+    small = from_source(tmp_path, b"float weights", quantisation="int8-static")
+    (tmp_path / "broken.tar.gz").write_bytes(b"junk")
+    assert Catalog([tmp_path]).origin_of(small) == full
+
+
+def test_a_damaged_bundle_that_is_not_the_origin_does_not_matter(tmp_path: Path) -> None:
+    full = put(tmp_path, quantisation="fp32", contents=b"float weights")
+    small = from_source(tmp_path, b"float weights", quantisation="int8-static")
+    other = put(tmp_path, name="another")
+    other.path.write_bytes(other.path.read_bytes()[:-600])
+    assert Catalog([tmp_path]).origin_of(small) == full
+
+
+def test_a_quantised_model_without_its_origin_is_refused_and_a_float_one_is_its_own(tmp_path: Path) -> None:
+    small = from_source(tmp_path, b"gone", quantisation="int8-static")
+    full = from_source(tmp_path, b"gone", quantisation="fp32")
+    with pytest.raises(ArtifactNotFound, match="build it too, or name another baseline"):
+        Catalog([tmp_path]).origin_of(small)
+    assert Catalog([tmp_path]).origin_of(full) == full
+
+
+def test_a_file_name_is_looked_up_in_the_directories(shelf: Path) -> None:
+    assert Catalog([shelf]).find("edge-os-2026.11-pi5.tar.gz", Track.FIRMWARE).manifest.name == "edge-os"
