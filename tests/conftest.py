@@ -11,6 +11,13 @@ from support.farm import Farm, onnx_artifact, replay_artifact
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """No test of the package may hang; suites on boards may run for an hour."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(180))
+
+
 @pytest.fixture(autouse=True)
 def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Leases, keys and virtual boards of a test live and die with it."""

@@ -138,6 +138,7 @@ class Controller:
             quarantined=self.quarantined,
             not_run=self.not_run,
             width=terminalreporter._tw.fullwidth,  # noqa: SLF001 - the only way to know the width
+            verbose=terminalreporter.verbosity > 0,
         ):
             terminalreporter.write_line(line.text, **line.markup)
         for what, path in self._written:

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest.runner import runtestprotocol  # the public hook has no way to run a test without logging it
 
-from pytest_edgehil.errors import EdgehilError, LeaseTimeout
+from pytest_edgehil.errors import (
+    EdgehilError,
+    GateFailure,
+    Inconclusive,
+    InvalidMeasurement,
+    LeaseTimeout,
+    UserError,
+)
 from pytest_edgehil.model.record import Status
 from pytest_edgehil.plugin import markers
 from pytest_edgehil.plugin.allure import sink_of
@@ -147,6 +154,9 @@ class Runner:
     def _mark(self, report: pytest.TestReport, attempt: Attempt, item: pytest.Item) -> None:
         from pytest_edgehil.reporting.junit import properties
 
+        console = None if attempt.holding is None else attempt.holding.console_log
+        if console is not None and console.is_file():
+            attempt.files["console"] = str(console.relative_to(attempt.directory))
         record = attempt.record()
         report.edgehil_record = record.to_json()  # type: ignore[attr-defined]
         if not attempt.requeued:
@@ -174,9 +184,11 @@ def _in_one_line(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
 
 
 def _attach_console(report: pytest.TestReport, attempt: Attempt) -> None:
+    """Show the end of the console where it may explain something: not where a healthy board missed a gate."""
     holding = attempt.holding
     path = None if holding is None else holding.console_log
-    if report.failed and holding is not None and path is not None and path.is_file():
+    explained = isinstance(attempt.error, (GateFailure, Inconclusive, InvalidMeasurement, UserError))
+    if report.failed and not explained and holding is not None and path is not None and path.is_file():
         text = path.read_bytes()[-CONSOLE_TAIL:].decode("utf-8", "replace")
         report.sections.append((f"console of {holding.id}", text))
 

@@ -64,6 +64,7 @@ def summary(
     quarantined: Mapping[str, str],
     not_run: Sequence[str],
     width: int,
+    verbose: bool = True,
 ) -> list[Line]:
     """The whole account.
 
@@ -72,6 +73,7 @@ def summary(
         quarantined: board id → reason.
         not_run: node ids that were collected and have no result.
         width: columns of the terminal.
+        verbose: list what each gate did not check; otherwise say only that there is such a list, and where.
 
     Returns:
         Lines without line ends; none when there is nothing to say.
@@ -83,7 +85,7 @@ def summary(
         _requeued(records, final, width),
         _quarantined(quarantined, width),
         _not_run(not_run, width),
-        _small_print(final, width),
+        _small_print(final, width, verbose=verbose),
         _tally(final, quarantined, not_run, width),
     ]
     lines: list[Line] = []
@@ -262,10 +264,15 @@ def _not_run(not_run: Sequence[str], width: int) -> list[Line]:
     return lines
 
 
-def _small_print(records: Sequence[TestRecord], width: int) -> list[Line]:
+def _small_print(records: Sequence[TestRecord], width: int, *, verbose: bool) -> list[Line]:
     lines = [line for one in fmt.caveats(records) for line in _wrapped(f"note: {one}", width)]
-    for gate, what in fmt.unchecked(records):
-        lines += _wrapped(f"not checked by {gate}: {what}", width)
+    unchecked = fmt.unchecked(records)
+    if verbose:
+        for gate, what in unchecked:
+            lines += _wrapped(f"not checked by {gate}: {what}", width)
+    elif unchecked:
+        gates = ", ".join(dict.fromkeys(gate for gate, _ in unchecked))
+        lines += _wrapped(f"note: what {gates} did not check is listed with -v and in the report", width)
     return lines
 
 

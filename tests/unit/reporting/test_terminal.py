@@ -128,6 +128,13 @@ def test_what_was_not_checked_is_said_once() -> None:
     assert shown.count("not checked by p95_latency: autocorrelation of the latencies") == 1
 
 
+def test_a_quiet_account_says_that_there_is_more() -> None:
+    lines = summary([make.passed()], quarantined={}, not_run=[], width=100, verbose=False)
+    shown = "\n".join(line.text for line in lines)
+    assert "not checked by" not in shown
+    assert "did not check is listed with -v" in shown
+
+
 def test_virtual_boards_are_called_virtual() -> None:
     assert "pi5-01 is virtual" in text(account([make.passed()]))
 
