@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy import signal
 
 from pytest_edgehil.model import Conditions, Sample, SensorReading
 
@@ -63,11 +64,9 @@ def timed(latencies_ns: Sequence[float] | npt.NDArray[np.int64], **changes: obje
 
 def latencies_ms(rng: np.random.Generator, n: int, *, rho: float = 0.0) -> npt.NDArray[np.float64]:
     """Latencies with a heavy tail whose logarithms follow an AR(1); p95 is `TRUE_P95_MS` for every rho."""
-    shocks = rng.normal(size=n)
-    z = np.empty(n)
-    z[0] = shocks[0]
-    for i in range(1, n):
-        z[i] = rho * z[i - 1] + np.sqrt(1.0 - rho * rho) * shocks[i]
+    shocks = rng.normal(size=n) * np.sqrt(1.0 - rho * rho)
+    shocks[0] /= np.sqrt(1.0 - rho * rho)  # starts in its steady state
+    z = signal.lfilter([1.0], [1.0, -rho], shocks)
     stalls = np.where(rng.random(n) < 0.02, 1.2 + 0.5 * rng.pareto(2.0, size=n), 1.0)
     return np.asarray(10.0 * np.exp(0.08 * z) * stalls)
 

@@ -1,0 +1,167 @@
+"""How often the p95 gate says what, and after how many inferences, against an exact binomial test of a fixed 1000.
+
+Latency is simulated: 10 ms·exp(0.08·Z), Z an AR(1) with correlation rho, 2 % stalls with a heavy tail, whole
+nanoseconds. r is the true p95 over the budget: below 1 the model is good enough, above it is not. Each cell shows
+P/F/I (shares of PASS, FAIL, INCONCLUSIVE) and the mean number of inferences to the verdict. A right gate has P of at
+most 5 % at r ≥ 1 and F of at most 5 % at r ≤ 1.
+
+The last lines show a regime that comes and goes: the board is 1.25 times slower for 8 % of the time in stretches of 25
+inferences. Stopping early cannot know a regime that it has not seen; that is what the throttled bits and
+``min_duration`` are for.
+
+    python benchmarks/statistics/p95_operating_characteristics.py [--json] [--quick] [--repetitions 1000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+
+from support.samples import TRUE_P95_MS, latencies_ms
+
+from pytest_edgehil.gates.stats.autocorrelation import variance_inflation
+from pytest_edgehil.gates.stats.sequential import Decision, looks, walk
+
+P0, ALPHA, MOST = 0.05, 0.05, 1000
+RATIOS = (0.7, 0.9, 1.0, 1.1, 1.5)
+RHOS = (0.0, 0.5, 0.8)
+BURST, SLOWER, SHARE = 25, 1.25, 0.08
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """Shares of the verdicts and mean inferences of one setting."""
+
+    passed: float
+    failed: float
+    inferences: float
+
+    def __str__(self) -> str:
+        """P/F/I, n."""
+        return f"{self.passed:.3f}/{self.failed:.3f}/{1 - self.passed - self.failed:.3f} {self.inferences:5.0f}"
+
+
+def gate(latencies: npt.NDArray[np.float64], budget: float, *, pass_from: int = 0) -> tuple[Decision, int]:
+    """Our gate on one sample: the decision and the inferences it took."""
+    n = latencies.shape[0]
+    decision, look = walk(
+        latencies > budget,
+        p0=P0,
+        alpha=ALPHA,
+        at=looks(n, also=n),
+        inflation=lambda count: variance_inflation(latencies[:count], P0),
+        may_pass=lambda count: count >= pass_from,
+    )
+    assert look is not None
+    return decision, look.n
+
+
+def fixed(latencies: npt.NDArray[np.float64], budget: float) -> tuple[Decision, int]:
+    """The peer: an exact binomial test of either side, once, on all inferences."""
+    n, s = latencies.shape[0], int((latencies > budget).sum())
+    if stats.binom.cdf(s, n, P0) <= ALPHA:
+        return Decision.BELOW, n
+    return (Decision.ABOVE if stats.binom.sf(s - 1, n, P0) <= ALPHA else Decision.OPEN), n
+
+
+def summary(found: list[tuple[Decision, int]]) -> Cell:
+    """Counts of what was decided."""
+    counts = Counter(decision for decision, _ in found)
+    return Cell(
+        passed=counts[Decision.BELOW] / len(found),
+        failed=counts[Decision.ABOVE] / len(found),
+        inferences=float(np.mean([n for _, n in found])),
+    )
+
+
+def table(repetitions: int) -> dict[tuple[float, float], tuple[Cell, Cell]]:
+    """(rho, r) → (ours, peer), both on the same samples."""
+    cells = {}
+    for rho in RHOS:
+        for ratio in RATIOS:
+            rng = np.random.default_rng([round(10 * rho), round(10 * ratio)])
+            samples = [latencies_ms(rng, MOST, rho=rho) for _ in range(repetitions)]
+            budget = TRUE_P95_MS / ratio
+            cells[rho, ratio] = (
+                summary([gate(one, budget) for one in samples]),
+                summary([fixed(one, budget) for one in samples]),
+            )
+    return cells
+
+
+def bursty(rng: np.random.Generator, n: int) -> npt.NDArray[np.float64]:
+    """Latencies with slow stretches of `BURST` inferences, `SHARE` of the time."""
+    slow = np.repeat(rng.random(n // BURST + 1) < SHARE, BURST)[:n]
+    return np.asarray(latencies_ms(rng, n) * np.where(slow, SLOWER, 1.0))
+
+
+def regimes(repetitions: int) -> tuple[Cell, Cell, int]:
+    """(stopping early, PASS only after ten cycles of the regime, ten cycles) at r = 1."""
+    budget = float(np.quantile(bursty(np.random.default_rng(0), 2_000_000), 0.95))
+    cycles = round(10 * BURST / SHARE)
+    rng = np.random.default_rng(1)
+    early, late = [], []
+    for _ in range(repetitions):
+        sample = bursty(rng, cycles + MOST)
+        early.append(gate(sample[:MOST], budget))
+        late.append(gate(sample, budget, pass_from=cycles))
+    return summary(early), summary(late), cycles
+
+
+def main() -> int:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--quick", action="store_true", help="few repetitions: seconds instead of minutes")
+    parser.add_argument("--repetitions", type=int, default=1000)
+    arguments = parser.parse_args()
+    repetitions = 60 if arguments.quick else arguments.repetitions
+    cells = table(repetitions)
+    early, late, cycles = regimes(max(20, repetitions // 4))
+    if arguments.json:
+        ours, peer = cells[0.5, 0.7]
+        print(
+            json.dumps(
+                {
+                    "name": "mean inferences to a p95 verdict, r = 0.7, rho = 0.5",
+                    "value": round(ours.inferences, 1),
+                    "unit": "inferences",
+                    "peer": "exact binomial test, fixed n",
+                    "peer_value": round(peer.inferences, 1),
+                    "ratio": round(ours.inferences / peer.inferences, 3),
+                    "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
+                    "repetitions": repetitions,
+                    "cells": [
+                        {"rho": rho, "r": r, "pass": one.passed, "fail": one.failed, "inferences": one.inferences}
+                        for (rho, r), (one, _) in cells.items()
+                    ],
+                    "false_pass_in_bursts": {"stopping_early": early.passed, "after_ten_cycles": late.passed},
+                }
+            )
+        )
+        return 0
+    print(f"P/F/I and mean inferences over {repetitions} samples a cell; a share's standard error is at most")
+    print(f"{0.5 / repetitions**0.5:.3f}, and {(0.05 * 0.95 / repetitions) ** 0.5:.3f} near 5 %\n")
+    print(f"{'':24}" + "".join(f"{'r = ' + str(ratio):>25}" for ratio in RATIOS))
+    for rho in RHOS:
+        for label, which in ((f"rho {rho}: e-process", 0), ("  exact binomial, n 1000", 1)):
+            print(f"{label:24}" + "".join(f"{cells[rho, ratio][which]!s:>25}" for ratio in RATIOS))
+    print(f"\nslow stretches, r = 1: stopping early      {early}")
+    print(f"  PASS only after {cycles} inferences         {late}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
