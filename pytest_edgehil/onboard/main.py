@@ -26,9 +26,10 @@ def main(arguments: list[str]) -> int:
     if arguments == ["probe"]:
         from . import child
 
+        _, outgoing = claim_standard_streams()  # a runtime may print while it is imported
         answer = child.probe()
         answer["places"] = [path for path in sys.path if path.endswith("-packages")]
-        print(json.dumps(answer))
+        os.write(outgoing, json.dumps(answer).encode())
         return 0
     options = _parser().parse_args(arguments)
     home = Home(_home())
@@ -43,7 +44,13 @@ def main(arguments: list[str]) -> int:
     from .serve import Server
 
     server = Server(
-        home, token=options.token, holder=options.holder, program=program, incoming=incoming, outgoing=outgoing
+        home,
+        token=options.token,
+        holder=options.holder,
+        program=program,
+        incoming=incoming,
+        outgoing=outgoing,
+        silence_s=options.silence,
     )
     return server.serve()
 
@@ -55,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         one = verbs.add_parser(verb)
         one.add_argument("--token", type=int, required=True)
         one.add_argument("--holder", required=True)
+        if verb == "serve":
+            one.add_argument("--silence", type=float, default=15.0, help="end after so many seconds without the host")
         if verb == "sink":
             one.add_argument("--digest", required=True)
             one.add_argument("--size", type=int, required=True)

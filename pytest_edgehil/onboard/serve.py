@@ -6,7 +6,7 @@ Threads, and who may wait for what:
 - *receiver* reads frames: ``ping`` and ``cancel`` take effect at once, a request while another one runs is refused;
 - *heart* says every half second that we are alive and what we do;
 - *watchdog* never writes to the link, so a stalled link cannot stop it: it ends the program when the host has been
-  silent for `SILENCE_S`, or when a higher fencing token has been seen;
+  silent for `silence_s`, or when a higher fencing token has been seen;
 - *sampler* reads the sensors once a second.
 
 The program ends with the link: end of file on stdin, silence, a broken stream. Its model process ends with it.
@@ -36,7 +36,6 @@ from .unpack import install
 
 HEARTBEAT_S = 0.5
 SAMPLE_S = 1.0
-SILENCE_S = 15.0
 STALE_THROTTLED_S = 2.0
 
 EXIT_TROUBLE = 3
@@ -52,13 +51,25 @@ class Server:
         holder: who holds it.
         program: path of this zipapp.
         incoming, outgoing: file descriptors for frames.
+        silence_s: end when the host has sent nothing for so long.
     """
 
-    def __init__(self, home: Home, *, token: int, holder: str, program: Path, incoming: int, outgoing: int) -> None:
+    def __init__(
+        self,
+        home: Home,
+        *,
+        token: int,
+        holder: str,
+        program: Path,
+        incoming: int,
+        outgoing: int,
+        silence_s: float = 15.0,
+    ) -> None:
         self._home = home
         self._token = token
         self._holder = holder
         self._program = program
+        self._silence_s = silence_s
         self._fence = Fence(home)
         self._heard_at = time.monotonic()
         self._reader = FrameReader(incoming, on_bytes=self._heard)
@@ -156,8 +167,8 @@ class Server:
     def _watch(self) -> None:
         while True:
             time.sleep(HEARTBEAT_S)
-            if time.monotonic() - self._heard_at > SILENCE_S:
-                self._end(EXIT_TROUBLE, Problem("silence", f"the host has said nothing for {SILENCE_S:g} s"))
+            if time.monotonic() - self._heard_at > self._silence_s:
+                self._end(EXIT_TROUBLE, Problem("silence", f"the host has said nothing for {self._silence_s:g} s"))
             try:
                 self._fence.check(self._token)
             except Problem as problem:

@@ -34,9 +34,10 @@ def module() -> Any:
     try:
         import numpy  # noqa: F401, ICN001 - to see whether it is there
         import onnxruntime
-    except ImportError as exc:
-        raise Problem("runtime-missing", f"onnxruntime cannot be imported on the board: {exc}") from exc
-    onnxruntime.set_default_logger_severity(3)
+
+        onnxruntime.set_default_logger_severity(3)
+    except Exception as exc:  # a broken installation may raise anything
+        raise Problem("runtime-missing", f"onnxruntime cannot be imported on the board: {_first_line(exc)}") from exc
     return onnxruntime
 
 
