@@ -25,7 +25,8 @@ overheat        level  the die heats by ``rate_c_per_s`` (100) up to ``limit_c``
 
 When: a fault with `after_s` waits so long after it was armed, then, with `after_bytes`, until so many bytes have
 come in over the link *since then*; the byte with that number is the last to arrive. With neither it triggers at
-once, except that link-cut and link-stall wait for a connection to hit.
+once. One that finds nothing to hit waits for it: a cut or a stall for a connection, a panic for a kernel, a power
+cut for power, an OOM kill for a process.
 
 How often: a fault triggers once. A *level* then stays until it is cleared.
 

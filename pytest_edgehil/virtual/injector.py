@@ -147,7 +147,7 @@ class Injector:
             armed.tripwire = Tripwire(0, lambda: self._try(armed))  # the first byte of the next connection
             victim.link.tripwires.append(armed.tripwire)
             return
-        if kind == "panic" and not victim.kernel_runs:
+        if (kind == "panic" and not victim.kernel_runs) or (kind == "power-cut" and not victim.powered):
             return
         if kind == "out-of-memory":
             biggest = max(victim.table.alive(), key=lambda facts: facts.rss_bytes, default=None)

@@ -80,8 +80,8 @@ def board_keys(directory: Path) -> BoardKeys:
         identity_public_path=public,
     )
     write_private(public, keys.identity_pem(), mode=0o644)
-    for path, key in ((client, client_key), (host, host_key)):
-        write_private(path.with_name(f"{path.name}.pub"), key.convert_to_public().export_public_key(), mode=0o644)
+    for path, pair in ((client, client_key), (host, host_key)):
+        write_private(path.with_name(f"{path.name}.pub"), pair.convert_to_public().export_public_key(), mode=0o644)
     return keys
 
 

@@ -127,9 +127,9 @@ async def _assemble(
         warden_pid=os.getppid(),
     )
     stack.push_async_callback(machine.power_off, reason="supervisor ends")
-    for fault in blueprint.faults:
-        machine.injector.arm(fault)
     await machine.power_on()
+    for fault in blueprint.faults:  # before the boot, which has not had its first turn yet
+        machine.injector.arm(fault)
     stack.callback(layout.endpoint.unlink, missing_ok=True)
     write_private(layout.known_hosts, f"[{HOST}]:{link.port} {keys.host_key}\n".encode())
     endpoint.write(layout.endpoint)
