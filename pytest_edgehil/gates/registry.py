@@ -15,18 +15,17 @@ from typing import Any
 from pytest_edgehil.errors import MarkerError, UserError
 from pytest_edgehil.gates import accuracy, cold_start, latency, memory, size, soak, thermal
 from pytest_edgehil.gates.gate import Gate, GateSettings
+from pytest_edgehil.gates.signatures import SIGNATURES, TAKES
 
 __all__ = ["SIGNATURES", "Gate", "GateSettings", "from_arguments", "names", "parse"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
-    """Args: declare: from a marker's arguments. restore: from recorded ones. signature, summary: for people."""
+    """Args: declare: from a marker's arguments. restore: from recorded ones."""
 
     declare: Callable[..., Gate]
     restore: Callable[..., Gate]
-    signature: str
-    summary: str
 
 
 _KINDS: Mapping[str, _Kind] = MappingProxyType(
@@ -34,62 +33,37 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "accuracy": _Kind(
             declare=accuracy.declare,
             restore=accuracy.Accuracy,
-            signature="*, agreement=None, drop=None, at_least=None, baseline=None, alpha=None",
-            summary="the model must agree with a baseline (agreement=0.98), be right (at_least=0.95), or lose little "
-            "accuracy (drop=0.01).",
         ),
         "p95_latency": _Kind(
             declare=latency.declare_p95,
             restore=latency.LatencyQuantile,
-            signature="budget, *, alpha=None, max_samples=1000, max_duration='10 min', min_duration='0 s', "
-            "max_drift=None",
-            summary="the 95th percentile of the latency must be within a budget such as '12 ms'.",
         ),
         "quantile_latency": _Kind(
             declare=latency.declare_quantile,
             restore=lambda **recorded: latency.LatencyQuantile(name="quantile_latency", **recorded),
-            signature="q, budget, *, alpha=None, max_samples=1000, max_duration='10 min', min_duration='0 s', "
-            "max_drift=None",
-            summary="a quantile of the latency, such as q=0.99, must be within a budget such as '20 ms'.",
         ),
         "peak_rss": _Kind(
             declare=memory.declare,
             restore=memory.PeakRss,
-            signature="budget",
-            summary="the model's process must never hold more memory than a budget such as '180 MiB'.",
         ),
         "thermal": _Kind(
             declare=thermal.declare,
             restore=thermal.Thermal,
-            signature="max=None, *, throttling=False, duration='10 min', settle='60 s', alpha=None",
-            summary="the board must settle below a temperature such as '80 C' under this model, and must not throttle.",
         ),
         "soak": _Kind(
             declare=soak.declare,
             restore=soak.Soak,
-            signature="duration, *, leak=None, crash_rate=None, crash_trial='10 s', peak_rss=None, alpha=None",
-            summary="the model must run for a duration such as '1 h' without crashing, growing (leak='5 MiB/h') or "
-            "holding too much memory (peak_rss='180 MiB').",
         ),
         "size": _Kind(
             declare=size.declare,
             restore=size.Size,
-            signature="budget",
-            summary="the model's bundle must not be larger than a budget such as '2 MiB'.",
         ),
         "cold_start": _Kind(
             declare=cold_start.declare,
             restore=cold_start.ColdStartTime,
-            signature="budget, *, starts=3",
-            summary="the model must load within a budget such as '2 s' in every one of several fresh processes.",
         ),
     }
 )
-
-SIGNATURES: Mapping[str, str] = MappingProxyType(
-    {name: f"{name}({kind.signature}): {kind.summary}" for name, kind in _KINDS.items()}
-)
-"""Marker name → the line that pytest's ``--markers`` shows."""
 
 
 def names() -> tuple[str, ...]:
@@ -125,7 +99,7 @@ def parse(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, settin
     try:
         inspect.Signature(parameters).bind(*args, **kwargs)
     except TypeError as exc:
-        raise MarkerError(f"{name}: {exc}; write {name}({kind.signature})") from exc
+        raise MarkerError(f"{name}: {exc}; write {name}({TAKES[name]})") from exc
     try:
         return kind.declare(*args, **kwargs, settings=settings)
     except UserError as exc:

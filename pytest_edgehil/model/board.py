@@ -6,18 +6,27 @@ connection and do nothing.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_edgehil.model.requirement import Environment, Requirement
 
-class Environment(enum.StrEnum):
-    """What a board really is. Evidence carries it, and a policy may ask for it."""
-
-    HARDWARE = "hardware"
-    EMULATED = "emulated"
-    VIRTUAL = "virtual"
+__all__ = [
+    "Accelerator",
+    "Board",
+    "CommandPower",
+    "ConsoleAccess",
+    "Environment",
+    "Fault",
+    "PowerAccess",
+    "Requirement",
+    "Slots",
+    "SshAccess",
+    "ThermalModel",
+    "VirtualPower",
+    "VirtualSpec",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,24 +183,3 @@ class Board:
     home: str = ".edgehil"
     identity_key: Path | None = None
     virtual: VirtualSpec | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requirement:
-    """What a test asks of a board. Empty fields ask for nothing.
-
-    Args:
-        cls: board class, exactly, or a shell pattern such as ``pi5-*``.
-        tags: words that the board must all have.
-        environment: what the board must really be.
-        board_id: this very board.
-        accelerator: kind of HAT.
-        among: only these boards, by id; None means any.
-    """
-
-    cls: str | None = None
-    tags: frozenset[str] = frozenset()
-    environment: Environment | None = None
-    board_id: str | None = None
-    accelerator: str | None = None
-    among: frozenset[str] | None = None

@@ -13,11 +13,12 @@ import pytest
 
 from pytest_edgehil.errors import UserError
 from pytest_edgehil.plugin import markers, runner
-from pytest_edgehil.plugin.controller import CONTROLLER, Controller
+from pytest_edgehil.plugin.controller import Controller
 from pytest_edgehil.plugin.distributed import WORKERINPUT, Distributed, auto_workers
-from pytest_edgehil.plugin.fixtures import OPTIONS, WORKBENCH, baseline, board, combo, console, dut, heldout, rng
+from pytest_edgehil.plugin.fixtures import baseline, board, combo, console, dut, heldout, rng
 from pytest_edgehil.plugin.options import Options, add_options, read_options
 from pytest_edgehil.plugin.run import Run
+from pytest_edgehil.plugin.stash import CONTROLLER, OPTIONS, WORKBENCH
 from pytest_edgehil.plugin.workbench import MAIN, Workbench
 
 __all__ = ["baseline", "board", "combo", "console", "dut", "heldout", "rng"]

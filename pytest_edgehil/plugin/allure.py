@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_edgehil.plugin.fixtures import OPTIONS, WORKBENCH
+from pytest_edgehil.plugin.stash import OPTIONS, WORKBENCH
 
 if TYPE_CHECKING:
     from pytest_edgehil.model.record import TestRecord

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from pytest_edgehil.gates.gate import Gate
     from pytest_edgehil.plugin.holding import Holding
 
-ATTEMPT = pytest.StashKey["Attempt"]()
-
 
 class Attempt:
     """What happens in one attempt.

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_edgehil.errors import EdgehilError
-from pytest_edgehil.model.record import TestRecord
 from pytest_edgehil.plugin import allure
 from pytest_edgehil.plugin.run import Run
 
 if TYPE_CHECKING:
+    from pytest_edgehil.model.record import TestRecord
     from pytest_edgehil.plugin.options import Options
-
-CONTROLLER = pytest.StashKey["Controller"]()
 
 
 class Controller:
@@ -53,6 +51,8 @@ class Controller:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         told: dict[str, Any] | None = getattr(report, "edgehil_record", None)
         if told is not None:
+            from pytest_edgehil.model.record import TestRecord
+
             self.records.append(TestRecord.from_json(told))
         if report.when != "setup" or not report.passed:
             self._seen.add(report.nodeid)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_edgehil.errors import EdgehilError, UserError
-from pytest_edgehil.model.record import Status, TestRecord
 from pytest_edgehil.plugin.allure import sink_of
 
 if TYPE_CHECKING:
@@ -74,6 +73,8 @@ class Distributed:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        from pytest_edgehil.model.record import Status, TestRecord
+
         worker = report.node.gateway.id
         record = TestRecord(
             nodeid=crashitem,

@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_edgehil.errors import ConfigError, MarkerError
-from pytest_edgehil.model.artifact import Combo
 from pytest_edgehil.plugin import markers
-from pytest_edgehil.plugin.attempt import ATTEMPT, Attempt
-from pytest_edgehil.plugin.options import Options
-from pytest_edgehil.plugin.workbench import Workbench
+from pytest_edgehil.plugin.stash import ATTEMPT, OPTIONS, WORKBENCH
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,10 +19,10 @@ if TYPE_CHECKING:
     from pytest_edgehil.artifacts.reference import ReferenceModel
     from pytest_edgehil.board.console import Console
     from pytest_edgehil.board.dut import Dut
+    from pytest_edgehil.model.artifact import Combo
+    from pytest_edgehil.plugin.attempt import Attempt
     from pytest_edgehil.plugin.holding import Holding
-
-OPTIONS = pytest.StashKey[Options]()
-WORKBENCH = pytest.StashKey[Workbench]()
+    from pytest_edgehil.plugin.workbench import Workbench
 
 NO_LAB = "no lab: pass --edgehil-lab FILE (farm/virtual.yaml needs no hardware), or set edgehil_lab in the ini file"
 

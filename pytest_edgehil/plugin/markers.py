@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_edgehil.errors import MarkerError
-from pytest_edgehil.model.board import Environment, Requirement
+from pytest_edgehil.gates.signatures import SIGNATURES
+from pytest_edgehil.model.requirement import Environment, Requirement
 
 if TYPE_CHECKING:
     from pytest_edgehil.gates.gate import Gate
@@ -52,8 +53,6 @@ class ComboRequest:
 
 def register(config: pytest.Config) -> None:
     """Make the markers known, with their signatures (``pytest --markers``)."""
-    from pytest_edgehil.gates.registry import SIGNATURES
-
     for line in (COMBO, BOARD, *SIGNATURES.values()):
         config.addinivalue_line("markers", line)
 
@@ -82,13 +81,15 @@ def _refuse_gates_without_dut(gates: tuple[Gate, ...], fixtures: Iterable[str]) 
 
 def gates_of(marks: Iterable[pytest.Mark], options: Options) -> tuple[Gate, ...]:
     """The gates that these markers declare; of several markers of one name the closest wins."""
-    from pytest_edgehil.gates.registry import SIGNATURES, GateSettings, parse
-
-    settings = GateSettings(alpha=options.alpha, soak_ns=options.soak_ns)
     closest: dict[str, pytest.Mark] = {}
     for mark in marks:
         if mark.name in SIGNATURES:
             closest.setdefault(mark.name, mark)
+    if not closest:
+        return ()
+    from pytest_edgehil.gates.registry import GateSettings, parse
+
+    settings = GateSettings(alpha=options.alpha, soak_ns=options.soak_ns)
     return tuple(parse(name, mark.args, mark.kwargs, settings=settings) for name, mark in closest.items())
 
 

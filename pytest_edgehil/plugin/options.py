@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pytest_edgehil.errors import QuantityError
-from pytest_edgehil.model.board import Environment, Requirement
 from pytest_edgehil.model.quantity import duration_ns
+from pytest_edgehil.model.requirement import Environment, Requirement
 
 INCONCLUSIVE_AS = ("broken", "skipped", "unknown")
 

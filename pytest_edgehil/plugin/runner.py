@@ -23,12 +23,12 @@ from pytest_edgehil.errors import (
     LeaseTimeout,
     UserError,
 )
-from pytest_edgehil.model.record import Status
 from pytest_edgehil.plugin import markers
 from pytest_edgehil.plugin.allure import sink_of
-from pytest_edgehil.plugin.attempt import ATTEMPT, Attempt, failure_of
+from pytest_edgehil.plugin.stash import ATTEMPT
 
 if TYPE_CHECKING:
+    from pytest_edgehil.plugin.attempt import Attempt
     from pytest_edgehil.plugin.workbench import Workbench
 
 ATTEMPTS = 2
@@ -46,6 +46,8 @@ class Runner:
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         if not _needs_board(item):
             return None
+        from pytest_edgehil.plugin.attempt import Attempt
+
         for number in range(1, ATTEMPTS + 1):
             item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
             attempt = item.stash[ATTEMPT] = Attempt(
@@ -77,6 +79,8 @@ class Runner:
         result = yield
         attempt = item.stash.get(ATTEMPT, None)
         if attempt is not None and attempt.dut is not None:
+            from pytest_edgehil.plugin.attempt import failure_of
+
             self._judge(attempt)
             problem = failure_of(attempt.verdicts)
             if problem is not None:
@@ -200,6 +204,8 @@ def teststatus(report: Any) -> tuple[str, str, tuple[str, dict[str, bool]]] | No
     status = getattr(report, "edgehil_status", None)
     if not report.failed or status is None:
         return None
+    from pytest_edgehil.model.record import Status
+
     if status == Status.INFRASTRUCTURE:
         return "error", "B", ("BOARD ERROR", {"red": True})
     if status == Status.INCONCLUSIVE:

@@ -12,9 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pytest_edgehil.errors import BoardUnavailable, ConfigError, DatasetError, WrongTarget
-from pytest_edgehil.model.artifact import Artifact, Combo, Track
-from pytest_edgehil.model.board import Board, Requirement
-from pytest_edgehil.plugin.holding import Holding
+from pytest_edgehil.model.requirement import Requirement
 from pytest_edgehil.plugin.markers import ComboRequest
 
 if TYPE_CHECKING:
@@ -24,6 +22,9 @@ if TYPE_CHECKING:
     from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.lab.leases import Holder
     from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore
+    from pytest_edgehil.model.artifact import Artifact, Combo, Track
+    from pytest_edgehil.model.board import Board
+    from pytest_edgehil.plugin.holding import Holding
     from pytest_edgehil.plugin.options import Options
     from pytest_edgehil.plugin.run import Run
 
@@ -84,6 +85,8 @@ class Workbench:
         Raises:
             ArtifactNotFound: a name fits no artifact, or several.
         """
+        from pytest_edgehil.model.artifact import Combo, Track
+
         default = ComboRequest(model=self.options.model, firmware=self.options.firmware, prompt=self.options.prompt)
         asked = asked.or_else(default)
         return Combo(
@@ -153,6 +156,7 @@ class Workbench:
             on_lease: told of the new board as soon as it is leased, before it is brought up.
         """
         from pytest_edgehil.lab.reservation import reserve
+        from pytest_edgehil.plugin.holding import Holding
 
         fitting = self.suitable(requirement, combo)
         if self._holding is not None and self._holding.id in {board.id for board in fitting}:

@@ -1,0 +1,55 @@
+"""The markers' signatures as pytest shows them, apart from the gates: every pytest run registers the markers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+_TEXTS = {
+    "accuracy": (
+        "*, agreement=None, drop=None, at_least=None, baseline=None, alpha=None",
+        (
+            "the model must agree with a baseline (agreement=0.98), be right (at_least=0.95), or lose little "
+            "accuracy (drop=0.01)."
+        ),
+    ),
+    "p95_latency": (
+        "budget, *, alpha=None, max_samples=1000, max_duration='10 min', min_duration='0 s', max_drift=None",
+        "the 95th percentile of the latency must be within a budget such as '12 ms'.",
+    ),
+    "quantile_latency": (
+        "q, budget, *, alpha=None, max_samples=1000, max_duration='10 min', min_duration='0 s', max_drift=None",
+        "a quantile of the latency, such as q=0.99, must be within a budget such as '20 ms'.",
+    ),
+    "peak_rss": (
+        "budget",
+        "the model's process must never hold more memory than a budget such as '180 MiB'.",
+    ),
+    "thermal": (
+        "max=None, *, throttling=False, duration='10 min', settle='60 s', alpha=None",
+        "the board must settle below a temperature such as '80 C' under this model, and must not throttle.",
+    ),
+    "soak": (
+        "duration, *, leak=None, crash_rate=None, crash_trial='10 s', peak_rss=None, alpha=None",
+        (
+            "the model must run for a duration such as '1 h' without crashing, growing (leak='5 MiB/h') or "
+            "holding too much memory (peak_rss='180 MiB')."
+        ),
+    ),
+    "size": (
+        "budget",
+        "the model's bundle must not be larger than a budget such as '2 MiB'.",
+    ),
+    "cold_start": (
+        "budget, *, starts=3",
+        "the model must load within a budget such as '2 s' in every one of several fresh processes.",
+    ),
+}
+
+TAKES: Mapping[str, str] = MappingProxyType({name: takes for name, (takes, _) in _TEXTS.items()})
+"""Gate's name → what its marker takes."""
+
+SIGNATURES: Mapping[str, str] = MappingProxyType(
+    {name: f"{name}({takes}): {summary}" for name, (takes, summary) in _TEXTS.items()}
+)
+"""Marker name → the line that pytest's ``--markers`` shows."""
