@@ -1,11 +1,13 @@
 """``make demo``: one release, from the lab to the rollout decision, on four virtual boards.
 
 It types what a user would type, shows it, and ends with an account of what happened. Everything it makes is below
-``demo-out``; everything it starts ends with it, also when it is interrupted or killed.
+``demo-out`` (or the directory that is named as its only argument); everything it starts ends with it, also when it is
+interrupted or killed.
 """
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import hashlib
 import json
@@ -18,9 +20,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "demo-out"
+OUT = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT / "demo-out"
 LAB = "farm/virtual.yaml"
 POLICY = "farm/policy-virtual.yaml"
 PLAN = "farm/rollout-plan.yaml"
@@ -34,6 +37,12 @@ RECIPES = (
 )
 GOOD, BAD, BASELINE = "digits-int8", "digits-bad", "digits-fp32"
 SOAK = "10 s"
+REPOSITORY = (
+    "--repo",
+    os.path.relpath(OUT / "repository", ROOT),
+    "--keys",
+    os.path.relpath(OUT / "release-keys", ROOT),
+)
 PR_SET_PDEATHSIG = 1
 
 
@@ -60,6 +69,12 @@ class Demo:
     def title(self, number: int, text: str) -> None:
         self.say(f"\n\033[1m[{number}/6 {time.monotonic() - self.started:4.0f} s] {text}\033[0m")
 
+    def ask(self, *arguments: str) -> Any:
+        """What an ``edgehil … --json`` answers."""
+        argv = (str(Path(sys.executable).with_name("edgehil")), *arguments)
+        done = subprocess.run(argv, cwd=ROOT, env=self.environment, check=True, capture_output=True, text=True)
+        return json.loads(done.stdout)
+
     def run(self, *argv: str, expect: Sequence[int] = (0,)) -> int:
         """Run a command in the foreground; its output is shown as it comes."""
         self.say(f"$ {shlex.join(argv)}")
@@ -70,8 +85,11 @@ class Demo:
             if os.getppid() != parent:  # the parent was gone before the kernel was asked
                 os._exit(1)
 
-        self.running = subprocess.Popen(  # noqa: PLW1509 - prctl is safe in a single-threaded parent
-            argv, cwd=ROOT, env=self.environment, preexec_fn=tied
+        self.running = subprocess.Popen(
+            argv,
+            cwd=ROOT,
+            env=self.environment,
+            preexec_fn=tied,  # noqa: PLW1509 - this process has one thread
         )
         status = self.running.wait()
         self.running = None
@@ -97,13 +115,12 @@ def tell(demo: Demo) -> int:
 
     demo.title(4, "Check the evidence, then release: signed for the good model, refused for the bad one")
     demo.run("edgehil", "evidence", "verify", relative(good / "evidence"))
-    where = ("--repo", relative(OUT / "repository"), "--keys", relative(OUT / "release-keys"))
-    demo.run("edgehil", "release", "init", *where)
+    demo.run("edgehil", "release", "init", *REPOSITORY)
     for name, report, expected in ((GOOD, good, 0), (BAD, bad, 2)):
         bundle = bundle_of(artifacts, name)
         demo.run(
             *("edgehil", "release", "publish", relative(bundle)),
-            *("--evidence", relative(report / "evidence"), "--policy", POLICY, *where),
+            *("--evidence", relative(report / "evidence"), "--policy", POLICY, *REPOSITORY),
             expect=(expected,),
         )
 
@@ -126,7 +143,7 @@ def tell(demo: Demo) -> int:
             expect=(expected,),
         )
     demo.run("edgehil", "rollout", "verify-ledger", ledger)
-    account(demo, good, bad)
+    account(demo, {GOOD: good, BAD: bad})
     return 0
 
 
@@ -141,7 +158,7 @@ def suite(model: str, report: Path) -> tuple[str, ...]:
 
 def relative(path: Path) -> str:
     """As one would type it."""
-    return str(path.relative_to(ROOT))
+    return os.path.relpath(path, ROOT)
 
 
 def bundle_of(artifacts: Path, name: str) -> Path:
@@ -156,39 +173,47 @@ def digest_of(bundle: Path) -> str:
     return f"sha256:{hashlib.sha256(bundle.read_bytes()).hexdigest()}"
 
 
-def account(demo: Demo, good: Path, bad: Path) -> None:
-    """What happened, for somebody who has never seen this before."""
+def account(demo: Demo, reports: dict[str, Path]) -> None:
+    """What happened, for somebody who has never seen this before; all of it read from what was written."""
     bold, plain = "\033[1m", "\033[0m"
     demo.say(f"\n{bold}=== What happened, in {time.monotonic() - demo.started:.0f} s ==={plain}")
-    for name, report in ((GOOD, good), (BAD, bad)):
-        results = json.loads((report / "results.json").read_text())
-        boards = sorted({one["board"]["id"] for one in results["tests"] if one["board"]})
-        demo.say(
-            f"\n{bold}{name}{plain} ran on {', '.join(boards)} (virtual boards: processes on this machine, no hardware)"
-        )
-        for test in results["tests"]:
+    for name, report in reports.items():
+        tests = json.loads((report / "results.json").read_text())["tests"]
+        boards = sorted({f"{one['board']['id']} ({one['board']['cls']})" for one in tests if one["board"]})
+        demo.say(f"\n{bold}{name}{plain} ran on {', '.join(boards)}: virtual boards, processes on this machine")
+        for test in tests:
+            where = test["board"]["id"] if test["board"] else "no board"
             for verdict in test["verdicts"]:
-                demo.say(
-                    f"  {verdict['outcome']:<13} {verdict['gate']:<12} on {test['board']['id']}: {verdict['reason']}"
-                )
-    decisions = [json.loads(line) for line in (OUT / "ledger.jsonl").read_text().splitlines()]
-    demo.say(
-        f"\n{bold}Signed:{plain} {GOOD}, by releaser and gate, because its evidence fulfils {POLICY}; {BAD} was refused."
-    )
-    demo.say(
-        f"{bold}Decided:{plain} {GOOD} is promoted, {BAD} is rolled back ({len(decisions)} signed decisions in the ledger)."
-    )
+                demo.say(f"  {verdict['outcome']:<12} {verdict['gate']:<12} {where}: {verdict['reason']}")
+            if test["status"] != "passed" and not test["verdicts"]:
+                demo.say(f"  {test['status']:<12} {test['nodeid'].rpartition('::')[2]} {where}: {test['message']}")
+
+    released = {one["artifact"] for one in demo.ask("release", "list", "--json", *REPOSITORY)["released"]}
+    decided = [json.loads(base64.b64decode(json.loads(line)["payload"])) for line in (OUT / "ledger.jsonl").open()]
+    demo.say()
+    for name in reports:
+        digest = digest_of(bundle_of(OUT / "artifacts", name))
+        if digest in released:
+            demo.say(f"{bold}Signed:{plain} {name}, by releaser and gate; its evidence fulfils {POLICY}")
+        else:
+            demo.say(f"{bold}Not signed:{plain} {name}; its evidence does not fulfil {POLICY}")
+        for statement in decided:
+            told = statement["predicate"]
+            if f"sha256:{statement['subject'][0]['digest']['sha256']}" == digest:
+                demo.say(f"{bold}Decided:{plain} {told['decision']} for {name}: {'; '.join(told['reasons'])}")
+
     demo.say(f"\n{bold}Open next:{plain}")
+    good = reports[GOOD]
     for path, what in (
         (good / "summary.md", "the run as a CI summary shows it"),
         (good / "results.json", "every number of the run"),
         (good / "allure-results", "for an Allure report: npx allure generate, or your CI's Allure plugin"),
-        (good / "evidence", "signed statements; each names board, digests, numbers and raw samples"),
+        (good / "evidence", "signed statements: board, digests, numbers, raw samples"),
         (OUT / "repository" / "metadata", "the TUF repository's signed metadata"),
-        (OUT / "ledger.jsonl", "the rollout decisions, chained and signed"),
+        (OUT / "ledger.jsonl", "the rollout decisions, signed and chained"),
         (ROOT / "docs" / "tutorial" / "first-run.md", "the same, explained step by step"),
     ):
-        demo.say(f"  {relative(path):<36} {what}")
+        demo.say(f"  {relative(path):<32} {what}")
 
 
 def main() -> int:
