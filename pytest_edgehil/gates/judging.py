@@ -48,6 +48,8 @@ def judge(
         )
         if wanted is None or clock() >= deadline:
             return sample, verdicts
+        if wanted.cold_starts:  # alone and first: a fresh process in the middle of a soak would hide a leak
+            wanted = Demand(cold_starts=wanted.cold_starts)
         longer = measure(wanted)
         if _extent(longer) == _extent(sample):  # the held-out set or the recording is used up: asking again is no use
             return longer, tuple(gate.evaluate(longer) for gate in gates)

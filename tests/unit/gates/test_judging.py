@@ -40,11 +40,11 @@ def still() -> Callable[[], float]:
     return lambda: 0.0
 
 
-def test_it_measures_on_until_every_gate_has_decided() -> None:
+def test_it_measures_on_until_every_gate_has_decided_and_restarts_before_it_measures() -> None:
     board = Board()
     sample, verdicts = judge([FAST, COLD], sample=Sample.empty(), measure=board.measure, clock=still(), max_seconds=1)
     assert [one.outcome for one in verdicts] == [Outcome.PASS, Outcome.PASS]
-    assert board.demands[0] == Demand(inferences=30, cold_starts=3)
+    assert board.demands[:2] == [Demand(cold_starts=3), Demand(inferences=30)]
     assert verdicts[0].n == sample.n
 
 
