@@ -60,6 +60,7 @@ class Console:
         self._gone = ""
         self._crashes_from = 0
         self._closing = threading.Event()
+        self._letting_go = threading.Lock()
         self._reader = threading.Thread(target=self._read, name=f"edgehil-console-{board_id}", daemon=True)
         self._reader.start()
 
@@ -155,9 +156,10 @@ class Console:
         self._closing.set()
         with self._changed:
             self._changed.notify_all()
-        self._reader.join()
-        self._port.close()
-        self._log_file.close()
+        with self._letting_go:  # two threads that close one port at once close a descriptor that is not theirs
+            self._reader.join()
+            self._port.close()
+            self._log_file.close()
 
     # --- inside --------------------------------------------------------------------------------------
 

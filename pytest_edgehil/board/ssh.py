@@ -7,14 +7,13 @@
   that stalls without a word is therefore lost within `silence_s`, whoever is waiting for whatever.
 - Programs run on a leash (see `leash`), so that a deadline really ends them.
 
-Library errors become ours in `SshTransport.translated` and in `connect`, nowhere else.
+Library errors become ours in `SshTransport.translated` and in `login`, nowhere else.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,17 +23,11 @@ import paramiko
 from pytest_edgehil.board import leash
 from pytest_edgehil.board.command import Command, Outcome, check_argv
 from pytest_edgehil.board.deadline import Deadline
-from pytest_edgehil.board.hostkey import (
-    HostKey,
-    algorithms_for,
-    check_host_key,
-    fingerprint,
-    load_client_key,
-    parse_host_key,
-)
+from pytest_edgehil.board.hostkey import load_client_key, parse_host_key
+from pytest_edgehil.board.login import HungUp, end_session, log_in
 from pytest_edgehil.board.redact import show_argv
 from pytest_edgehil.board.ssh_channel import SshChannel
-from pytest_edgehil.board.tcp import WatchedSocket, dial
+from pytest_edgehil.board.tcp import WatchedSocket
 from pytest_edgehil.board.transport import Channel
 from pytest_edgehil.errors import ConnectFailed, DeadlineExceeded, LinkLost
 from pytest_edgehil.model.board import SshAccess
@@ -46,8 +39,6 @@ KILL_S = 5.0
 LIMIT_GRACE_S = 15.0
 """So much after a command's deadline the board itself ends it, link or no link; longer than our own kill may take."""
 
-_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
-_KEX = ("curve25519-sha256@libssh.org", "ecdh-sha2-nistp256", "ecdh-sha2-nistp384", "ecdh-sha2-nistp521")
 _INLINE_STDIN_BYTES = 65_536  # so much is taken without the program reading any of it; more gets a thread
 _BURST_PAUSES_S = (0.1, 0.3, 1.0, 3.0)  # an sshd whose MaxStartups is reached hangs up at once; it is asked again
 
@@ -71,7 +62,8 @@ def connect(
         board_id: for messages.
         timeout_s: for all of it: name, TCP, key exchange, login.
         keepalive_s: how often the board is asked for a sign of life.
-        silence_s: after so long without a byte from the board the link is dead; several times `keepalive_s`.
+        silence_s: after so long without a byte from the board the link is dead; several times `keepalive_s`. Borne
+            longer while a push is on its way over a link that still makes progress (see `tcp`).
         sleep: waits before a connection that was hung up on at once is tried again.
 
     Raises:
@@ -86,9 +78,9 @@ def connect(
     while True:
         started = time.monotonic()
         try:
-            session, sock = _log_in(access, pinned, key, board_id=board_id, deadline=deadline)
+            session, sock = log_in(access, pinned, key, board_id=board_id, deadline=deadline)
             break
-        except _HungUp as exc:
+        except HungUp as exc:
             pause_s = next(pauses, None)
             if pause_s is None or pause_s >= deadline.left_s():
                 raise ConnectFailed(str(exc)) from exc.__cause__
@@ -97,118 +89,6 @@ def connect(
     _log.debug("%s: connected in %.3f s", board_id, time.monotonic() - started)
     sock.watch(silence_s)
     return SshTransport(session, sock, access=access, board_id=board_id, keepalive_s=keepalive_s)
-
-
-class _HungUp(ConnectFailed):
-    """The server ended the connection before it said who it is."""
-
-
-def _log_in(
-    access: SshAccess, pinned: HostKey, key: paramiko.PKey, *, board_id: str, deadline: Deadline
-) -> tuple[paramiko.Transport, WatchedSocket]:
-    where = f"{board_id} at {access.host}:{access.port}"
-    sock = dial(access.host, access.port, board_id=board_id, deadline=deadline)
-    session = None
-    try:
-        session = paramiko.Transport(sock)
-        _negotiate(session, sock, pinned, where=where, deadline=deadline)
-        check_host_key(pinned, session.get_remote_server_key(), board_id=board_id, access=access)
-        _authenticate(session, access, key, where=where, deadline=deadline)
-    except BaseException as exc:
-        lost = sock.lost  # before it is closed by ourselves
-        if session is None:
-            sock.close()
-        else:
-            _end(session, sock)
-        if isinstance(exc, (paramiko.SSHException, EOFError, OSError)):
-            raise _login_failed(exc, access, key, lost, where=where, deadline=deadline) from exc
-        raise
-    return session, sock
-
-
-def _negotiate(
-    session: paramiko.Transport, sock: WatchedSocket, pinned: HostKey, *, where: str, deadline: Deadline
-) -> None:
-    session.set_log_channel("edgehil.board.paramiko")
-    session.daemon = True
-    options = session.get_security_options()
-    options.ciphers = tuple(name for name in _CIPHERS if name in options.ciphers)
-    options.kex = (
-        *(name for name in _KEX if name in options.kex),
-        *(name for name in options.kex if name not in _KEX),
-    )
-    options.key_types = algorithms_for(pinned, tuple(options.key_types))
-    session.banner_timeout = session.handshake_timeout = deadline.left_s()
-    negotiated = threading.Event()
-    session.start_client(event=negotiated)
-    negotiated.wait(deadline.left_s())
-    if not session.initial_kex_done:
-        raise _not_negotiated(session, sock, where=where, deadline=deadline)
-
-
-def _authenticate(
-    session: paramiko.Transport, access: SshAccess, key: paramiko.PKey, *, where: str, deadline: Deadline
-) -> None:
-    session.auth_timeout = deadline.left_s()
-    missing = session.auth_publickey(access.user, key)
-    if missing or not session.is_authenticated():
-        raise ConnectFailed(
-            f"{where} accepts the key of {access.user!r} but asks for more ({', '.join(missing)}); "
-            "boards are reached with a key alone"
-        )
-
-
-def _not_negotiated(
-    session: paramiko.Transport, sock: WatchedSocket, *, where: str, deadline: Deadline
-) -> ConnectFailed:
-    """Why there is no encrypted connection."""
-    cause = session.get_exception()
-    if not session.remote_version:
-        if sock.lost:
-            failed: ConnectFailed = _HungUp(
-                f"{where} took the connection and hung up before its SSH banner came ({sock.lost}); "
-                "too many connections at once (MaxStartups), or no SSH server on that port"
-            )
-        elif sock.heard_bytes and cause is not None and not deadline.passed():
-            failed = ConnectFailed(f"{where} does not speak SSH: {cause}; is ssh.port right?")
-        else:
-            failed = ConnectFailed(
-                f"{where} took the connection, but its SSH banner never came within {deadline.timeout_s:g} s; "
-                "the board may hang, or another service listens on that port"
-            )
-    elif deadline.passed():
-        failed = ConnectFailed(f"{where}: the key exchange timed out: not finished within {deadline.timeout_s:g} s")
-    else:
-        failed = ConnectFailed(f"{where}: no encrypted connection could be agreed on: {cause or sock.lost}")
-    failed.__cause__ = cause
-    return failed
-
-
-def _login_failed(
-    exc: Exception, access: SshAccess, key: paramiko.PKey, lost: str, *, where: str, deadline: Deadline
-) -> ConnectFailed:
-    if lost:
-        return ConnectFailed(f"{where} broke the connection off during the login of {access.user!r}: {lost}")
-    if deadline.passed():
-        return ConnectFailed(
-            f"{where}: the login of {access.user!r} timed out: not done within {deadline.timeout_s:g} s"
-        )
-    if isinstance(exc, paramiko.AuthenticationException):
-        return ConnectFailed(
-            f"{where} refused the login of {access.user!r} with key {access.key_path} ({key.get_name()} "
-            f"{fingerprint(key.asbytes())}); is its public half in the board's authorized_keys, and is ssh.user right?"
-        )
-    return ConnectFailed(f"{where}: the login of {access.user!r} failed: {exc}")
-
-
-def _end(session: paramiko.Transport, sock: WatchedSocket) -> None:
-    """Ends the session and its thread, and closes the socket."""
-    with contextlib.suppress(OSError):  # it may not be connected any more
-        sock.shutdown(socket.SHUT_RDWR)  # wakes paramiko's thread now instead of at its next look, 0.1 s later
-    session.close()
-    if session.ident is not None:  # it may never have been started
-        session.join(5.0)
-    sock.close()
 
 
 class SshTransport:
@@ -288,7 +168,7 @@ class SshTransport:
         for channel in channels:
             channel.close()
         self._closing.set()
-        _end(self._session, self.sock)
+        end_session(self._session, self.sock)
         if self._pulse is not threading.current_thread():
             self._pulse.join()
         _log.debug("%s: disconnected", self.board_id)
@@ -311,9 +191,13 @@ class SshTransport:
     def answers(self) -> bool:
         """Asks the board for a sign of life and waits for it; False if the link is dead, after `silence_s` at most."""
         with self._asking, self.translated("asking for a sign of life", harmless=True):
+            sent = self.sock.sent_bytes
             # Any answer will do, also the "no such request" that servers give.
             self._session.global_request("keepalive@openssh.com", wait=True)
-        return self._session.is_active() and not self.sock.lost
+        alive = self._session.is_active() and not self.sock.lost
+        if alive:
+            self.sock.answered_bytes = max(self.sock.answered_bytes, sent)
+        return alive
 
     def kill(self, name: str) -> str:
         """Kills a program and everything that it started.
@@ -322,8 +206,8 @@ class SshTransport:
             What has become of it, for an error message.
         """
         # Who is being killed has kept us waiting: a link that does not answer now is given less time than usual.
-        self.sock.silence_s = min(self.sock.silence_s, max(KILL_S, 2 * self._keepalive_s))
-        problem = self._kill_over(self, name)
+        with self.sock.hurry(max(KILL_S, 2 * self._keepalive_s)):
+            problem = self._kill_over(self, name)
         if problem:
             _log.debug("%s: the kill over the link failed (%s); trying a connection of its own", self.board_id, problem)
             try:

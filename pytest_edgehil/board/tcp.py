@@ -3,14 +3,20 @@
 paramiko reads from its socket in slices of 0.1 s for as long as the link exists, so the socket itself is the one place
 that can tell in bounded time that nothing comes any more, whoever is waiting for whatever. It also remembers why the
 link was lost, which paramiko reduces to an end of file.
+
+Silence is no proof on a slow link: the board's answer waits behind what we are sending it. So silence is borne longer
+while much is on its way, unless TCP itself gets no acknowledgements any more, which is what a pulled cable looks like.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import math
 import socket
+import struct
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +24,8 @@ from collections.abc import Iterator
 from pytest_edgehil.board.deadline import Deadline
 from pytest_edgehil.errors import ConnectFailed
 
+_SLOWEST_BYTES_PER_S = 16_000  # a link below this counts as dead while it carries a push
+_MOST_ON_ITS_WAY_BYTES = 2 << 20  # the window that OpenSSH and asyncssh grant: more is never under way
 _EARLY_BYTES = 16_384  # key exchange, login and the first command
 
 
@@ -29,6 +37,8 @@ class WatchedSocket(socket.socket):
             a healthy far side always has something to say.
         lost: why the link is lost, or empty.
         heard_bytes: how much has come in.
+        sent_bytes: how much has gone out.
+        answered_bytes: so much of it has reached the board for sure, since it has answered what came behind.
     """
 
     silence_s: float = math.inf
@@ -37,7 +47,11 @@ class WatchedSocket(socket.socket):
     def __init__(self, connected: socket.socket) -> None:
         super().__init__(connected.family, connected.type, connected.proto, fileno=connected.detach())
         self.heard_bytes = 0
-        self._heard_at = time.monotonic()
+        self.sent_bytes = 0
+        self.answered_bytes = 0
+        self._hurried = False
+        self._acknowledged_bytes = 0
+        self._heard_at = self._acknowledged_at = time.monotonic()
         self._patience = threading.local()
 
     @contextlib.contextmanager
@@ -51,16 +65,25 @@ class WatchedSocket(socket.socket):
 
     def watch(self, silence_s: float) -> None:
         """From now on, `silence_s` without a byte means that the link is dead."""
-        self._heard_at = time.monotonic()
+        self._heard_at = self._acknowledged_at = time.monotonic()
         self.silence_s = silence_s
+
+    @contextlib.contextmanager
+    def hurry(self, silence_s: float) -> Iterator[None]:
+        """Within it, silence is borne for `silence_s` at most, whatever is on its way."""
+        usual_s, self.silence_s, self._hurried = self.silence_s, min(self.silence_s, silence_s), True
+        try:
+            yield
+        finally:
+            self.silence_s, self._hurried = usual_s, False
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         """Like `socket.recv`; raises ConnectionAbortedError when the far side has been silent for too long."""
         try:
             data = super().recv(size, flags)
         except TimeoutError:
-            silent_s = time.monotonic() - self._heard_at
-            if silent_s > self.silence_s:
+            silent_s = self._too_silent_s(time.monotonic())
+            if silent_s:
                 raise self._given_up(f"nothing was heard from the board for {silent_s:.0f} s") from None
             raise
         except OSError as exc:
@@ -80,7 +103,7 @@ class WatchedSocket(socket.socket):
     def send(self, data: bytes, flags: int = 0, /) -> int:  # type: ignore[override]
         """Like `socket.send`; raises ConnectionAbortedError when `patience` is at its end."""
         try:
-            return super().send(data, flags)
+            sent = super().send(data, flags)
         except TimeoutError:
             deadline: Deadline | None = getattr(self._patience, "deadline", None)
             if deadline is not None and deadline.passed():
@@ -90,6 +113,22 @@ class WatchedSocket(socket.socket):
         except OSError as exc:
             self._lose(exc.strerror or str(exc))
             raise
+        self.sent_bytes += sent
+        return sent
+
+    def _too_silent_s(self, now: float) -> float:
+        """For how long the far side has been silent if that is too long, otherwise 0."""
+        silent_s = now - self._heard_at
+        (unacknowledged,) = struct.unpack("i", fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, b"\0" * 4))
+        if self.sent_bytes - unacknowledged != self._acknowledged_bytes:
+            self._acknowledged_bytes = self.sent_bytes - unacknowledged
+            self._acknowledged_at = now
+        stuck = unacknowledged > 0 and now - self._acknowledged_at > self.silence_s
+        on_its_way = min(self.sent_bytes - self.answered_bytes, _MOST_ON_ITS_WAY_BYTES)
+        borne_s = self.silence_s
+        if not self._hurried and not stuck:
+            borne_s += on_its_way / _SLOWEST_BYTES_PER_S
+        return silent_s if silent_s > borne_s else 0.0
 
     def _given_up(self, reason: str) -> ConnectionAbortedError:
         self._lose(reason)
