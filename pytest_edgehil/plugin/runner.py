@@ -9,7 +9,7 @@ beginning of the teardown, while the board is still in our hands.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +28,7 @@ from pytest_edgehil.plugin.allure import sink_of
 from pytest_edgehil.plugin.stash import ATTEMPT
 
 if TYPE_CHECKING:
+    from pytest_edgehil.gates.gate import Gate
     from pytest_edgehil.plugin.attempt import Attempt
     from pytest_edgehil.plugin.workbench import Workbench
 
@@ -99,7 +100,7 @@ class Runner:
                 sample=attempt.dut.sample,
                 measure=attempt.dut.measure_more,
                 clock=time.monotonic,
-                max_seconds=self._workbench.options.measure_s,
+                max_seconds=self._workbench.options.measure_s + _longest_s(attempt.gates),
             )
 
     @pytest.hookimpl(wrapper=True)
@@ -178,6 +179,11 @@ class Runner:
 
 def _needs_board(item: pytest.Item) -> bool:
     return bool(markers.BOARD_FIXTURES & set(getattr(item, "fixturenames", ())))
+
+
+def _longest_s(gates: Sequence[Gate]) -> float:
+    """How long the gates must measure in any case: a soak's hour is not taken from what the others may spend."""
+    return max((getattr(gate, "required_ns", 0) for gate in gates), default=0) / 1e9
 
 
 def _in_one_line(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:

@@ -21,7 +21,7 @@ NOTHING = "sha256:" + "0" * 64
 
 
 def lab_text(*, name: str, boards: int, expiry: str = "5 s", **virtual: Any) -> str:
-    """A lab of virtual boards ``b1`` …; boards with odd numbers are of class ``pi5-8gb-hat2``, the others ``pi5-4gb``."""
+    """A lab of virtual boards ``b1`` …; odd ones are of class ``pi5-8gb-hat2``, even ones ``pi5-4gb``."""
     lines = [f"lab: {name}", f"lease_expiry: {expiry}", "boards:"]
     for number in range(1, boards + 1):
         spec = {"serial": f"{number:016x}", "memory": "2 GiB", **virtual}
