@@ -283,6 +283,36 @@ class Dut:
         )
         return dict(timed.outputs)
 
+    def measure(
+        self, feeds: Mapping[str, Array], *, inferences: int | None = None, seconds: float | None = None
+    ) -> Sample:
+        """Time the same feeds again and again.
+
+        Args:
+            feeds: input name → array, as the model takes them.
+            inferences: end after so many.
+            seconds: end after so long; with both, what comes first. One of them is needed.
+
+        Returns:
+            The sample with them.
+
+        Raises:
+            UserError: neither a number nor a time is given.
+            ModelError, BoardError: as `run`.
+        """
+        self.loaded  # noqa: B018 - says what is missing when there is no model
+        if inferences is None and seconds is None:
+            raise UserError("dut.measure: pass inferences=… or seconds=…")
+        arrays = {name: np.asarray(value) for name, value in feeds.items()}
+        group = Group.of_one(arrays)
+        with self._hands_on():
+            self._warm_up(group)
+            with self._step("measure"):
+                measured = self._measure(group, inferences=inferences, seconds=seconds)
+        self._fed.add_one(arrays)
+        self._note_measured(measured)
+        return self._sample
+
     def evaluate(self, dataset: Dataset, baseline: Baseline | None = None, *, items: int | None = None) -> Evaluation:
         """Feed a held-out set, item by item, time every inference, and compare classes.
 
