@@ -370,7 +370,7 @@ class Machine:
     # --- clockwork
 
     async def _tick(self) -> None:
-        last_s, last_cpu_s, count = time.monotonic(), self.table.cpu_s(), 0
+        last_s, last_cpu_s, count = time.monotonic(), self.table.census().cpu_s, 0
         while True:
             await asyncio.sleep(TICK_S)
             self._console.poll()
@@ -378,18 +378,17 @@ class Machine:
             count += 1
             if count % TICKS_PER_SENSOR_READING or not self.powered:
                 continue
-            now_s, cpu_s = time.monotonic(), self.table.cpu_s()
+            now_s, census = time.monotonic(), self.table.census()
             # bookkeeping lags when a process dies between two looks, so time used can seem to shrink for a moment
-            used = max(cpu_s - last_cpu_s, 0.0) / max(now_s - last_s, 1e-6) / CORES
+            used = max(census.cpu_s - last_cpu_s, 0.0) / max(now_s - last_s, 1e-6) / CORES
             self.die.step(dt_s=now_s - last_s, utilisation=used)
-            last_s, last_cpu_s = now_s, max(cpu_s, last_cpu_s)
+            last_s, last_cpu_s = now_s, max(census.cpu_s, last_cpu_s)
             if self.boot_id is not None:
                 self._sensors.update(self.die, power_w=power_w(self.die.model, used))
-            self._mind_memory()
+            self._mind_memory(census.living)
             self._mind_heat()
 
-    def _mind_memory(self) -> None:
-        processes = self.table.alive()
+    def _mind_memory(self, processes: tuple[ProcessFacts, ...]) -> None:
         limit = self._blueprint.memory_bytes
         # RSS counts shared pages in every process: only when its sum is too high is the dearer, exact PSS asked for
         if sum(facts.rss_bytes for facts in processes) > limit and sum(pss_bytes(facts) for facts in processes) > limit:

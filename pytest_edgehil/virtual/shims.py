@@ -10,6 +10,7 @@ What needs the world outside of the board (a reboot, a signature) is written as 
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -210,4 +211,6 @@ rm -f "$answer"
 
 def python3(interpreter: str) -> str:
     """``python3``: an interpreter of the host, which finds its own environment by its own path."""
-    return f'{_HEAD}exec {shlex.quote(interpreter)} "$@"\n'
+    path = os.environ.get("LD_LIBRARY_PATH")  # some interpreters do not find their own library without it
+    export = "" if path is None else f"export LD_LIBRARY_PATH={shlex.quote(path)}\n"
+    return f'{_HEAD}{export}exec {shlex.quote(interpreter)} "$@"\n'

@@ -13,11 +13,24 @@ import resource
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_edgehil.virtual.processes import ProcessFacts, descendants, look, reap, signal_process
 
 KILL_POLL_S = 0.001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """The board's processes at one moment.
+
+    Args:
+        cpu_s: since the supervisor started; of living, dead and adopted processes.
+    """
+
+    living: tuple[ProcessFacts, ...]
+    cpu_s: float
 
 
 class ProcessTable:
@@ -64,16 +77,18 @@ class ProcessTable:
         self._started[process.pid] = (process, on_exit)
         return process.pid
 
-    def alive(self) -> list[ProcessFacts]:
-        """Every process of the board, zombies left out."""
-        facts = (look(pid) for pid in descendants(os.getpid()))
-        return [fact for fact in facts if fact is not None and fact.state != "Z"]
-
-    def cpu_s(self) -> float:
-        """CPU time that the board's processes have used since the supervisor started: living, dead and adopted ones."""
+    def census(self) -> Census:
+        """Every process of the board, and the CPU time that all of them, the dead included, have used so far."""
         reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
-        living = (look(pid) for pid in descendants(os.getpid()))
-        return reaped.ru_utime + reaped.ru_stime + sum(fact.cpu_s for fact in living if fact is not None)
+        found = [facts for pid in descendants(os.getpid()) if (facts := look(pid)) is not None]
+        return Census(
+            living=tuple(facts for facts in found if facts.state != "Z"),
+            cpu_s=reaped.ru_utime + reaped.ru_stime + sum(facts.cpu_s for facts in found),
+        )
+
+    def alive(self) -> tuple[ProcessFacts, ...]:
+        """Every process of the board, zombies left out."""
+        return self.census().living
 
     def limit_files(self, size_bytes: int | None) -> None:
         """Limit the size of files that the board's processes, present and future, may write; None lifts the limit."""

@@ -791,11 +791,12 @@ def test_what_is_private_is_private(fresh):
 
 
 def test_a_board_deep_in_the_file_system_works_with_a_short_socket(tmp_path):
-    directory = tmp_path.joinpath(*["a-rather-long-directory-name"] * 5)
+    directory = tmp_path.joinpath(*["a rather long 'directory' name"] * 5)
     with running(directory) as up:
         assert len(os.fsencode(up.endpoint.socket)) <= 107
         up.control.power_cycle()
-        reconnect(up)
+        assert reconnect(up, "vcgencmd get_throttled").out == "throttled=0x0\n"
+        assert run_on(up, "rpi-fw-crypto pubkey --key-id 1 --out x && cat x").out.startswith("-----BEGIN PUBLIC KEY")
         where = Path(up.endpoint.socket).parent
     assert not where.exists()
 
