@@ -19,7 +19,7 @@ from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.board.transport import Channel
 from pytest_edgehil.board.trouble import error_of
 from pytest_edgehil.board.zipapp import onboard_zipapp
-from pytest_edgehil.errors import BoardError, CorruptArtifact, DeadlineExceeded, EdgehilError, FlashError, LinkLost
+from pytest_edgehil.errors import BoardError, CorruptArtifact, DeadlineExceeded, FlashError, LinkLost
 from pytest_edgehil.model.artifact import Artifact
 
 BLOCK_BYTES = 2**20
@@ -72,13 +72,13 @@ def push(session: BoardSession, artifact: Artifact, *, on_sent: Callable[[int], 
                     if on_sent is not None:
                         on_sent(sent)
             channel.close_input()
-        except BoardError as problem:
-            # the sink may have ended because it has something to say, which is then the better answer
-            complaint = _last_words(channel, board_id=session.board.id)
-            if complaint is not None:
-                raise complaint from problem
-            raise
-        answer = _answer(channel, board_id=session.board.id, timeout_s=SETTLE_S + artifact.size_bytes / SETTLE_RATE)
+        except BoardError:
+            # The sink may have ended because it has something to say: a complaint, or that somebody else was faster.
+            answer = _last_words(channel, board_id=session.board.id)
+            if answer is None:
+                raise
+        else:
+            answer = _answer(channel, board_id=session.board.id, timeout_s=SETTLE_S + artifact.size_bytes / SETTLE_RATE)
         if answer.text("digest") != artifact.digest:
             raise FlashError(
                 f"{session.board.id}: the board stored {answer.text('digest')}, sent was {artifact.digest}"
@@ -110,15 +110,16 @@ def _answer(channel: Channel, *, board_id: str, timeout_s: float) -> Fields:
     return fields
 
 
-def _last_words(channel: Channel, *, board_id: str) -> EdgehilError | None:
-    """The sink's own complaint after sending failed; None when the link itself is gone."""
+def _last_words(channel: Channel, *, board_id: str) -> Fields | None:
+    """The sink's own answer after sending failed; None when the link itself is gone.
+
+    Raises:
+        EdgehilError: what it complains of.
+    """
     try:
-        _answer(channel, board_id=board_id, timeout_s=LAST_WORDS_S)
+        return _answer(channel, board_id=board_id, timeout_s=LAST_WORDS_S)
     except (LinkLost, DeadlineExceeded):
         return None
-    except EdgehilError as complaint:
-        return complaint
-    return None
 
 
 def _blocks(path: Path, *, expected: str) -> Iterator[bytes]:

@@ -115,7 +115,7 @@ def bundle(
     files: Mapping[str, bytes],
     *,
     track: Track = Track.MODEL,
-    format: str = "onnx",
+    kind: str = "onnx",
     runtime: str | None = "onnxruntime",
     entry: str | None = None,
     name: str = "tiny",
@@ -133,7 +133,7 @@ def bundle(
         "name": name,
         "version": version,
         "track": track.value,
-        "format": format,
+        "format": kind,
         "quantisation": "fp32" if track is Track.MODEL else "none",
         "target": {
             "name": "any",
@@ -151,14 +151,15 @@ def bundle(
         **(change or {}),
     }
     data = archive([("manifest.json", json.dumps(fields).encode()), *sorted(files.items())], executable=executable)
-    path = directory / f"{name}-{version}-any-{fields['quantisation']}.tar.gz"
+    path = directory / digest(data)[7:15] / f"{name}-{version}-any-{fields['quantisation']}.tar.gz"
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     manifest = Manifest(
         schema=1,
         name=name,
         version=version,
         track=track,
-        format=format,
+        format=kind,
         quantisation=str(fields["quantisation"]),
         target=Target(name="any", board_classes=("*",), architectures=architectures, runtime=runtime),
         files=tuple(FileEntry(**one) for one in entries),

@@ -37,7 +37,7 @@ def firmware_bundle(home: Home, directory, *, version="2.0", health: bytes | Non
         directory,
         files,
         track=Track.FIRMWARE,
-        format="firmware-tree",
+        kind="firmware-tree",
         runtime=None,
         entry="firmware.json",
         name="edge-os",
@@ -112,7 +112,7 @@ def test_a_firmware_on_trial_proves_itself(home, bench, tmp_path):
     ],
     ids=["fell back", "no trial", "unwell"],
 )
-def test_a_firmware_that_must_not_be_committed(home, bench, tmp_path, booted, tryboot, health, reason):
+def test_a_firmware_that_must_not_be_committed(home, bench, tmp_path, *, booted, tryboot, health, reason):
     digest = firmware_bundle(home, tmp_path, health=health)
     firmware.write(home, digest, 3)
     bench.booted(booted, tryboot=tryboot)

@@ -32,10 +32,9 @@ def read_on_board(data: bytes) -> list[tuple[dict, bytes]] | str:
         while (frame := reader.read()) is not None:
             found.append((frame[0], bytes(frame[1])))
     except Problem as problem:
-        assert problem.fatal
         while os.read(ours, 65536):
             continue
-        return problem.code
+        return problem.code if problem.fatal else f"{problem.code}, but not fatal"
     finally:
         writer.join()
         os.close(ours)

@@ -1,0 +1,355 @@
+"""The DUT: what becomes of what a test feeds, and of a board that breaks under it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.boards import SERIAL, BenchBoard, linear_model, model_bundle
+from support.rebooting import Rebooting
+
+from pytest_edgehil.artifacts.dataset import Dataset
+from pytest_edgehil.artifacts.reference import OnnxSession
+from pytest_edgehil.artifacts.replay import Trace, build_replay
+from pytest_edgehil.board.dut import CRITICAL_C, Dut
+from pytest_edgehil.board.session import BoardSession
+from pytest_edgehil.errors import (
+    BoardCrashed,
+    DatasetError,
+    Fenced,
+    LinkLost,
+    ModelError,
+    OutOfMemory,
+    Overheated,
+    UserError,
+)
+from pytest_edgehil.model import Combo, Demand
+
+MS = 1_000_000
+X = {"x": np.linspace(-1, 1, 4, dtype=np.float32).reshape(1, 4)}
+
+
+class Console:
+    def __init__(self) -> None:
+        self.said = ""
+
+    @property
+    def position(self) -> int:
+        return len(self.said)
+
+    def text(self, since: int = 0) -> str:
+        return self.said[since:]
+
+    def crash_reason(self, since: int = 0) -> str | None:
+        return self.said[since:].strip() or None
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return BenchBoard(tmp_path / "board")
+
+
+@pytest.fixture
+def world(bench):
+    world = Rebooting(bench)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def session(bench, world):
+    session = BoardSession(bench.board, token=1, holder="me", connect=world.connect)
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def model(tmp_path):
+    return model_bundle(tmp_path)
+
+
+@pytest.fixture
+def dut(session, model):
+    with Dut.open(session, combo=Combo(model=model)) as dut:
+        yield dut
+
+
+def dataset(items: int = 40, *, seed: int = 3) -> Dataset:
+    random = np.random.default_rng(seed)
+    inputs = random.normal(size=(items, 4)).astype(np.float32)
+    return Dataset.of_arrays("set", {"x": inputs}, random.integers(0, 3, items))
+
+
+def replay(directory, **fields):
+    return build_replay(Trace(**{"latencies_ns": (5 * MS,), **fields}), name="trace", version="1", out_dir=directory)
+
+
+# --- what a test does --------------------------------------------------------------------------------------
+
+
+def test_opening_flashes_and_loads_in_steps_and_says_which_board_it_is(session, model):
+    steps = []
+
+    @contextlib.contextmanager
+    def step(name):
+        steps.append(name)
+        yield
+
+    with Dut.open(session, combo=Combo(model=model), step=step) as dut:
+        assert steps == ["flash", "load"]
+        assert dut.sample.n == 0
+        assert len(dut.sample.cold_starts) == 1
+        assert dut.sample.artifact_size_bytes == model.size_bytes
+        assert dut.sample.conditions is None
+        assert (dut.ref.id, dut.ref.serial, dut.ref.firmware) == ("bench", SERIAL, "edge-os 1.0")
+        assert dut.ref.runtime.startswith("onnxruntime ")
+        dut.run(X)
+        assert steps[2:] == ["warm-up"]
+        dut.run(X)
+        dut.measure(X, inferences=3)
+        assert steps[2:] == ["warm-up", "measure"]
+
+
+def test_an_inference_is_timed_where_it_runs_and_becomes_part_of_the_sample(dut):
+    outputs = dut.run(X)
+    np.testing.assert_array_equal(outputs["logits"], OnnxSession(linear_model(), label="here").run(X)["logits"])
+    before = dut.sample
+    dut.run(X)
+    assert (before.n, dut.sample.n) == (1, 2)
+    assert dut.sample.duration_s == pytest.approx(dut.sample.latencies_ns.sum() / 1e9)
+    assert dut.sample.conditions.runtime == "onnxruntime"
+    assert dut.sample.peak_rss_bytes >= dut.sample.cold_starts[0].peak_rss_bytes
+
+
+def test_a_held_out_set_is_compared_with_labels_and_baseline(dut):
+    items = dataset()
+    here = OnnxSession(linear_model(), label="same")
+    found = dut.evaluate(items, here)
+    logits = here.evaluate(items.inputs)["logits"]
+    np.testing.assert_array_equal(found.outputs["logits"], logits)
+    np.testing.assert_array_equal(found.correct, logits.argmax(axis=1) == items.labels)
+    assert found.agreed.all()
+    assert (found.agreement, found.accuracy) == (1.0, found.correct.mean())
+    sample = dut.sample
+    assert sample.n == 40
+    assert sample.evaluated_of == 40
+    np.testing.assert_array_equal(sample.correct, sample.baseline_correct)
+
+
+def test_another_baseline_disagrees_where_its_classes_differ(dut):
+    items, other = dataset(200), OnnxSession(linear_model(seed=9), label="other")
+    found = dut.evaluate(items, other)
+    np.testing.assert_array_equal(
+        found.agreed, found.predicted == other.evaluate(items.inputs)["logits"].argmax(axis=1)
+    )
+    assert 0 < found.agreement < 1
+
+
+def test_the_baseline_of_the_dut_is_taken_unless_another_is_named(session, model):
+    with Dut.open(session, combo=Combo(model=model), baseline=OnnxSession(linear_model(), label="b")) as dut:
+        assert dut.evaluate(dataset()).agreement == 1.0
+        assert dut.evaluate(dataset(), OnnxSession(linear_model(seed=9), label="o")).agreement < 1.0
+
+
+def test_outputs_that_are_no_number_agree_with_nothing(session, tmp_path):
+    class Nan:
+        def evaluate(self, inputs):
+            return {"logits": np.full((len(inputs["x"]), 3), np.nan, dtype=np.float32)}
+
+    with Dut.open(session, combo=Combo(model=model_bundle(tmp_path))) as dut:
+        items = Dataset(name="nan", digest="", inputs={"x": np.full((3, 4), np.nan, np.float32)})
+        found = dut.evaluate(items, Nan())
+        assert found.predicted.tolist() == [-1, -1, -1]
+        assert found.agreement == 0.0
+
+
+def test_a_set_can_be_taken_in_parts_and_gates_get_the_rest(dut):
+    items = dataset(30)
+    first = dut.evaluate(items, OnnxSession(linear_model(), label="b"), items=10)
+    assert (len(first.predicted), first.of) == (10, 30)
+    sample = dut.measure_more(Demand(evaluations=15))
+    assert (sample.agreed.size, sample.correct.size, sample.evaluated_of, sample.n) == (25, 25, 30, 25)
+    sample = dut.measure_more(Demand(evaluations=100))
+    assert (sample.agreed.size, sample.n) == (30, 30)
+    np.testing.assert_array_equal(
+        sample.correct,
+        OnnxSession(linear_model(), label="b").evaluate(items.inputs)["logits"].argmax(1) == items.labels,
+    )
+    assert dut.measure_more(Demand(evaluations=5)).n == 30
+    with pytest.raises(DatasetError):
+        dut.evaluate(items, items=0)
+
+
+def test_more_is_what_the_body_fed_again(dut):
+    dut.run(X)
+    assert dut.measure_more(Demand(inferences=50)).n == 51
+    dut.evaluate(dataset(20))
+    assert dut.measure_more(Demand(inferences=100)).n == 171
+    longer = dut.measure_more(Demand(seconds=0.6))
+    assert longer.duration_s >= 0.5
+    assert (np.diff(longer.starts_ns) > 0).all()
+
+
+def test_feeds_of_different_shapes_share_the_demand(session, tmp_path):
+    with Dut.open(session, combo=Combo(model=replay(tmp_path))) as dut:
+        for length in (1, 2, 3):
+            dut.run({"x": np.zeros((1, length), np.float32)})
+        assert dut.measure_more(Demand(inferences=100)).n == 103
+        assert dut.measure_more(Demand(inferences=1)).n == 104
+
+
+def test_cold_starts_are_real_ones(dut):
+    dut.run(X)
+    sample = dut.measure_more(Demand(cold_starts=2))
+    assert len(sample.cold_starts) == 3
+    assert len({one.load_ns for one in sample.cold_starts}) == 3
+    assert (sample.n, sample.conditions.restarts) == (1, 0)
+    assert dut.run(X)["logits"].shape == (1, 3)
+
+
+def test_a_recording_is_played_by_the_numbers_without_a_warm_up(session, tmp_path):
+    recorded = replay(
+        tmp_path, latencies_ns=(5 * MS, 7 * MS), temperature_c=(61.5,), throttled=(0, 0, 0, 4), rss_bytes=(2**20,),
+        peak_rss_bytes=3 * 2**20, load_ns=9 * MS, outputs={"y": [[0, 1], [1, 0]]}, period_s=0.5,
+    )  # fmt: skip
+    with Dut.open(session, combo=Combo(model=recorded)) as dut:
+        items = Dataset.of_arrays("s", {"x": np.zeros((4, 1), np.float32)}, np.array([1, 0, 1, 1]))
+        assert dut.evaluate(items).correct.tolist() == [True, True, True, False]
+        sample = dut.measure_more(Demand(seconds=3600))
+        assert sample.latencies_ns[:4].tolist() == [5 * MS, 7 * MS, 5 * MS, 7 * MS]
+        assert sample.replayed
+        assert sample.cold_starts[0].load_ns == 9 * MS
+        assert sample.peak_rss_bytes == 3 * 2**20
+        assert sample.duration_s == pytest.approx(3600, abs=0.1)
+        assert len(sample.readings) == 7201
+        assert {row.temperature_c for row in sample.readings} == {61.5}
+        assert sample.conditions.throttled_before == 0
+
+
+def test_nothing_fed_means_nothing_to_repeat(dut):
+    with pytest.raises(UserError, match="fed nothing"):
+        dut.measure_more(Demand(inferences=1))
+
+
+def test_without_a_model_there_is_nothing_to_run(session):
+    with Dut.open(session, combo=Combo()) as dut:
+        assert dut.ref.runtime is None
+        for call in (lambda: dut.run(X), lambda: dut.evaluate(dataset()), lambda: dut.measure(X, inferences=1)):
+            with pytest.raises(UserError, match="no model is flashed"):
+                call()
+
+
+def test_a_measurement_needs_an_end(dut):
+    with pytest.raises(UserError, match="inferences"):
+        dut.measure(X)
+
+
+def test_wrong_feeds_do_not_break_the_board(dut):
+    with pytest.raises(ModelError, match="takes x float32"):
+        dut.run({"y": X["x"]})
+    assert dut.broken is None
+    dut.run(X)
+
+
+def test_the_next_dut_takes_the_session_over_and_sees_nothing_of_this_one(session, model, tmp_path):
+    with Dut.open(session, combo=Combo(model=model)) as dut:
+        dut.measure(X, seconds=1.2)
+    with Dut.open(session, combo=Combo(model=replay(tmp_path))) as other:
+        assert other.flashed.activated
+        assert (other.sample.n, other.sample.readings) == (0, ())
+        other.run(X)
+        assert other.sample.replayed
+
+
+# --- a board that breaks ------------------------------------------------------------------------------------
+
+
+def soon(call, *arguments) -> threading.Timer:
+    timer = threading.Timer(0.4, call, arguments)
+    timer.start()
+    return timer
+
+
+def test_a_cut_link_is_told_and_everything_after_it_says_the_same(dut, world):
+    timer = soon(world.opened[-1].cut)
+    with pytest.raises(LinkLost):
+        dut.measure(X, seconds=600)
+    timer.join()
+    assert isinstance(dut.broken, LinkLost)
+    for call in (lambda: dut.run(X), lambda: dut.measure_more(Demand(cold_starts=1)), lambda: dut.attest(b"{}")):
+        with pytest.raises(LinkLost):
+            call()
+
+
+def test_a_panic_on_the_console_is_a_crash(session, world, model):
+    console = Console()
+    with Dut.open(session, combo=Combo(model=model), console=console) as dut:
+
+        def panic() -> None:
+            console.said += "Kernel panic - not syncing: test"
+            world.opened[-1].cut()
+
+        timer = soon(panic)
+        with pytest.raises(BoardCrashed, match="Kernel panic"):
+            dut.measure(X, seconds=600)
+        timer.join()
+        assert isinstance(dut.broken, BoardCrashed)
+        assert dut.console_text.startswith("Kernel panic")
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGKILL, OutOfMemory), (signal.SIGABRT, ModelError)], ids=["SIGKILL", "SIGABRT"]
+)
+def test_how_the_models_process_died_decides_whom_to_blame(dut, bench, number, error):
+    timer = soon(lambda: os.kill(child_below(bench), number))
+    with pytest.raises(error):
+        dut.measure(X, seconds=600)
+    timer.join()
+    assert (dut.broken is not None) == (error is OutOfMemory)
+
+
+def child_below(bench) -> int:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().split(b"\0")[-2:-1] == [b"child"] and (path.parent / "cwd").readlink() == bench.home:
+                return int(path.parent.name)
+        except OSError:
+            continue
+    raise AssertionError("the model has no process")
+
+
+def test_a_board_beyond_its_critical_temperature_is_not_measured_on(dut, bench):
+    bench.put("sys/class/thermal/thermal_zone0/temp", f"{int(CRITICAL_C * 1000) + 500}\n")
+    with pytest.raises(Overheated, match=r"110\.5 °C"):
+        dut.measure(X, seconds=600)
+    assert isinstance(dut.broken, Overheated)
+
+
+def take_over(session) -> None:
+    session.client.status()
+
+
+def test_a_revived_holder_is_stopped(dut, bench):
+    other = BoardSession(bench.board, token=9, holder="other", connect=bench.connect)
+    timer = soon(take_over, other)
+    with pytest.raises(Fenced, match="token 9 of other"):
+        dut.measure(X, seconds=600)
+    timer.join()
+    transport = other.transport
+    other.close()
+    transport.close()
+
+
+def test_a_board_that_broke_while_it_was_opened_leaves_nothing_open(session, world, model):
+    world.comes_up = True
+    session.client.status()
+    world.opened[-1].cut()
+    with pytest.raises(LinkLost):
+        Dut.open(session, combo=Combo(model=model))
+    with Dut.open(session, combo=Combo(model=model)) as again:
+        again.run(X)
