@@ -109,7 +109,11 @@ class Attempt:
         """The board's failure, if that is what ended this attempt."""
         if isinstance(self.error, BoardError):
             return self.error
-        # a board that broke is why the test failed, also where the test caught the board's error
+        return self.broken
+
+    @property
+    def broken(self) -> BoardError | None:
+        """Why the DUT cannot be used any more, also where the test caught that error itself."""
         return None if self.dut is None else self.dut.broken
 
     @property
@@ -121,10 +125,10 @@ class Attempt:
     @property
     def status(self) -> Status:
         """How this attempt ended."""
-        if self.skipped:
-            return Status.SKIPPED
         if self.board_error is not None:
             return Status.INFRASTRUCTURE
+        if self.skipped and self.error is None:
+            return Status.SKIPPED
         return _status_of(self.error)
 
     def record(self) -> TestRecord:
@@ -138,7 +142,7 @@ class Attempt:
             attempt=self.number,
             requeued=self.requeued,
             worker=self.worker,
-            message="" if status is Status.PASSED else self.skipped or _one_line(self.board_error or self.error),
+            message="" if status is Status.PASSED else _one_line(self.board_error or self.error) or self.skipped,
             board=self.board,
             combo=tuple(artifact_ref(one) for one in self.combo.artifacts),
             gates=tuple(GateUse(name=gate.name, arguments=gate.arguments()) for gate in self.gates),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,10 @@ class Controller:
         if told is not None:
             from pytest_edgehil.model.record import TestRecord
 
-            self.records.append(TestRecord.from_json(told))
+            record = TestRecord.from_json(told)
+            self.records.append(record)
+            if record.requeued:
+                return  # that was not its result yet
         if report.when != "setup" or not report.passed:
             self._seen.add(report.nodeid)
 
@@ -77,8 +81,15 @@ class Controller:
 
     # --- the end -------------------------------------------------------------------------------------
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        # also after an interrupt in which a fixture's teardown raised, and before the terminal's summary
+        try:
+            return (yield)
+        finally:
+            self._finish(session)
+
+    def _finish(self, session: pytest.Session) -> None:
         if session.config.option.collectonly or session.config.getoption("setuponly", False):
             return
         try:

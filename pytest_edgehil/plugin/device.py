@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_edgehil.errors import ConfigError
 from pytest_edgehil.plugin import evidence
 
 if TYPE_CHECKING:
@@ -32,11 +33,20 @@ def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | N
 
 
 def conclude(attempt: Attempt, workbench: Workbench) -> None:
-    """Before the DUT is gone: keep what it measured, and have the board sign it if a report was asked for."""
+    """Before the DUT is gone: keep what it measured, and have the board sign it if a report was asked for.
+
+    Raises:
+        ConfigError: the report directory cannot be written to.
+        BoardError: the board broke.
+    """
     assert attempt.dut is not None
     if workbench.options.report is None:
         return
     run = workbench.run
     info = evidence.run_info(workbench.options, run_id=run.run_id, started_at=run.started_at)
     with attempt.step("attest"):
-        evidence.attest(attempt, info, report=workbench.options.report)
+        try:
+            evidence.attest(attempt, info, report=workbench.options.report)
+        except OSError as problem:
+            where = problem.filename or workbench.options.report
+            raise ConfigError(f"--edgehil-report: {where} cannot be written: {problem.strerror}") from problem

@@ -37,7 +37,14 @@ def _workbench(request: pytest.FixtureRequest) -> Workbench:
 
 
 def _attempt(request: pytest.FixtureRequest) -> Attempt:
-    attempt: Attempt = request.node.stash[ATTEMPT]
+    attempt: Attempt | None = request.node.stash.get(ATTEMPT, None)
+    if attempt is None:
+        # too late: such a test runs under pytest's own protocol, and could not be put back when its board breaks
+        pytest.fail(
+            f"{request.node.name} asks for {request.fixturename!r} with getfixturevalue only; name 'board' or 'dut' "
+            "among its arguments, or mark it with @pytest.mark.usefixtures('board')",
+            pytrace=False,
+        )
     return attempt
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_edgehil.errors import BoardError, LabFileError
+from pytest_edgehil.errors import BoardError, ConfigError, LabFileError
 from pytest_edgehil.model.board import Board, Environment
 from pytest_edgehil.model.record import BoardRef
 
@@ -161,7 +162,11 @@ class Holding:
             self._running = start(self._board, directory=directory)
             self._board = self._running.board
         if self._board.console is not None:
-            self._console_log.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._console_log.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as problem:
+                where = problem.filename or self._console_log.parent
+                raise ConfigError(f"--edgehil-report: {where} cannot be written: {problem.strerror}") from problem
             self._console = Console.open(self._board.console, log_path=self._console_log, board_id=self.id)
 
     def check(self) -> None:
@@ -179,12 +184,16 @@ class Holding:
         return None if self._console is None else self._console.crash_reason()
 
     def close(self) -> None:
-        """Let go of everything, the lease last. Safe to call twice."""
-        self.forget_link()
-        if self._console is not None:
-            self._console.close()
-        if self._running is not None:
-            self._running.stop()
+        """Let go of everything, the lease last and in any case. Safe to call twice."""
+        with contextlib.ExitStack() as last_first:
+            last_first.callback(self._give_back)
+            if self._running is not None:
+                last_first.callback(self._running.stop)
+            if self._console is not None:
+                last_first.callback(self._console.close)
+            last_first.callback(self.forget_link)
+
+    def _give_back(self) -> None:
         try:
             self._reservation.release()
         except BoardError as problem:

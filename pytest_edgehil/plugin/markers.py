@@ -32,6 +32,7 @@ BOARD = (
 )
 DUT_FIXTURES = frozenset({"dut"})
 BOARD_FIXTURES = frozenset({"board", "dut", "console"})
+COMBO_FIXTURES = BOARD_FIXTURES | {"combo", "baseline"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

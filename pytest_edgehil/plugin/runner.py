@@ -4,6 +4,10 @@ A test that asks for a board runs under our own protocol: when the *board* broke
 test is put back once and runs on another one. Gates are judged after the body has passed, inside pytest's call
 phase, so that a missed gate is a failure of the test. A statement about the test is signed by the board at the
 beginning of the teardown, while the board is still in our hands.
+
+What a requeued attempt did is logged as one report, ``requeued``: neither passed nor failed, so that counts, ``-x``
+and JUnit see every test once. What a test makes of a broken board (an assertion, a skip, an expected failure, or
+nothing at all) does not count; fixtures of its class, module and session stay set up for the second attempt.
 """
 
 from __future__ import annotations
@@ -13,9 +17,10 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from _pytest.runner import runtestprotocol  # the public hook has no way to run a test without logging it
+from _pytest.runner import call_and_report, runtestprotocol  # the public hook cannot run a test without logging it
 
 from pytest_edgehil.errors import (
+    BoardError,
     EdgehilError,
     GateFailure,
     Inconclusive,
@@ -45,7 +50,7 @@ class Runner:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-        if not _needs_board(item):
+        if not _is_ours(item):
             return None
         from pytest_edgehil.plugin.attempt import Attempt
 
@@ -59,10 +64,8 @@ class Runner:
                 requirement=markers.merged(markers.requirement_of(item.iter_markers()), self._workbench.options.board),
                 directory=self._workbench.run.directory,
             )
-            reports = runtestprotocol(item, log=False, nextitem=nextitem)
-            for report in reports:
-                if attempt.requeued and report.failed:
-                    report.outcome = REQUEUED  # type: ignore[assignment]
+            reports = self._phases(item, nextitem, attempt)
+            for report in [_requeued(reports)] if attempt.requeued else reports:
                 item.ihook.pytest_runtest_logreport(report=report)
             item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
             if not attempt.requeued:
@@ -70,30 +73,63 @@ class Runner:
         self._give_back_if_unfit(nextitem)
         return True
 
+    def _phases(self, item: pytest.Item, nextitem: pytest.Item | None, attempt: Attempt) -> list[pytest.TestReport]:
+        """Set up, call and tear down as pytest does, but keep for a second attempt what is not the test's own."""
+        if item.config.getoption("setupshow", False):
+            return runtestprotocol(item, log=False, nextitem=nextitem)
+        test: Any = item  # pytest's functions have a request that must be made anew for another attempt
+        try:
+            if hasattr(test, "_request") and not test._request:  # noqa: SLF001 - as pytest and rerunfailures do
+                test._initrequest()  # noqa: SLF001
+            reports = [call_and_report(item, "setup", log=False)]
+            if reports[0].passed:
+                reports.append(call_and_report(item, "call", log=False))
+            after: Any = None if item.session.shouldfail or item.session.shouldstop else nextitem
+            attempt.requeued = self._goes_again(attempt)
+            if attempt.requeued:
+                after = item.parent
+            reports.append(call_and_report(item, "teardown", log=False, nextitem=after))
+        finally:
+            if hasattr(test, "_request"):
+                test._request, test.funcargs = False, None  # noqa: SLF001
+        return reports
+
     def _give_back_if_unfit(self, nextitem: pytest.Item | None) -> None:
         """A board that the next test has no use for must not stay in our hands while others wait for it."""
-        if nextitem is None:
+        if nextitem is None or not markers.BOARD_FIXTURES & set(getattr(nextitem, "fixturenames", ())):
             self._workbench.let_go()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        result = yield
         attempt = item.stash.get(ATTEMPT, None)
-        if attempt is not None and attempt.dut is not None:
-            from pytest_edgehil.plugin.attempt import failure_of
-
+        if attempt is None:
+            return (yield)
+        try:
+            result = yield
+        except pytest.exit.Exception:
+            raise
+        except (Exception, pytest.fail.Exception, pytest.skip.Exception) as problem:
+            if attempt.broken is None or isinstance(problem, BoardError):
+                raise
+            # whatever the test made of it: its board had broken before
+            raise attempt.broken from problem
+        if attempt.broken is not None:
+            raise attempt.broken
+        if attempt.dut is not None and attempt.gates:
             self._judge(attempt)
-            problem = failure_of(attempt.verdicts)
-            if problem is not None:
-                raise problem
+        if attempt.holding is not None:
+            attempt.holding.check()
+        from pytest_edgehil.plugin.attempt import failure_of
+
+        failure = failure_of(attempt.verdicts)
+        if failure is not None:
+            raise failure
         return result
 
     def _judge(self, attempt: Attempt) -> None:
         from pytest_edgehil.gates.judging import judge
 
         assert attempt.dut is not None
-        if not attempt.gates:
-            return
         with attempt.step("judge"):
             _, attempt.verdicts = judge(
                 attempt.gates,
@@ -113,7 +149,7 @@ class Runner:
                 conclude(attempt, self._workbench)
             except EdgehilError as problem:
                 attempt.note_error(problem)
-                yield
+                yield  # the fixtures must be torn down all the same
                 raise
         return (yield)
 
@@ -127,6 +163,10 @@ class Runner:
             return report
         if call.excinfo is not None:
             problem = call.excinfo.value
+            if report.skipped and isinstance(problem, BoardError):
+                # an expected failure is expected of the model, not of the board
+                report.outcome = "failed"
+                del report.wasxfail
             if report.skipped:
                 attempt.skipped = getattr(report, "wasxfail", "") or str(problem)
             else:
@@ -135,6 +175,8 @@ class Runner:
                     # one line instead of a traceback: the user's mistake, the board's or the model's, not the code's
                     report.longrepr = _in_one_line(call.excinfo)
             _attach_console(report, attempt)
+        elif report.failed:
+            attempt.note_error(pytest.fail.Exception(str(report.longrepr)))  # it passed against xfail(strict=True)
         if report.when == "teardown":
             self._conclude_attempt(attempt)
             self._mark(report, attempt, item)
@@ -147,14 +189,27 @@ class Runner:
         problem = attempt.board_error
         if problem is None:
             return
-        broken = attempt.holding.id if attempt.holding is not None and attempt.blames_board else None
-        if broken is not None:
-            attempt.quarantined = str(problem)
-            self._workbench.condemn(str(problem))
-        else:
+        if not attempt.blames_board:
             self._workbench.let_go()
-        if attempt.number < ATTEMPTS and not isinstance(problem, LeaseTimeout) and attempt.holding is not None:
-            attempt.requeued = self._workbench.another_board(attempt.requirement, attempt.combo, than=broken)
+        else:
+            try:
+                self._workbench.condemn(str(problem))
+                attempt.quarantined = str(problem)
+            except EdgehilError as trouble:
+                # an exception in this hook would be an internal error that hides both
+                attempt.error = type(problem)(f"{problem}; and the board could not be quarantined: {trouble}")
+        # it may have broken in the teardown only
+        attempt.requeued = attempt.requeued or self._goes_again(attempt)
+
+    def _goes_again(self, attempt: Attempt) -> bool:
+        problem, holding = attempt.board_error, attempt.holding
+        if problem is None or holding is None or attempt.number >= ATTEMPTS or isinstance(problem, LeaseTimeout):
+            return False
+        than = holding.id if attempt.blames_board else None
+        try:
+            return self._workbench.another_board(attempt.requirement, attempt.combo, than=than)
+        except EdgehilError:
+            return False  # the lab's books cannot be read: the attempt's own error says what broke first
 
     def _mark(self, report: pytest.TestReport, attempt: Attempt, item: pytest.Item) -> None:
         from pytest_edgehil.reporting.junit import properties
@@ -173,12 +228,27 @@ class Runner:
         if report.failed:
             report.edgehil_status = attempt.status.value  # type: ignore[attr-defined]
 
-    def pytest_sessionfinish(self) -> None:
-        self._workbench.close()
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self) -> Generator[None, object, object]:
+        # after an interrupt, pytest tears down the last test's fixtures in this hook: they still need their board
+        try:
+            return (yield)
+        finally:
+            self._workbench.close()
 
 
-def _needs_board(item: pytest.Item) -> bool:
-    return bool(markers.BOARD_FIXTURES & set(getattr(item, "fixturenames", ())))
+def _is_ours(item: pytest.Item) -> bool:
+    return bool(markers.COMBO_FIXTURES & set(getattr(item, "fixturenames", ())))
+
+
+def _requeued(reports: Sequence[pytest.TestReport]) -> pytest.TestReport:
+    """One report for an attempt that does not count: the first that says what happened, with the attempt's record."""
+    last = reports[-1]
+    shown = next((one for one in reports if not one.passed), last)
+    shown.outcome = REQUEUED  # type: ignore[assignment]
+    shown.when = "call"  # a teardown would close the test's case in JUnit
+    shown.edgehil_record = last.edgehil_record  # type: ignore[attr-defined]
+    return shown
 
 
 def _longest_s(gates: Sequence[Gate]) -> float:

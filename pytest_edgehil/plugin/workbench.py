@@ -185,10 +185,16 @@ class Workbench:
         return any(board.id in usable and board.id != than for board in fitting)
 
     def condemn(self, reason: str) -> None:
-        """Quarantine the board in our hands and let go of it."""
+        """Quarantine the board in our hands and let go of it, also if it cannot be quarantined.
+
+        Raises:
+            LeaseError: the lease store cannot be reached.
+        """
         if self._holding is not None:
-            self.store.quarantine(self._holding.id, reason=reason, by=self.holder)
-            self.let_go()
+            try:
+                self.store.quarantine(self._holding.id, reason=reason, by=self.holder)
+            finally:
+                self.let_go()
 
     def let_go(self) -> None:
         """Give the board back, if we have one."""

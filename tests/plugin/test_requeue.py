@@ -1,0 +1,244 @@
+"""A test whose board broke is put back once: whoever notices the broken board, and whatever the test did about it.
+
+Every case below cuts the power of its first board, and is content with the second one. All of them run in one pytest
+run (alone, and with two workers); the tests of this module look at what came of it from different sides.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from support.farm import replay_artifact
+from support.standing_farm import StandingFarm
+
+WORKERS = pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
+
+PRELUDE = """
+    import os
+    import subprocess
+    import sys
+    import time
+    from pathlib import Path
+
+    import numpy as np
+    import pytest
+
+    from pytest_edgehil.errors import BoardError
+    from pytest_edgehil.model import Demand, Fault
+
+    X = {"image": np.ones((1, 4), dtype=np.float32)}
+    HERE = Path(__file__).parent
+
+    def first_time(request):
+        try:
+            (HERE / f"{request.node.name}.first").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def breaks_once(request, board):
+        if first_time(request):
+            board.virtual.inject(Fault(kind="power-cut"))
+
+    def note(text):
+        with (HERE / "noted").open("a") as file:
+            file.write(f"{os.getpid()} {text}\\n")
+
+    def lasting(scope):
+        @pytest.fixture(scope=scope)
+        def fixture():
+            note(f"{scope} up")
+            yield scope
+            note(f"{scope} down")
+        return fixture
+
+    of_session, of_module, of_class = lasting("session"), lasting("module"), lasting("class")
+"""
+
+SUITE = (
+    PRELUDE
+    + """
+    pytestmark = [pytest.mark.combo(model="steady"), pytest.mark.usefixtures("of_session", "of_module")]
+
+    @pytest.fixture
+    def prepared(request, board):
+        breaks_once(request, board)
+        assert board.run("true").exit_status == 0
+
+    def test_in_setup(prepared):
+        pass
+
+    def test_in_call(request, board, dut):
+        dut.run(X)
+        breaks_once(request, board)
+        dut.run(X)
+
+    @pytest.fixture
+    def tidied(request, board):
+        yield
+        breaks_once(request, board)
+        assert board.run("true").exit_status == 0
+
+    def test_in_teardown(tidied):
+        pass
+
+    def test_swallowed(request, board, dut):
+        breaks_once(request, board)
+        try:
+            dut.run(X)
+        except BoardError:
+            pass
+
+    def test_assertion_after_it_broke(request, board, dut):
+        breaks_once(request, board)
+        try:
+            answer = dut.run(X)
+        except BoardError:
+            answer = None
+        assert answer is not None
+
+    def test_skip_after_it_broke(request, board, dut):
+        breaks_once(request, board)
+        try:
+            dut.run(X)
+        except BoardError as problem:
+            pytest.skip(str(problem))
+
+    @pytest.mark.xfail(reason="the model is known to be wrong", strict=True)
+    def test_expected_failure(request, board, dut):
+        breaks_once(request, board)
+        assert dut.run(X)["logits"].sum() == 99
+
+    @pytest.mark.p95_latency("12 ms")
+    def test_gate(request, board, dut):
+        dut.run(X)
+        breaks_once(request, board)
+
+    class TestClass:
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_parametrised(self, request, of_class, number, board, dut):
+            note(f"class has {of_class}")
+            if number == 1:
+                breaks_once(request, board)
+            dut.run(X)
+
+    def test_last(of_module, of_session, board):
+        assert board.run("true").exit_status == 0
+"""
+)
+
+BREAKING = {
+    "test_in_setup",
+    "test_in_call",
+    "test_in_teardown",
+    "test_swallowed",
+    "test_assertion_after_it_broke",
+    "test_skip_after_it_broke",
+    "test_expected_failure",
+    "test_gate",
+    "test_parametrised[1]",
+}
+CALM = {"test_parametrised[2]", "test_last"}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one run of the suite left behind."""
+
+    farm: StandingFarm
+    result: pytest.RunResult
+    attempts: dict[str, list[dict[str, Any]]]
+    states: dict[str, dict[str, Any]]
+
+    @property
+    def noted(self) -> list[str]:
+        return (self.farm.path / "noted").read_text().splitlines()
+
+
+@pytest.fixture(scope="module", params=[(), ("-n2",)], ids=["alone", "n2"])
+def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    farm = StandingFarm(tmp_path_factory.mktemp("requeue"))
+    farm.boards(len(BREAKING) + 2)
+    replay_artifact(farm.artifacts, name="steady")
+    farm.suite(SUITE)
+    result = farm.run("-v", "-rA", "--junitxml=junit.xml", "--alluredir=allure", *request.param)
+    return Ran(farm=farm, result=result, attempts=farm.attempts, states=farm.board_states())
+
+
+def test_every_test_runs_again_and_the_second_attempt_counts(ran: Ran):
+    ran.result.assert_outcomes(passed=len(BREAKING | CALM) - 1, xfailed=1)
+    assert ran.result.ret == 0
+    ran.result.stdout.fnmatch_lines([f"*{len(BREAKING)} requeued*"])
+
+
+def test_both_attempts_are_in_the_results(ran: Ran):
+    assert set(ran.attempts) == BREAKING | CALM
+    for name in BREAKING:
+        first, second = ran.attempts[name]
+        assert (first["status"], first["requeued"]) == ("infrastructure", True), name
+        assert second["status"] == ("skipped" if name == "test_expected_failure" else "passed"), name
+        assert not second["requeued"]
+        assert second["board"]["id"] != first["board"]["id"]
+    for name in CALM:
+        assert [one["status"] for one in ran.attempts[name]] == ["passed"]
+
+
+def test_each_broken_board_is_quarantined_with_the_reason_in_the_record(ran: Ran):
+    broken = {ran.attempts[name][0]["board"]["id"]: ran.attempts[name][0] for name in BREAKING}
+    assert len(broken) == len(BREAKING)
+    for board, attempt in broken.items():
+        assert ran.states[board]["state"] == "quarantined"
+        assert ran.states[board]["reason"] == attempt["quarantined"] == attempt["message"]
+    assert all(one["state"] == "free" for board, one in ran.states.items() if board not in broken)
+
+
+def test_what_the_test_made_of_the_broken_board_is_not_held_against_it(ran: Ran):
+    for name in ("test_assertion_after_it_broke", "test_skip_after_it_broke", "test_swallowed"):
+        assert re.search("power|link|connect", ran.attempts[name][0]["message"]), name
+    assert "assert answer is not None" not in ran.result.stdout.str()
+
+
+def test_fixtures_of_class_module_and_session_survive(ran: Ran):
+    # once per process, however many attempts there were
+    assert set(Counter(line for line in ran.noted if line.split()[1] in {"module", "session"}).values()) == {1}
+    ups = Counter(line for line in ran.noted if line.endswith("class up"))
+    assert set(ups.values()) == {1}
+    assert sum(line.endswith("class has class") for line in ran.noted) == 3
+
+
+def test_junit_has_one_case_per_test_and_it_is_the_last_attempt(ran: Ran):
+    (suite,) = ET.parse(ran.farm.path / "junit.xml").getroot().iter("testsuite")
+    names = Counter(case.get("name") for case in suite.iter("testcase"))
+    assert names == dict.fromkeys(BREAKING | CALM, 1)
+    assert suite.get("tests") == str(len(BREAKING | CALM))
+    for case in suite.iter("testcase"):
+        told = {one.get("name"): one.get("value") for one in case.iter("property")}
+        assert told["edgehil.attempt"] == ("2" if case.get("name") in BREAKING else "1")
+
+
+def test_allure_shows_the_first_attempt_as_a_retry(ran: Ran):
+    results = [json.loads(path.read_text()) for path in (ran.farm.path / "allure").glob("*-result.json")]
+    by_test: dict[str, list[str]] = {}
+    for one in sorted(results, key=lambda one: one["start"]):
+        by_test.setdefault(one["historyId"], []).append(one["status"])
+    assert Counter(map(tuple, by_test.values())) == {
+        ("broken", "passed"): len(BREAKING) - 1,
+        ("broken", "skipped"): 1,
+        ("passed",): len(CALM),
+    }
+
+
+def test_only_the_second_attempt_is_signed(ran: Ran):
+    told = ran.farm.edgehil("evidence", "verify", str(ran.farm.report / "evidence"))
+    assert "1 statement" in told.stdout
+    assert [bool(one["verdicts"]) for one in ran.attempts["test_gate"]] == [False, True]
+
+
+def test_nothing_is_left_in_the_temporary_directory(ran: Ran):
+    assert [name for name in ran.farm.left_in_tmp if "edgehil" in name] == []
