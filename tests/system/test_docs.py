@@ -1,0 +1,391 @@
+"""What the documentation says to type works, and what it names exists.
+
+Every line of a ``console`` block that begins with ``$ `` is a command. The commands of a page run one after the other
+in a directory of their own, which looks like a checkout with the artifacts built. HTML comments right before a block,
+which no reader sees, say what is special about it:
+
+- ``<!-- exit: 2 -->``: every command of the block ends with this exit status, not with 0.
+- ``<!-- not run: REASON -->``: the commands are not run; those of ours are still parsed.
+- ``<!-- until: TEXT -->``: the command goes on running; the next one is typed once it has printed this.
+- ``<!-- file: NAME -->``: the block (Python or YAML) is a file, and is written where the commands run.
+- ``<!-- continues: PAGE -->`` (anywhere): the page goes on in the directory that another page has left.
+
+What a block shows as output must really come: each shown line must be among the real ones. Words with a digit in them
+are alike, and so are units after them; ``…`` stands for anything, and a line of only that for any lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pytest_edgehil.cli import parser
+from pytest_edgehil.gates.registry import SIGNATURES
+from pytest_edgehil.plugin.options import add_options
+
+ROOT = Path(__file__).parents[2]
+PAGES = (
+    "README.md",
+    *sorted(
+        str(page.relative_to(ROOT))
+        for page in (ROOT / "docs").rglob("*.md")
+        if not {"_build", "_generated"} & set(page.parts)
+    ),
+)
+CHECKOUT = ("farm", "suites", "demo", "pyproject.toml", "conftest.py")
+RECIPES = (
+    "suites/models/digits/digits-fp32.yaml",
+    "suites/models/digits/digits-int8.yaml",
+    "suites/firmware/edge-os-2026.11.yaml",
+)
+LONGEST_S = 300.0
+UNITS = frozenset(("ns", "µs", "ms", "s", "min", "h", "B", "KiB", "MiB", "GiB", "°C", "%"))
+
+
+# --- reading a page ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A fenced block, and the notes before it."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    notes: Mapping[str, str]
+
+    @property
+    def where(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Command:
+    """One command and the output that the page shows for it."""
+
+    where: str
+    text: str
+    notes: Mapping[str, str]
+    shown: list[str] = field(default_factory=list)
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """The fenced blocks of a page with a language of their own; directives such as ``{include}`` are none."""
+    notes: dict[str, str] = {}
+    lines = enumerate((ROOT / page).read_text(encoding="utf-8").splitlines(), 1)
+    for number, line in lines:
+        if note := re.fullmatch(r"\s*<!-- ([a-z ]+): (.+) -->", line):
+            notes[note[1]] = note[2]
+        elif fence := re.fullmatch(r"(\s*)(`{3,})([\w{}-]*).*", line):
+            body = itertools.takewhile(lambda one: one[1].strip() != fence[2], lines)
+            text = "\n".join(one.removeprefix(fence[1]) for _, one in body)
+            if not fence[3].startswith("{"):
+                yield Block(page=page, line=number, language=fence[3], text=f"{text}\n", notes=notes)
+            notes = {}
+        elif line.strip():
+            notes = {}
+
+
+def commands(block: Block) -> Iterator[Command]:
+    """The commands of a console block."""
+    command: Command | None = None
+    goes_on = False
+    for offset, line in enumerate(block.text.splitlines(), 1):
+        if goes_on:
+            assert command is not None
+            command.text += f"\n{line}"
+        elif line.startswith("$ "):
+            if command is not None:
+                yield command
+            command = Command(where=f"{block.page}:{block.line + offset}", text=line[2:], notes=block.notes)
+        elif command is not None:
+            command.shown.append(line)
+        goes_on = (goes_on or line.startswith("$ ")) and line.endswith("\\")
+    if command is not None:
+        yield command
+
+
+def all_blocks() -> Iterator[Block]:
+    for page in PAGES:
+        yield from blocks(page)
+
+
+def all_commands() -> Iterator[Command]:
+    for block in all_blocks():
+        if block.language == "console":
+            yield from commands(block)
+
+
+def predecessor(page: str) -> str | None:
+    """The page that this one continues."""
+    found = re.search(r"<!-- continues: (\S+) -->", (ROOT / page).read_text(encoding="utf-8"))
+    return None if found is None else f"docs/{found[1]}"
+
+
+def shape(line: str) -> str:
+    """A line without what differs from run to run."""
+    words = ["#" if re.search(r"\d", word) else word for word in re.sub(r"\x1b\[[0-9;]*m", "", line).split()]
+    bare = " ".join(one for one, before in zip(words, ["", *words], strict=False) if before != "#" or one not in UNITS)
+    return bare.replace("# – #", "#")
+
+
+# --- typing it ---------------------------------------------------------------------------------------
+
+
+class Desk:
+    """A directory in which the commands of a page are typed, and what still runs there."""
+
+    def __init__(self, directory: Path, *, checkout: Path) -> None:
+        self.directory = directory / "pytest-edgehil"
+        shutil.copytree(checkout, self.directory)
+        (directory / "home").mkdir()
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "EDGEHIL_", "COV_"))
+        }
+        self.environment = {
+            **kept,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(directory / "home"),
+            "EDGEHIL_STATE_DIR": str(directory / "state"),
+            "COLUMNS": "120",
+            "NO_COLOR": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.going_on: list[tuple[Command, subprocess.Popen[str]]] = []
+
+    def run(self, command: Command) -> None:
+        """Type a command, wait for its end, and hold it against what the page says."""
+        process = self._start(command)
+        try:
+            output, _ = process.communicate(timeout=LONGEST_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            pytest.fail(f"{command.where}: not done after {LONGEST_S:g} s: {command.text}\n{output}", pytrace=False)
+        expected = int(command.notes.get("exit", "0"))
+        if process.returncode != expected:
+            pytest.fail(
+                f"{command.where}: exit status {process.returncode}, expected {expected}: {command.text}\n{output}",
+                pytrace=False,
+            )
+        self._compare(command, output)
+
+    def start(self, command: Command) -> None:
+        """Type a command that goes on, and wait until it says what the page waits for."""
+        process = self._start(command, prefix="exec ")  # no shell stands between it and Ctrl-C
+        self.going_on.append((command, process))
+        assert process.stdout is not None
+        deadline = threading.Timer(LONGEST_S, os.killpg, (process.pid, signal.SIGKILL))
+        deadline.start()
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if command.notes["until"] in line:
+                break
+        deadline.cancel()
+        output = "".join(said)
+        if not said or command.notes["until"] not in said[-1]:
+            pytest.fail(f"{command.where}: ended before it said what was waited for: {command.text}\n{output}")
+        self._compare(command, output)
+
+    def clear(self) -> None:
+        """Ctrl-C to whatever goes on; it must end well."""
+        while self.going_on:
+            command, process = self.going_on.pop()
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                output, _ = process.communicate(timeout=60.0)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                output, _ = process.communicate()
+            assert process.returncode == 0, f"{command.where}: exit status {process.returncode}\n{output}"
+
+    def _start(self, command: Command, *, prefix: str = "") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["/bin/sh", "-c", f"{prefix}{command.text}"],
+            cwd=self.directory,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def _compare(self, command: Command, output: str) -> None:
+        real = [shape(line) for line in output.splitlines()]
+        for line in filter(None, map(shape, command.shown)):
+            wanted = re.compile(".*".join(map(re.escape, line.split("…"))))
+            if not any(wanted.fullmatch(one) for one in real):
+                pytest.fail(f"{command.where}: shows a line that did not come: {line!r}\n{output}", pytrace=False)
+
+
+class Reader:
+    """Somebody who follows the pages; each is followed once, whoever asks for it."""
+
+    def __init__(self, base: Path, *, checkout: Path) -> None:
+        self._base = base
+        self._checkout = checkout
+        self._desks: dict[str, Desk] = {}
+
+    def follow(self, page: str) -> Desk:
+        """Do what a page says, after what the page before it says."""
+        if page not in self._desks:
+            before = predecessor(page)
+            desk = self.follow(before) if before else self._desk(page)
+            try:
+                for block in blocks(page):
+                    self._do(block, desk)
+            finally:
+                desk.clear()
+            self._desks[page] = desk
+        return self._desks[page]
+
+    def _desk(self, page: str) -> Desk:
+        directory = self._base / Path(page).stem
+        directory.mkdir()
+        return Desk(directory, checkout=self._checkout)
+
+    def _do(self, block: Block, desk: Desk) -> None:
+        if "file" in block.notes:
+            (desk.directory / block.notes["file"]).write_text(block.text, encoding="utf-8")
+        if block.language != "console" or "not run" in block.notes:
+            return
+        for command in commands(block):
+            if "until" in command.notes:
+                desk.start(command)
+            else:
+                desk.run(command)
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """A reader with a checkout in which the artifacts of the suites are built."""
+    base = tmp_path_factory.mktemp("docs")
+    checkout = base / "checkout"
+    checkout.mkdir()
+    for name in CHECKOUT:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, checkout / name)
+    subprocess.run(
+        [sys.executable, "-m", "pytest_edgehil", "build", "--quiet", *RECIPES],
+        cwd=checkout,
+        check=True,
+        timeout=LONGEST_S,
+    )
+    return Reader(base, checkout=checkout)
+
+
+def runs(page: str) -> bool:
+    return any(one.language == "console" and "not run" not in one.notes for one in blocks(page))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if runs(page)])
+def test_what_a_page_says_to_type_works(page: str, reader: Reader) -> None:
+    reader.follow(page)
+
+
+def test_every_command_runs_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = parser()
+    found = list(all_commands())
+    skipped = [command for command in found if "not run" in command.notes]
+    for command in skipped:
+        words = shlex.split(command.text.replace("\\\n", " "))
+        if words[0] == "edgehil":
+            ours.parse_args(words[1:])  # a typing error ends the test
+    assert len(found) > len(skipped) > 0
+    with capsys.disabled():
+        print(f"\ndocs: {len(found) - len(skipped)} commands run, {len(skipped)} not:")
+        for command in skipped:
+            print(f"  {command.where}: {command.text.splitlines()[0]}: {command.notes['not run']}")
+
+
+def test_every_python_and_yaml_block_is_a_file_that_a_command_uses() -> None:
+    for block in all_blocks():
+        if block.language not in {"python", "yaml"} or "not run" in block.notes:
+            continue
+        name = block.notes.get("file")
+        assert name, f"{block.where}: say which file this is, or why it is not run"
+        using = [command for command in all_commands() if command.where.startswith(block.page) and name in command.text]
+        assert any("not run" not in command.notes for command in using), f"{block.where}: nothing uses {name}"
+
+
+def test_notes_are_known_and_stand_before_a_block_that_they_suit() -> None:
+    known = {"exit", "not run", "until", "file"}
+    used = 0
+    for block in all_blocks():
+        assert set(block.notes) <= known, block.where
+        assert block.language == "console" or not {"exit", "until"} & set(block.notes), block.where
+        used += len(block.notes)
+    written = sum(
+        len(re.findall(rf"<!-- (?:{'|'.join(known)}): .+ -->", (ROOT / page).read_text(encoding="utf-8")))
+        for page in PAGES
+    )
+    assert used == written, "a note does not stand right before a block"
+
+
+# --- names -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def options() -> tuple[set[str], set[str]]:
+    """Options and ini values that the plugin has."""
+    declared = pytest.Parser(_ispytest=True)
+    add_options(declared)
+    names = {name for option in declared.getgroup("edgehil").options for name in option.names()}
+    return names, {name for name in declared._inidict if name.startswith("edgehil")}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_markers_and_commands_exist(page: str, options: tuple[set[str], set[str]]) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert set(re.findall(r"--edgehil-[a-z-]*[a-z]", text)) <= options[0]
+    assert set(re.findall(r"(?<!pytest_)\bedgehil_[a-z_]+", text)) <= options[1]
+    markers = {*SIGNATURES, "combo", "board", "parametrize"}
+    assert set(re.findall(r"@pytest\.mark\.(\w+)", text)) <= markers
+    for verbs in re.findall(r"(?:`|\$ )edgehil ([a-z-]+(?: [a-z-]+)?)", text):
+        refuse_unknown(verbs.split(), page)
+
+
+def refuse_unknown(words: list[str], page: str) -> None:
+    """Fail unless the words name a verb, and an action of it if it has any."""
+    level: argparse.ArgumentParser = parser()
+    for word in words:
+        choices = [one.choices for one in level._actions if isinstance(one, argparse._SubParsersAction)]
+        if not choices:
+            return
+        assert word in choices[0], f"{page}: there is no 'edgehil {' '.join(words)}'"
+        level = choices[0][word]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_of_the_repository_that_a_page_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    roots = (ROOT, ROOT / "pytest_edgehil")
+    rooms = {one.name for root in roots for one in root.iterdir() if one.is_dir()} - {"artifacts", "demo-out"}
+    for name in re.findall(r"`([\w.-]+/[\w./-]*)`", text):
+        if name.split("/")[0] in rooms:
+            assert any((root / name).exists() for root in roots), f"{page} names {name}, which is not there"
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
