@@ -103,7 +103,7 @@ def add_parameters(result: Any, record: TestRecord, *, board_is_identity: bool) 
     """Model, prompt and board class tell results apart from run to run; the rest is only shown.
 
     Versions are no part of the identity: a test's history is there to see what a new version changed. The
-    description names them.
+    description names them. Of a test that was put back because its board broke, the board's class is none either.
     """
     parts = {one.track: one for one in record.combo}
     board = record.board
@@ -111,7 +111,11 @@ def add_parameters(result: Any, record: TestRecord, *, board_is_identity: bool) 
         **{track: fmt.build_name(parts[track]) for track in ("model", "prompt") if track in parts},
         "board_class": board.cls if board is not None else None,
     }
-    shown: dict[str, str | None] = {
+    shown: dict[str, str | None] = {}
+    if record.requeued or record.attempt > 1:
+        # the attempts may run on boards of two classes, and must still be one test with a retry
+        shown["board_class"] = identity.pop("board_class")
+    shown |= {
         "board": board.id if board is not None else None,
         "firmware": parts["firmware"].label if "firmware" in parts else None,
     }
