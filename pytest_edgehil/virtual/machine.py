@@ -15,11 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import os
 import random
 import signal
-import subprocess
-import tempfile
 import time
 import traceback
 import uuid
@@ -29,10 +26,11 @@ from pytest_edgehil.virtual import boot_log, bootloader, sysroot
 from pytest_edgehil.virtual.blueprint import Blueprint, Layout
 from pytest_edgehil.virtual.bootloader import Candidate, Firmware, UnbootablePartition
 from pytest_edgehil.virtual.console import Console
+from pytest_edgehil.virtual.health import health_complaint
 from pytest_edgehil.virtual.injector import Injector
 from pytest_edgehil.virtual.journal import Journal
 from pytest_edgehil.virtual.link import Link
-from pytest_edgehil.virtual.processes import MARKER, ProcessFacts, marker_of, pss_bytes, signal_group, signal_process
+from pytest_edgehil.virtual.processes import MARKER, ProcessFacts, marker_of, pss_bytes, signal_process
 from pytest_edgehil.virtual.requests import Requests
 from pytest_edgehil.virtual.sensors import Sensors
 from pytest_edgehil.virtual.table import ProcessTable
@@ -40,7 +38,6 @@ from pytest_edgehil.virtual.thermal import CORES, CRITICAL_C, Die, power_w
 
 TICK_S = 0.1
 TICKS_PER_SENSOR_READING = 2
-HEALTH_DEADLINE_S = 20.0
 SHUTDOWN_GRACE_S = 0.3
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -231,7 +228,12 @@ class Machine:
             if candidate is None:
                 self._enter(State.STUCK)
                 return
-            complaint = await self._health_complaint(candidate)
+            complaint = await health_complaint(
+                self.table,
+                self._layout.disk / f"partitions/{candidate.partition}",
+                environment=self.environment(),
+                what=f"firmware {self.firmware_text} on partition {candidate.partition}",
+            )
             if complaint is None:
                 break
             self._console.write(f"{self._stamp()} edgehil-health: {complaint}; falling back\n")
@@ -295,40 +297,6 @@ class Machine:
         )
         self.table.powered = True
         self._requests.open()
-
-    async def _health_complaint(self, candidate: Candidate) -> str | None:
-        """Run the firmware's health check; what is wrong, None when it is healthy or has no check."""
-        directory = self._layout.disk / f"partitions/{candidate.partition}"
-        script = directory / "health"
-        if not script.exists():
-            return None
-        what = f"firmware {self.firmware_text} on partition {candidate.partition}"
-        if not os.access(script, os.X_OK):
-            return f"{what} has a health check that is not executable"
-        ended: asyncio.Future[int] = self._loop.create_future()
-        with tempfile.TemporaryFile() as output:
-            try:
-                pid = self.table.spawn(
-                    [str(script)],
-                    cwd=directory,
-                    environment=self.environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output.fileno(),
-                    stderr=output.fileno(),
-                    on_exit=lambda status: None if ended.done() else ended.set_result(status),
-                )
-            except OSError as problem:
-                return f"{what} has a health check that does not start: {problem.strerror}"
-            try:
-                status = await asyncio.wait_for(ended, HEALTH_DEADLINE_S)
-            except TimeoutError:
-                signal_group(pid, signal.SIGKILL)
-                return f"{what} did not finish its health check in {HEALTH_DEADLINE_S:g} s"
-            output.seek(0)
-            lines = output.read().decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-        code = os.waitstatus_to_exitcode(status)
-        return None if code == 0 else f"{what} failed its health check (exit status {code}): {last}"
 
     async def listen(self) -> None:
         """Accept connections if everything is such that a board would."""

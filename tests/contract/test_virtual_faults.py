@@ -109,7 +109,8 @@ def test_a_cut_in_the_middle_of_a_push_loses_the_rest(up):
     with client(up) as one:
         channel = one.get_transport().open_session()
         channel.settimeout(DEADLINE_S)
-        channel.exec_command("cat > pushed")
+        channel.exec_command("exec 3> pushed; echo ready; exec cat >&3")
+        assert channel.recv(10) == b"ready\n"
         up.control.inject(Fault(kind="link-cut", after_bytes=1_000_000))
         push_until_it_breaks(channel)
     size = (up.layout.home / "pushed").stat().st_size
