@@ -109,10 +109,11 @@ def _check(options: argparse.Namespace) -> int:
 
 def _check_faults(lab: Lab) -> None:
     """Ask the virtual boards, which know what options each fault has, about the faults of the lab file."""
-    from pytest_edgehil.lab.document import read_document, refuse
+    from pytest_edgehil.documents.reading import read_document
+    from pytest_edgehil.lab.schema import LAB_FILE
     from pytest_edgehil.virtual.faults import check_fault
 
-    document = read_document(lab.path)
+    document = read_document(lab.path, LAB_FILE)
     problems = []
     for board in lab.boards:
         for index, fault in enumerate(board.virtual.faults if board.virtual is not None else ()):
@@ -122,7 +123,7 @@ def _check_faults(lab: Lab) -> None:
                 where = ("boards", board.id, "virtual", "faults", index)
                 problems.append(document.problem(where, str(wrong)))
     if problems:
-        raise refuse(lab.path, problems)
+        raise document.refuse(problems)
 
 
 def _counted(counts: Counter[str]) -> str:

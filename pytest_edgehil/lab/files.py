@@ -14,8 +14,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from pytest_edgehil.lab.document import Document, KeyPath, Problem, read_document, refuse
+from pytest_edgehil.documents.reading import Document, KeyPath, Problem, read_document
 from pytest_edgehil.lab.inventory import Lab
+from pytest_edgehil.lab.schema import LAB_FILE
 
 
 def check_files(lab: Lab) -> None:
@@ -24,7 +25,7 @@ def check_files(lab: Lab) -> None:
     Raises:
         LabFileError: files are missing, unreadable, open to others or hold something else; `problems` lists all.
     """
-    document = read_document(lab.path)
+    document = read_document(lab.path, LAB_FILE)
     problems: list[Problem] = []
     for board in lab.boards:
         if board.ssh is not None:
@@ -34,7 +35,7 @@ def check_files(lab: Lab) -> None:
             where = ("boards", board.id, "identity_key")
             problems.extend(_said(document, where, _public_key(board.identity_key)))
     if problems:
-        raise refuse(lab.path, problems)
+        raise document.refuse(problems)
 
 
 def _said(document: Document, where: KeyPath, wrong: str | None) -> Iterator[Problem]:

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from pydantic import ValidationError
 
+from pytest_edgehil.documents.checking import checked
+from pytest_edgehil.documents.near_miss import listed, suggest
+from pytest_edgehil.documents.reading import Document, KeyPath, Problem, read_document
 from pytest_edgehil.errors import BoardUnavailable
-from pytest_edgehil.lab.complaints import problems_of
-from pytest_edgehil.lab.document import Document, KeyPath, Problem, read_document, refuse
-from pytest_edgehil.lab.near_miss import listed, suggest
 from pytest_edgehil.lab.schema import (
     IDENTIFIER,
+    LAB_FILE,
     BoardSection,
     CommandPowerSection,
     LabSection,
@@ -101,19 +101,15 @@ def load_lab(path: Path) -> Lab:
     Raises:
         LabFileError: the file is missing, malformed or contradicts itself; `problems` lists everything that is wrong.
     """
-    document = read_document(path)
-    try:
-        section = LabSection.model_validate(document.data)
-    except ValidationError as wrong:
-        problems = problems_of(wrong.errors(include_url=False), document, lab_schema())
-        raise refuse(path, problems) from wrong
+    document = read_document(path, LAB_FILE)
+    section = checked(document, LabSection)
     state_dir = _below(path, section.state_dir) if section.state_dir else default_state_dir() / "labs" / section.lab
-    problems = []
+    problems: list[Problem] = []
     lease_url = _lease_url(section, document, state_dir, problems)
     boards = tuple(_board(section, board_id, document, problems) for board_id in section.boards)
     problems.extend(_shared(boards, document))
     if problems:
-        raise refuse(path, problems)
+        raise document.refuse(problems)
     return Lab(
         name=section.lab,
         path=path,

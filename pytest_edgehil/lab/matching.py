@@ -5,9 +5,9 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator
 
+from pytest_edgehil.documents.near_miss import did_you_mean, listed
 from pytest_edgehil.errors import BoardUnavailable
 from pytest_edgehil.lab.inventory import Lab
-from pytest_edgehil.lab.near_miss import did_you_mean, listed
 from pytest_edgehil.model.board import Board, Requirement
 
 

@@ -11,16 +11,26 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from pytest_edgehil.lab.near_miss import suggest
+from pytest_edgehil.documents.checking import Section
+from pytest_edgehil.documents.near_miss import suggest
+from pytest_edgehil.documents.reading import FileKind
+from pytest_edgehil.errors import LabFileError
 from pytest_edgehil.model.quantity import duration_ns, format_duration, format_size, size_bytes
 
+LAB_FILE = FileKind(
+    noun="lab file",
+    expected="'lab:' and 'boards:'",
+    refusal=lambda message, problems: LabFileError(message, problems=problems),
+    see_all="edgehil lab check",
+    anchors=True,
+    x_keys=True,
+)
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HOST_KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
 CONSOLE_SCHEMES = ("socket", "rfc2217", "loop", "hwgrep", "spy", "alt")
@@ -151,12 +161,6 @@ def _console(value: object) -> object:
     return {"url": value} if isinstance(value, str) else value
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"expected a finite number, found {value}")
-    return value
-
-
 def _words(value: object) -> object:
     if isinstance(value, str):
         raise ValueError(  # noqa: TRY004 -- pydantic turns a ValueError into a located error, and a TypeError into ours
@@ -168,21 +172,14 @@ def _words(value: object) -> object:
 Name = Annotated[str, AfterValidator(_identifier)]
 Text = Annotated[str, AfterValidator(_filled)]
 Word = Annotated[str, AfterValidator(_one_word)]
-Number = Annotated[float, AfterValidator(_finite)]
-Positive = Annotated[float, Field(gt=0), AfterValidator(_finite)]
-NotNegative = Annotated[float, Field(ge=0), AfterValidator(_finite)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Argv = Annotated[
     list[str],
     Field(min_length=1),
     BeforeValidator(_words),
     WithJsonSchema({"type": "array", "items": {"type": "string"}, "minItems": 1}),
 ]
-
-
-class Section(BaseModel):
-    """A mapping of lab.yaml: strict, and without unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class SshSection(Section):
@@ -251,7 +248,7 @@ class SlotsSection(Section):
 class ThermalSection(Section):
     """RC model of a virtual board's die: T = ambient + resistance · (idle + busy · utilisation), reached with tau."""
 
-    ambient_c: Annotated[Number, Field(ge=-40, le=85, description="air temperature in °C")] = 25.0
+    ambient_c: Annotated[float, Field(ge=-40, le=85, description="air temperature in °C")] = 25.0
     idle_w: Annotated[NotNegative, Field(description="power when idle, in watts")] = 2.7
     busy_w: Annotated[NotNegative, Field(description="additional power at full load, in watts")] = 6.3
     resistance_c_per_w: Annotated[NotNegative, Field(description="thermal resistance to the air, in °C per watt")] = 4.5
@@ -264,7 +261,7 @@ class FaultSection(Section):
     kind: Annotated[FaultKind, Field(description="what breaks")]
     after_bytes: Annotated[int | None, Field(ge=0, description="once so many bytes have come in over the link")] = None
     after_s: Annotated[NotNegative | None, Field(description="so many seconds after power-on")] = None
-    options: Annotated[dict[str, Number], Field(description="what the kind needs, e.g. {rate_bytes_per_s: 20000}")] = {}
+    options: Annotated[dict[str, float], Field(description="what the kind needs, e.g. {rate_bytes_per_s: 20000}")] = {}
 
 
 class VirtualSection(Section):

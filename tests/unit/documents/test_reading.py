@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from pytest_edgehil.errors import LabFileError
-from pytest_edgehil.lab.document import Document, read_document
+from pytest_edgehil.documents.reading import Document, FileKind, first_only, read_document
+from pytest_edgehil.errors import ConfigError, LabFileError
+from pytest_edgehil.lab.schema import LAB_FILE
+
+# the plainest kind there is; a lab file may do the most
+NOTE = FileKind(noun="note", expected="'note:'", refusal=first_only(ConfigError), most_bytes=1000)
 
 
-def read(tmp_path: Path, text: str) -> Document:
+def read(tmp_path: Path, text: str, kind: FileKind = LAB_FILE) -> Document:
     source = tmp_path / "lab.yaml"
     source.write_text(text, encoding="utf-8")
-    return read_document(source)
+    return read_document(source, kind)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +109,46 @@ def test_a_missing_file_a_directory_and_bytes_that_are_no_text_are_refused(tmp_p
     (tmp_path / "latin.yaml").write_bytes(b"lab: caf\xe9\n")
 
     with pytest.raises(LabFileError, match=r"none\.yaml: there is no such lab file"):
-        read_document(tmp_path / "none.yaml")
+        read_document(tmp_path / "none.yaml", LAB_FILE)
     with pytest.raises(LabFileError, match="this is a directory"):
-        read_document(tmp_path)
+        read_document(tmp_path, LAB_FILE)
     with pytest.raises(LabFileError, match=r"latin\.yaml: the lab file is not UTF-8 text: .* at byte 8"):
-        read_document(tmp_path / "latin.yaml")
+        read_document(tmp_path / "latin.yaml", LAB_FILE)
+
+
+def test_the_bytes_of_a_file_are_kept_as_they_are(tmp_path: Path) -> None:
+    source = tmp_path / "note.yaml"
+    source.write_bytes(b"a: 1 # \xc3\xa9\r\n")
+
+    assert read_document(source, NOTE).raw == b"a: 1 # \xc3\xa9\r\n"
+
+
+def test_keys_that_begin_with_x_are_keys_like_others_unless_their_kind_leaves_them_out(tmp_path: Path) -> None:
+    assert read(tmp_path, "x-common: 1\na: 2", NOTE).data == {"x-common": 1, "a": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: &a 1\n", "lab.yaml:1: anchors and aliases are not read here; write the value out"),
+        ("a: 1\nb:\n- *a\n", "lab.yaml:3: anchors and aliases are not read here"),
+        ("a: 1\na: 2\nb: 1\nb: 2", "lab.yaml:2: a: this key is already given in line 1 (and 1 more problem)"),
+        ("a: !x 1\n", "lab.yaml:1: a: tags such as '!x' are not used in a note"),
+        ("", "lab.yaml:1: the note is empty; expected 'note:'"),
+        ("a:\n" + "[" * 100, "lab.yaml:2: not a note: it is nested too deeply"),
+        ("#" * 1001, "lab.yaml: the note is too large: at most 1000 bytes are read"),
+    ],
+)
+def test_a_kind_without_anchors_is_refused_in_its_own_words_and_with_its_own_error(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read(tmp_path, text, NOTE)
+    assert str(refused.value).removeprefix(f"{tmp_path}/").startswith(said)
+
+
+def test_an_error_at_one_path_says_file_line_and_path(tmp_path: Path) -> None:
+    document = read(tmp_path, "a:\n  b: [1, 2]\n", NOTE)
+
+    assert document.place(("a", "b", 1)) == f"{tmp_path}/lab.yaml:2: a.b[1]"
+    assert str(document.error(("a", "b", 1), "too many")) == f"{tmp_path}/lab.yaml:2: a.b[1]: too many"

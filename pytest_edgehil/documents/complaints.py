@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from pytest_edgehil.lab.document import Document, KeyPath, Problem
-from pytest_edgehil.lab.near_miss import listed, suggest
+from pytest_edgehil.documents.near_miss import listed, suggest
+from pytest_edgehil.documents.reading import Document, KeyPath, Problem
 
 _KINDS: Mapping[str, str] = {
     "string_type": "text",
@@ -23,6 +23,7 @@ _KINDS: Mapping[str, str] = {
     "float_type": "a number",
     "bool_type": "true or false",
     "list_type": "a list",
+    "tuple_type": "a list",
     "dict_type": "a mapping of keys to values",
     "model_type": "a mapping of keys to values",
     "model_attributes_type": "a mapping of keys to values",
@@ -31,6 +32,7 @@ _BOUNDS: Mapping[str, tuple[str, str]] = {
     "less_than_equal": ("at most", "le"),
     "greater_than_equal": ("at least", "ge"),
     "greater_than": ("more than", "gt"),
+    "less_than": ("less than", "lt"),
 }
 _QUOTED = re.compile(r"'([^']*)'")
 
@@ -50,7 +52,8 @@ def _problem(error: ErrorDetails, document: Document, schema: Mapping[str, Any])
         known = sorted({key for node in _nodes(schema, where[:-1], branches) for key in node.get("properties", {})})
         what = f"unknown key{suggest(where[-1], known, f'known keys here: {listed(known, most=20)}')}"
     elif kind == "literal_error":
-        what = _unknown_word(found, _QUOTED.findall(str(context["expected"])))
+        expected = str(context["expected"])
+        what = _unknown_word(found, _QUOTED.findall(expected) or [expected])  # numbers stand there without quotes
     elif kind == "union_tag_invalid":
         choices = _QUOTED.findall(str(context["expected_tags"]))
         tag = str(context["discriminator"]).strip("'")
@@ -62,20 +65,29 @@ def _problem(error: ErrorDetails, document: Document, schema: Mapping[str, Any])
             where, what = (*where, tag), f"missing: expected one of {', '.join(choices)}"
         else:
             what = f"expected a mapping of keys to values, found {_shown(found)}"
-    elif kind == "value_error":
-        what = str(context["error"])
-    elif kind in _KINDS:
-        quote = "; put it in quotes" if kind == "string_type" and isinstance(found, int | float) else ""
-        what = f"expected {_KINDS[kind]}, found {_shown(found)}{quote}"
-    elif kind in _BOUNDS:
-        words, limit = _BOUNDS[kind]
-        what = f"expected {words} {context[limit]}, found {_shown(found)}"
-    elif kind in ("too_short", "too_long"):
-        limit = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
-        what = f"expected {limit} of them, found {context['actual_length']}"
     else:
-        what = f"{error['msg'][0].lower()}{error['msg'][1:]}, found {_shown(found)}"
+        what = _wrong_value(error)
     return document.problem(where, what)
+
+
+def _wrong_value(error: ErrorDetails) -> str:
+    """What a value should have been, where neither keys nor words are in question."""
+    kind, found, context = error["type"], error["input"], error.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "finite_number":
+        return f"expected a finite number, found {found}"
+    if kind in _KINDS:
+        quote = "; put it in quotes" if kind == "string_type" and isinstance(found, int | float) else ""
+        return f"expected {_KINDS[kind]}, found {_shown(found)}{quote}"
+    if kind in _BOUNDS:
+        words, limit = _BOUNDS[kind]
+        bound = f"{context[limit]:g}" if isinstance(context[limit], float) else context[limit]
+        return f"expected {words} {bound}, found {_shown(found)}"
+    if kind in ("too_short", "too_long"):
+        limit = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
+        return f"expected {limit} of them, found {context['actual_length']}"
+    return f"{error['msg'][0].lower()}{error['msg'][1:]}, found {_shown(found)}"
 
 
 def _unknown_word(found: object, choices: list[str]) -> str:

@@ -5,25 +5,28 @@ PyYAML's own constructors lose the lines, silently keep the last of two equal ke
 ``off``. So the node graph is composed by PyYAML and read here, by the core schema of YAML 1.2
 (https://yaml.org/spec/1.2.2/#103-core-schema). Keys are always text.
 
-Anchors, aliases and merge keys (``<<: *common``) work, and top-level keys that begin with ``x-`` are left out: they
-are the place where a big lab keeps what its boards have in common.
+What differs between the files of different rooms is said once, by a `FileKind`: how the file is called, which error
+refuses it, and whether it may share values between its parts. Where it may, anchors, aliases and merge keys
+(``<<: *common``) work, and top-level keys that begin with ``x-`` can be left out: they are the place where a big lab
+keeps what its boards have in common.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from pytest_edgehil.errors import LabFileError
+from pytest_edgehil.errors import UserError
 
 KeyPath = tuple[str | int, ...]
 
 # expanded by aliases; a real lab of 500 boards has about 10 000 nodes
 _MOST_NODES = 250_000
+_DEEPEST = 64  # collections within each other; a lab has 6
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WORDS: Mapping[str, object] = {
@@ -36,6 +39,29 @@ _WORDS: Mapping[str, object] = {
 }
 _LONGEST_NUMBER = 64  # int() refuses thousands of digits with an error of its own
 _PLAIN_TAGS = frozenset(("!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileKind:
+    """What one kind of file may hold and how it is refused.
+
+    Args:
+        noun: what people call it: ``lab file``, ``recipe``.
+        expected: what an empty file should have held.
+        refusal: makes the error of a message (the first problem, and how many more there are) and all problems.
+        see_all: command that shows every problem of a file; the file's name is put behind it. Empty: there is none.
+        anchors: whether anchors, aliases and merge keys may be used.
+        x_keys: whether top-level keys that begin with ``x-`` are left out; otherwise they are keys like others.
+        most_bytes: larger files are refused.
+    """
+
+    noun: str
+    expected: str
+    refusal: Callable[[str, tuple[str, ...]], UserError]
+    see_all: str = ""
+    anchors: bool = False
+    x_keys: bool = False
+    most_bytes: int = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +80,17 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """Plain data (dict, list, str, int, float, bool, None), and the line of every path in it, counted from 1."""
+    """A file, read.
+
+    Args:
+        raw: the bytes of the file; their digest pins it.
+        data: plain data (dict, list, str, int, float, bool, None).
+        lines: the line of every path in it, counted from 1.
+    """
 
     source: Path
+    kind: FileKind
+    raw: bytes
     data: object
     lines: Mapping[KeyPath, int]
 
@@ -67,9 +101,21 @@ class Document:
                 return self.lines[where[:length]]
         return 1
 
+    def place(self, where: KeyPath) -> str:
+        """A path as messages begin with it: ``farm/virtual.yaml:14: boards.pi5-02.ssh.port``."""
+        return f"{self.source}:{self.line(where)}: {dotted_path(where)}"
+
     def problem(self, where: KeyPath, what: str) -> Problem:
         """A problem at a path."""
         return Problem(line=self.line(where), where=where, what=what)
+
+    def error(self, where: KeyPath, what: str) -> UserError:
+        """The error for a file in which one thing is wrong."""
+        return self.refuse([self.problem(where, what)])
+
+    def refuse(self, problems: Iterable[Problem]) -> UserError:
+        """The error for a file that has problems: the first in the message, all of them handed to the refusal."""
+        return _refuse(self.source, self.kind, problems)
 
 
 def dotted_path(where: KeyPath) -> str:
@@ -84,63 +130,118 @@ def dotted_path(where: KeyPath) -> str:
     return text
 
 
-def refuse(source: Path, problems: list[Problem]) -> LabFileError:
-    """The error for a file that has problems: the first in the message, all of them in `problems`."""
+def first_only(error: type[UserError]) -> Callable[[str, tuple[str, ...]], UserError]:
+    """A refusal for errors that hold a message and nothing else."""
+    return lambda message, _problems: error(message)
+
+
+def _refuse(source: Path, kind: FileKind, problems: Iterable[Problem]) -> UserError:
     ordered = sorted(problems, key=lambda problem: (problem.line, dotted_path(problem.where)))
     texts = tuple(dict.fromkeys(problem.text(source) for problem in ordered))
     rest = len(texts) - 1
-    more = f" (and {rest} more problem{'s' if rest > 1 else ''}: run 'edgehil lab check {source}')" if rest else ""
-    return LabFileError(texts[0] + more, problems=texts)
+    see_all = f": run '{kind.see_all} {source}'" if kind.see_all else ""
+    more = f" (and {rest} more problem{'s' if rest > 1 else ''}{see_all})" if rest else ""
+    return kind.refusal(texts[0] + more, texts)
 
 
-def read_document(source: Path) -> Document:
+def read_document(source: Path, kind: FileKind) -> Document:
     """Read a YAML file.
 
     Raises:
-        LabFileError: the file cannot be read, is not YAML, is empty, holds several documents, tags or equal keys.
+        UserError: of the kind's type: the file cannot be read, is too large, is not YAML, is empty, holds several
+            documents, tags, equal keys, or anchors where its kind has none.
     """
+
+    def refused(what: str, *, line: int | None = None) -> UserError:
+        message = f"{source}: {what}" if line is None else f"{source}:{line}: {what}"
+        return kind.refusal(message, (message,))
+
     try:
-        text = source.read_text(encoding="utf-8")
+        with source.open("rb") as file:
+            raw = file.read(kind.most_bytes + 1)
     except FileNotFoundError as missing:
-        raise LabFileError(f"{source}: there is no such lab file") from missing
+        raise refused(f"there is no such {kind.noun}") from missing
     except IsADirectoryError as wrong:
-        raise LabFileError(f"{source}: this is a directory; pass the lab file in it") from wrong
-    except UnicodeDecodeError as wrong:
-        raise LabFileError(f"{source}: the lab file is not UTF-8 text: {wrong.reason} at byte {wrong.start}") from wrong
+        raise refused(f"this is a directory; pass the {kind.noun} in it") from wrong
     except OSError as wrong:
-        raise LabFileError(f"{source}: cannot read the lab file: {wrong.strerror}") from wrong
+        raise refused(f"cannot read the {kind.noun}: {wrong.strerror}") from wrong
+    if len(raw) > kind.most_bytes:
+        raise refused(f"the {kind.noun} is too large: at most {kind.most_bytes} bytes are read")
     try:
-        # not libyaml's CBaseLoader: 50 000 nested brackets are a RecursionError here and a segmentation fault there
-        root = yaml.compose(text, Loader=yaml.BaseLoader)
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as wrong:
+        raise refused(f"the {kind.noun} is not UTF-8 text: {wrong.reason} at byte {wrong.start}") from wrong
+    too_deep = f"not a {kind.noun}: it is nested too deeply"
+    try:
+        root = _compose(text, anchors=kind.anchors)
+    except _Unwanted as unwanted:
+        raise refused(unwanted.what or too_deep, line=unwanted.line) from unwanted
     except yaml.MarkedYAMLError as wrong:
         mark = wrong.problem_mark or wrong.context_mark
-        line = mark.line + 1 if mark else 1
         said = ", ".join(part for part in (wrong.context, wrong.problem) if part)
-        raise LabFileError(f"{source}:{line}: not valid YAML: {said}") from wrong
+        raise refused(f"not valid YAML: {said}", line=mark.line + 1 if mark else 1) from wrong
     except yaml.YAMLError as wrong:  # a character that YAML forbids: this error has no mark, only a position
         position = getattr(wrong, "position", None)
         line = text.count("\n", 0, position) + 1 if isinstance(position, int) else 1
-        raise LabFileError(f"{source}:{line}: not valid YAML: {' '.join(str(wrong).split())}") from wrong
-    except RecursionError as deep:
-        raise LabFileError(f"{source}:1: not a lab file: it is nested too deeply") from deep
+        raise refused(f"not valid YAML: {' '.join(str(wrong).split())}", line=line) from wrong
     if root is None:
-        raise LabFileError(f"{source}:1: the lab file is empty; expected 'lab:' and 'boards:'")
-    reader = _Reader()
+        raise refused(f"the {kind.noun} is empty; expected {kind.expected}", line=1)
+    reader = _Reader(kind)
     try:
         data = reader.read(root, ())
-    except RecursionError as deep:
-        raise LabFileError(f"{source}:1: not a lab file: it is nested too deeply") from deep
+    except RecursionError as deep:  # merges of merges of merges: the text is shallow, what it stands for is not
+        raise refused(too_deep, line=1) from deep
     if reader.problems:
-        raise refuse(source, reader.problems)
-    if isinstance(data, dict):
+        raise _refuse(source, kind, reader.problems)
+    if kind.x_keys and isinstance(data, dict):
         data = {key: value for key, value in data.items() if not key.startswith("x-")}
-    return Document(source=source, data=data, lines=reader.lines)
+    return Document(source=source, kind=kind, raw=raw, data=data, lines=reader.lines)
+
+
+class _Unwanted(Exception):
+    """Valid YAML that is not read here; found before a graph is made of it."""
+
+    def __init__(self, line: int, what: str = "") -> None:
+        super().__init__(what)
+        self.line = line
+        self.what = what
+
+
+# not libyaml's CBaseLoader: 50 000 nested brackets are a segmentation fault there
+class _Composer(yaml.BaseLoader):
+    """Composes a graph whose depth is bounded, and, where anchors are not wanted, which is a tree."""
+
+    anchors_wanted = True
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        if not self.anchors_wanted and getattr(event, "anchor", None) is not None:  # aliases have one, too
+            raise _Unwanted(line, "anchors and aliases are not read here; write the value out")
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise _Unwanted(line)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+def _compose(text: str, *, anchors: bool) -> yaml.Node | None:
+    composer = _Composer(text)
+    composer.anchors_wanted = anchors
+    try:
+        return composer.get_single_node()
+    finally:
+        composer.dispose()
 
 
 class _Reader:
     """Walks a node graph once; what it finds wrong is collected, so that one run shows every problem."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: FileKind) -> None:
+        self._kind = kind
         self.lines: dict[KeyPath, int] = {}
         self.problems: list[Problem] = []
         self._open: list[yaml.Node] = []
@@ -158,7 +259,7 @@ class _Reader:
         if self._too_many(line, where):
             return None
         if node.tag not in _PLAIN_TAGS:
-            self._refuse(line, where, f"tags such as {node.tag!r} are not used in a lab file")
+            self._refuse(line, where, f"tags such as {node.tag!r} are not used in a {self._kind.noun}")
             return None
         self._open.append(node)
         try:
