@@ -7,7 +7,7 @@ imported where it is used.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +20,9 @@ from pytest_edgehil.plugin.options import Options, add_options, read_options
 from pytest_edgehil.plugin.run import Run
 from pytest_edgehil.plugin.stash import CONTROLLER, OPTIONS, WORKBENCH
 from pytest_edgehil.plugin.workbench import MAIN, Workbench
+
+if TYPE_CHECKING:
+    from pytest_edgehil.lab.inventory import Lab
 
 __all__ = ["baseline", "board", "combo", "console", "dut", "heldout", "rng"]
 
@@ -36,10 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
     options = config.stash[OPTIONS] = read_options(config)
     told: dict[str, Any] | None = getattr(config, "workerinput", None)
     if told is None:
-        if options.lab is not None:
-            _check_lab(options)
+        lab = _checked(options)
         run = Run.begin(options.report)
-        controller = config.stash[CONTROLLER] = Controller(options, run)
+        controller = config.stash[CONTROLLER] = Controller(options, run, lab)
         config.pluginmanager.register(controller, "edgehil_controller")
         if config.pluginmanager.has_plugin("dsession") or config.pluginmanager.has_plugin("xdist"):
             config.pluginmanager.register(Distributed(controller), "edgehil_distributed")
@@ -48,19 +50,32 @@ def pytest_configure(config: pytest.Config) -> None:
         # a replacement worker would wipe the Allure results of those before it
         if getattr(config.option, "clean_alluredir", False):
             config.option.clean_alluredir = False
-        run, worker = Run.join(told[WORKERINPUT]), told["workerid"]
-    workbench = config.stash[WORKBENCH] = Workbench(options=options, run=run, worker=worker)
+        run, worker, lab = Run.join(told[WORKERINPUT]), told["workerid"], None
+    workbench = config.stash[WORKBENCH] = Workbench(options=options, run=run, worker=worker, lab=lab)
     config.pluginmanager.register(runner.Runner(workbench), "edgehil_runner")
 
 
-def _check_lab(options: Options) -> None:
+def _checked(options: Options) -> Lab | None:
+    """Read the files that the options name: what is wrong with them must be said now, not after an hour of tests."""
+    if options.lab is None:
+        return None
     from pytest_edgehil.lab.inventory import load_lab
+    from pytest_edgehil.lab.matching import candidates
 
-    assert options.lab is not None
     try:
-        load_lab(options.lab)
+        lab = load_lab(options.lab)
+        candidates(lab, options.board)
+        if options.trust is not None:
+            from pytest_edgehil.evidence.trust import load_trust
+
+            load_trust(options.trust)
+        if options.policy is not None:
+            from pytest_edgehil.release.policy import load_policy
+
+            load_policy(options.policy)
     except UserError as problem:
         raise pytest.UsageError(str(problem)) from problem
+    return lab
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -102,12 +117,10 @@ def pytest_report_teststatus(report: Any) -> tuple[str, str, tuple[str, dict[str
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say which lab is used."""
-    options = config.stash[OPTIONS]
-    if options.lab is None:
+    controller = config.stash.get(CONTROLLER, None)
+    if controller is None or controller.lab is None:
         return []
-    from pytest_edgehil.lab.inventory import load_lab
-
-    lab = load_lab(options.lab)
+    lab, options = controller.lab, controller.options
     kinds = sorted({f"{board.environment.value} {board.cls}" for board in lab.boards})
     report = "" if options.report is None else f"; report: {options.report}"
     return [f"edgehil: lab {lab.name} ({len(lab.boards)} boards: {', '.join(kinds)}){report}"]

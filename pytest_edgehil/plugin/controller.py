@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_edgehil.errors import EdgehilError
+from pytest_edgehil.errors import ConfigError, EdgehilError
 from pytest_edgehil.plugin import allure
 from pytest_edgehil.plugin.run import Run
 
 if TYPE_CHECKING:
+    from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.model.record import TestRecord
     from pytest_edgehil.plugin.options import Options
 
@@ -29,16 +30,27 @@ class Controller:
     Args:
         options: what the command line says.
         run: id, start and directory of this run.
+        lab: as it was when the run began; None if none was given.
     """
 
-    def __init__(self, options: Options, run: Run) -> None:
+    def __init__(self, options: Options, run: Run, lab: Lab | None) -> None:
         self.options = options
         self.run = run
+        self.lab = lab
         self.records: list[TestRecord] = []
         self.expected: dict[str, None] = {}
         self._seen: set[str] = set()
         self._problems: list[str] = []
         self._written: list[tuple[str, Path]] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        if session.config.option.collectonly:
+            return
+        try:
+            self.run.prepare()
+        except ConfigError as problem:
+            raise pytest.UsageError(str(problem)) from problem
 
     # --- collecting ----------------------------------------------------------------------------------
 
@@ -130,9 +142,10 @@ class Controller:
             return
         from pytest_edgehil.plugin.evidence import seal
 
+        assert self.lab is not None
         try:
-            written = seal(self.options, self.run, self.records)
-        except EdgehilError as problem:
+            written = seal(self.options, self.run, self.records, lab=self.lab)
+        except (EdgehilError, OSError) as problem:
             # the results are still worth writing; the run does not count as a success
             self.note_problem(f"no evidence was written: {problem}")
             return

@@ -55,15 +55,13 @@ class Distributed:
         node.workerinput[WORKERINPUT] = self._controller.run.to_worker()
 
     def _refuse_more_workers_than_boards(self, workers: int) -> None:
-        options = self._controller.options
-        if options.lab is None:
+        lab = self._controller.lab
+        if lab is None:
             return
-        from pytest_edgehil.lab.inventory import load_lab
-
-        boards = len(load_lab(options.lab).boards)
+        boards = len(lab.boards)
         if workers > boards:
             raise pytest.UsageError(
-                f"-n {workers}: more workers than boards; {options.lab} has {boards}, and each worker owns one board. "
+                f"-n {workers}: more workers than boards; {lab.path} has {boards}, and each worker owns one board. "
                 "Use -n auto for one worker per free board"
             )
 
@@ -96,17 +94,16 @@ class Distributed:
 
     def _free_boards_of(self, worker: str) -> None:
         """A dead worker's leases would expire by themselves; its board is wanted sooner."""
-        options = self._controller.options
-        if options.lab is None:
+        lab = self._controller.lab
+        if lab is None:
             return
-        from pytest_edgehil.lab.inventory import load_lab
         from pytest_edgehil.lab.leases import default_holder
         from pytest_edgehil.lab.sqlite_store import open_store
         from pytest_edgehil.plugin.workbench import holder_suffix
 
         suffix = holder_suffix(self._controller.run.run_id, worker)
         try:
-            store = open_store(load_lab(options.lab))
+            store = open_store(lab)
             try:
                 for state in store.boards():
                     if state.holder is not None and state.holder.name.endswith(suffix):

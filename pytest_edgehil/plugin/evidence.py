@@ -20,6 +20,7 @@ from pytest_edgehil.model.record import Attestation, TestRecord
 if TYPE_CHECKING:
     from pytest_edgehil.evidence.statement import RunInfo
     from pytest_edgehil.evidence.write import Written
+    from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.plugin.attempt import Attempt
     from pytest_edgehil.plugin.options import Options
     from pytest_edgehil.plugin.run import Run
@@ -71,7 +72,7 @@ def attest(attempt: Attempt, info: RunInfo, *, report: Path) -> None:
     attempt.attestations = tuple(signed)
 
 
-def seal(options: Options, run: Run, records: Sequence[TestRecord]) -> Written:
+def seal(options: Options, run: Run, records: Sequence[TestRecord], *, lab: Lab) -> Written:
     """Controller: check what the boards signed, judge it again, and seal it with the lab's key.
 
     Raises:
@@ -82,7 +83,7 @@ def seal(options: Options, run: Run, records: Sequence[TestRecord]) -> Written:
     from pytest_edgehil.evidence.write import write_evidence
 
     assert options.report is not None
-    _enroll_boards(options, records)
+    _enroll_boards(lab, records)
     return write_evidence(
         options.report / "evidence",
         records,
@@ -94,14 +95,11 @@ def seal(options: Options, run: Run, records: Sequence[TestRecord]) -> Written:
     )
 
 
-def _enroll_boards(options: Options, records: Sequence[TestRecord]) -> None:
+def _enroll_boards(lab: Lab, records: Sequence[TestRecord]) -> None:
     """Make the identity keys that *this host* knows part of the default trust, each as what the lab file says it is."""
     from pytest_edgehil.evidence.trust import enroll
-    from pytest_edgehil.lab.inventory import load_lab
     from pytest_edgehil.virtual.farm import board_directory, identity_key
 
-    assert options.lab is not None
-    lab = load_lab(options.lab)
     used = {record.board.id for record in records if record.board is not None and record.attestations}
     for board in lab.boards:
         if board.id not in used:

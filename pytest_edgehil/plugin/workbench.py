@@ -39,21 +39,25 @@ class Workbench:
         options: what the command line says.
         run: the whole run, the same in all its workers.
         worker: ``gw0``, …, or ``main`` without xdist.
+        lab: if it has been read already.
     """
 
-    def __init__(self, *, options: Options, run: Run, worker: str) -> None:
+    def __init__(self, *, options: Options, run: Run, worker: str, lab: Lab | None = None) -> None:
         self.options = options
         self.run = run
         self.worker = worker
+        self._lab = lab
         self._holding: Holding | None = None
         self._references: dict[str, ReferenceModel] = {}
         self._datasets: dict[str, Dataset] = {}
 
     @cached_property
     def lab(self) -> Lab:
-        """The lab; only to be asked for when one was given."""
+        """The lab; only to be asked for when one was given. A file that changes during the run changes nothing."""
         from pytest_edgehil.lab.inventory import load_lab
 
+        if self._lab is not None:
+            return self._lab
         if self.options.lab is None:
             raise ConfigError("no lab: pass --edgehil-lab FILE, for example --edgehil-lab farm/virtual.yaml")
         return load_lab(self.options.lab)
