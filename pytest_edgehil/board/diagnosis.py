@@ -100,7 +100,7 @@ class Witnesses:
             # Its process may have died because the whole board did.
             gone = self._gone(session)
             if gone is None:
-                return problem
+                return self._with_witness(problem)
             said = f"{problem}; and the board itself is gone: {gone}"
         elif isinstance(problem, _MAY_BE_A_CRASH):
             said = str(problem)
@@ -114,6 +114,11 @@ class Witnesses:
         if isinstance(problem, (ModelError, OutOfMemory)):
             return BoardCrashed(said)
         return problem
+
+    def _with_witness(self, problem: BoardError | ModelError) -> BoardError | ModelError:
+        """What the kernel says of a process that it ended."""
+        reason = self._new_reason() if isinstance(problem, OutOfMemory) else None
+        return problem if reason is None else OutOfMemory(f"{problem}; the console shows: {reason}")
 
     def _gone(self, session: BoardSession) -> BoardError | None:
         try:

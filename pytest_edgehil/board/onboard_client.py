@@ -478,5 +478,8 @@ def _push_program(
             f"{outcome.stderr_text[-300:]}"
         )
     if answer.get("ok") is not True:
-        problem: EdgehilError = error_of(answer.get("code"), answer.get("message"), board_id=board_id)
+        code = answer.get("code")
+        why = "no space left on the board" if code == "disk-full" else "storage failed"
+        said = f"{why} while the on-board program was put there: {answer.get('message')}"
+        problem: EdgehilError = error_of(code, said, board_id=board_id)
         raise problem

@@ -111,7 +111,8 @@ class ModelProcess:
         said = b"".join(self._stderr).decode(errors="replace").strip().splitlines()
         tail = f"; it said: {said[-1][:300]}" if said else ""
         if status == -signal.SIGKILL:
-            return Problem("child-killed", f"the model's process (pid {self.pid}) was killed by SIGKILL{tail}")
+            killed = f"the model's process (pid {self.pid}) was killed by SIGKILL, as when memory runs out{tail}"
+            return Problem("child-killed", killed)
         if status < 0:
             return Problem("child-crashed", f"the model's process died of {_signal_name(-status)}{tail}")
         return Problem("child-crashed", f"the model's process ended with status {status}{tail}")
