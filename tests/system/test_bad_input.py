@@ -39,8 +39,10 @@ BAD: dict[str, tuple[str, str, str]] = {
     "unknown_class": (
         "board('pain')",
         "pass",
-        r"no board of \S*lab.yaml can ever fulfil the requirement: a board of class pain; nearest is \w+: "
-        r"class is \w+, not pain; did you mean 'plain'\?",
+        (
+            r"no board of \S*lab.yaml can ever fulfil the requirement: a board of class pain; nearest is \w+: "
+            r"class is \w+, not pain; did you mean 'plain'\?"
+        ),
     ),
     "unknown_id": ("board(None, id='p11')", "pass", r"board p11.*did you mean 'p1'"),
     "unknown_tag": ("board(tags=['cooled'])", "pass", r"with tag cooled.*tag cooled is missing"),
