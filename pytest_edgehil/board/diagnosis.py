@@ -18,6 +18,7 @@ from pytest_edgehil.errors import (
     BoardError,
     ConnectFailed,
     DeadlineExceeded,
+    LeaseError,
     LinkLost,
     ModelError,
     OutOfMemory,
@@ -99,8 +100,8 @@ class Witnesses:
         if isinstance(problem, (ModelError, OutOfMemory)):
             # Its process may have died because the whole board did.
             gone = self._gone(session)
-            if gone is None:
-                return self._with_witness(problem)
+            if gone is None or isinstance(gone, LeaseError):  # somebody else's board tells nothing about our model
+                return gone or self._with_witness(problem)
             said = f"{problem}; and the board itself is gone: {gone}"
         elif isinstance(problem, _MAY_BE_A_CRASH):
             said = str(problem)

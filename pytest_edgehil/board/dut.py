@@ -376,8 +376,11 @@ class Dut:
         if self._broken is not None:
             self._session.drop()  # whatever answers on it later answers an old question
         elif loaded is not None:
-            with contextlib.suppress(BoardError):  # the next one who uses the session hears of it
+            try:
                 self._session.client.unload()
+            except BoardError:
+                # a model that hangs is this test's doing; the next one gets a session of its own
+                self._session.drop()
 
     def __enter__(self) -> Self:
         return self
@@ -518,6 +521,7 @@ class Dut:
         self._note_cold(cold)
 
     def _watch(self, _done: int, newest: SensorReading | None) -> None:
+        self._session.check()  # a soak of an hour must not go on on a board that somebody else has got
         if newest is not None and newest.temperature_c is not None and newest.temperature_c >= CRITICAL_C:
             raise Overheated(
                 f"{self.board.id}: the SoC is at {newest.temperature_c:.1f} °C, beyond the critical {CRITICAL_C:g} °C: "

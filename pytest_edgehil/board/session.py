@@ -31,6 +31,7 @@ class BoardSession:
         token: fencing token of the lease.
         holder: who holds it.
         connect: how to open a link; None: over SSH as the board's description says, and it is closed here.
+        check: raises `LeaseLost` when the board is not ours any more; asked before everything that is done with it.
         clock: monotonic seconds.
         wait: sleeps so many seconds.
     """
@@ -42,12 +43,14 @@ class BoardSession:
         token: int,
         holder: str,
         connect: Connect | None = None,
+        check: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         self.board = board
         self._token = token
         self._holder = holder
+        self.check = check
         self._owns_links = connect is None
         self._connect = connect if connect is not None else self._ssh
         self._clock = clock
@@ -68,6 +71,7 @@ class BoardSession:
     @property
     def transport(self) -> Transport:
         """The link; opened when it is first asked for."""
+        self.check()
         if self._transport is None:
             self._transport = self._connect(CONNECT_S)
         return self._transport
@@ -75,6 +79,7 @@ class BoardSession:
     @property
     def client(self) -> OnboardClient:
         """The session with the on-board program; started when it is first asked for."""
+        self.check()
         if self._client is None:
             self._client = self._start(self.transport, START_S)
         return self._client
@@ -93,6 +98,7 @@ class BoardSession:
         last: BoardError | None = None
         self.drop()
         while (left := deadline - self._clock()) > 0:
+            self.check()
             try:
                 self._transport = self._connect(min(left, CONNECT_S))
                 self._client = self._start(self._transport, min(left, START_S))

@@ -133,9 +133,8 @@ class Holding:
         """Link to the board and session with its on-board program; each is opened when it is first asked for."""
         from pytest_edgehil.board.session import BoardSession
 
-        self.check()
         if self._session is None:
-            self._session = BoardSession(self._board, token=self.token, holder=self.holder)
+            self._session = BoardSession(self._board, token=self.token, holder=self.holder, check=self.check)
         return self._session
 
     def run(self, *argv: str, timeout_s: float = 30.0) -> Outcome:
@@ -170,7 +169,12 @@ class Holding:
             self._console = Console.open(self._board.console, log_path=self._console_log, board_id=self.id)
 
     def check(self) -> None:
-        """Raise `LeaseLost` if the board is not ours any more."""
+        """Raise `LeaseLost` if the board is not ours any more, as far as the last heartbeat could tell."""
+        self._reservation.check()
+
+    def check_now(self) -> None:
+        """Raise `LeaseLost` if the board is not ours any more; asks the lab's books."""
+        self._reservation.beat()
         self._reservation.check()
 
     def forget_link(self) -> None:

@@ -25,6 +25,7 @@ from pytest_edgehil.errors import (
     GateFailure,
     Inconclusive,
     InvalidMeasurement,
+    LeaseLost,
     LeaseTimeout,
     UserError,
 )
@@ -84,6 +85,7 @@ class Runner:
             reports = [call_and_report(item, "setup", log=False)]
             if reports[0].passed:
                 reports.append(call_and_report(item, "call", log=False))
+            self._acquit(attempt)
             after: Any = None if item.session.shouldfail or item.session.shouldstop else nextitem
             attempt.requeued = self._goes_again(attempt)
             if attempt.requeued:
@@ -186,6 +188,7 @@ class Runner:
 
     def _conclude_attempt(self, attempt: Attempt) -> None:
         """Decide what becomes of the board and of the test."""
+        self._acquit(attempt)
         problem = attempt.board_error
         if problem is None:
             return
@@ -200,6 +203,14 @@ class Runner:
                 attempt.error = type(problem)(f"{problem}; and the board could not be quarantined: {trouble}")
         # it may have broken in the teardown only
         attempt.requeued = attempt.requeued or self._goes_again(attempt)
+
+    def _acquit(self, attempt: Attempt) -> None:
+        """A board that was taken from us did not break: whoever has it now may have switched it off."""
+        if attempt.holding is not None and attempt.blames_board:
+            try:
+                attempt.holding.check_now()
+            except LeaseLost as lost:
+                attempt.error = lost
 
     def _goes_again(self, attempt: Attempt) -> bool:
         problem, holding = attempt.board_error, attempt.holding
