@@ -34,17 +34,40 @@ _BOUNDS: Mapping[str, tuple[str, str]] = {
     "greater_than": ("more than", "gt"),
     "less_than": ("less than", "lt"),
 }
+_ABOUT_KEYS = frozenset(("missing", "extra_forbidden"))
 _QUOTED = re.compile(r"'([^']*)'")
 
 
 def problems_of(errors: Iterable[ErrorDetails], document: Document, schema: Mapping[str, Any]) -> list[Problem]:
     """Translate every error of one validation."""
-    return [_problem(error, document, schema) for error in errors]
+    problems: list[Problem] = []
+    unions: dict[KeyPath, list[ErrorDetails]] = {}
+    for error in errors:
+        where, branches = _place(error["loc"], document.data, keep_last=error["type"] in _ABOUT_KEYS)
+        if branches and error["loc"][-1] == branches[-1]:
+            unions.setdefault(where, []).append(error)
+        else:
+            problems.append(_problem(error, document, schema))
+    for where, tried in unions.items():
+        # a branch that took the value and found fault with something in it says more than those that did not
+        if not any(problem.where[: len(where)] == where != problem.where for problem in problems):
+            problems.append(_union_problem(where, tried, document, schema))
+    return problems
+
+
+def _union_problem(where: KeyPath, tried: list[ErrorDetails], document: Document, schema: Mapping[str, Any]) -> Problem:
+    """One problem of a value that no branch of a union takes: what the branches say whose kind it is at least."""
+    fitting = [error for error in tried if error["type"] not in _KINDS]
+    if fitting or len(tried) == 1:
+        whats = dict.fromkeys(_problem(error, document, schema).what for error in fitting or tried)
+        return document.problem(where, ", or ".join(whats))
+    kinds = dict.fromkeys(_KINDS[error["type"]] for error in tried)
+    return document.problem(where, f"expected {' or '.join(kinds)}, found {_shown(tried[0]['input'])}")
 
 
 def _problem(error: ErrorDetails, document: Document, schema: Mapping[str, Any]) -> Problem:
     kind, found, context = error["type"], error["input"], error.get("ctx", {})
-    where, branches = _place(error["loc"], document.data, keep_last=kind in ("missing", "extra_forbidden"))
+    where, branches = _place(error["loc"], document.data, keep_last=kind in _ABOUT_KEYS)
     what = ""
     if kind == "missing":
         what = f"missing: {_description(schema, where, branches) or 'this key is needed'}"

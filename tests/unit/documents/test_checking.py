@@ -31,6 +31,8 @@ class Versioned(Section):
     """A note that knows its version."""
 
     version: Literal[1]
+    limit: str | float | int = 0
+    who: Literal["all", "none"] | list[str] = "all"
 
 
 class Letter(Section):
@@ -119,3 +121,21 @@ def test_a_number_that_can_only_be_one_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(LabFileError, match="1: version: expected 1, found the number 2"):
         checked(read_document(source, NOTE), Versioned)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("limit: []", "limit: expected text or a number or a whole number, found a list"),
+        ("limit: .nan", "limit: expected a finite number, found nan"),
+        ("who: nnoe", "who: unknown value 'nnoe'; did you mean 'none'? expected one of all, none"),
+        ("who: [1]", "who[0]: expected text, found the number 1; put it in quotes"),
+    ],
+)
+def test_a_value_that_may_be_of_several_kinds_has_one_problem(tmp_path: Path, line: str, said: str) -> None:
+    source = tmp_path / "note.yaml"
+    source.write_text(f"version: 1\n{line}\n", encoding="utf-8")
+
+    with pytest.raises(LabFileError) as refused:
+        checked(read_document(source, NOTE), Versioned)
+    assert refused.value.problems == (f"{source}:2: {said}",)
