@@ -24,13 +24,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import rfc8785
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pytest_edgehil.artifacts.manifest import Name, Printable
-from pytest_edgehil.artifacts.yaml_file import checked, read_yaml
+from pytest_edgehil.documents.checking import Section, checked
+from pytest_edgehil.documents.reading import FileKind, first_only, read_document
 from pytest_edgehil.errors import RecipeError
 
 PROMPT_NAME = "prompt.json"
+
+_KIND = FileKind(
+    noun="prompt bundle", expected="'templates:' and 'models:'", refusal=first_only(RecipeError), most_bytes=1 << 20
+)
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([a-z][a-z0-9_]*)\s*\}\}")
 _BRACES = re.compile(r"\{\{|\}\}")
@@ -71,17 +76,13 @@ class PromptBundle:
         return _PLACEHOLDER.sub(lambda found: str(values[found[1]]), text)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Variable(_Part):
+class Variable(Section):
     """What a variable may be."""
 
     type: Literal["text", "integer", "number"]
     minimum: float | None = None
     maximum: float | None = None
-    max_length: Annotated[int, Field(ge=1)] | None = None
+    max_length: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
 
     @model_validator(mode="after")
     def _goes_together(self) -> Variable:
@@ -115,7 +116,7 @@ class Variable(_Part):
             raise RecipeError(f"{name}: {value!r:.60} is outside {low:g} … {high:g}")
 
 
-class _Goes(_Part):
+class _Goes(Section):
     name: Name
     versions: Annotated[list[Printable], Field(min_length=1)] = ["*"]
 
@@ -127,7 +128,7 @@ def _template(text: str) -> str:
     return text
 
 
-class _Bundle(_Part):
+class _Bundle(Section):
     templates: Annotated[
         dict[Name, Annotated[str, Field(min_length=1, max_length=65536), AfterValidator(_template)]],
         Field(min_length=1, max_length=256),
@@ -156,7 +157,7 @@ def load_prompts(path: Path) -> PromptBundle:
     Raises:
         RecipeError: file, line and path of the first thing that is wrong; a bundle that names no model is refused.
     """
-    return _frozen(checked(read_yaml(path), _Bundle))
+    return _frozen(checked(read_document(path, _KIND), _Bundle))
 
 
 def parse_prompts(data: bytes) -> PromptBundle:

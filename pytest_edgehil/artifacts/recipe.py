@@ -29,11 +29,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import rfc8785
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, RootModel, model_validator
 
 from pytest_edgehil.artifacts.manifest import Key, Machine, Name, Numbers, Pattern, Printable, Version, Word
-from pytest_edgehil.artifacts.yaml_file import Document, checked, did_you_mean, read_yaml
-from pytest_edgehil.errors import QuantityError
+from pytest_edgehil.documents.checking import Section, checked
+from pytest_edgehil.documents.reading import Document, FileKind, first_only, read_document
+from pytest_edgehil.errors import QuantityError, RecipeError
 from pytest_edgehil.model import quantity
 from pytest_edgehil.model.artifact import Budgets, Target, Track
 
@@ -116,6 +117,10 @@ class Recipe:
 
 # --- the YAML form -----------------------------------------------------------------------------------
 
+_KIND = FileKind(
+    noun="recipe", expected="'track:', 'name:' and 'version:'", refusal=first_only(RecipeError), most_bytes=1 << 20
+)
+
 
 def _quantity(parse: Any, scale: int = 1) -> Any:
     def check(text: str) -> str:
@@ -135,11 +140,11 @@ Size = Annotated[str, _quantity(quantity.size_bytes)]
 FileName = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+_MOST = 1 << 31
+"""Far beyond what counts, and below 2^53: the digest is made of canonical JSON, which has no larger numbers."""
 
 
-class _Target(_Part):
+class _Target(Section):
     name: Word
     board_classes: Annotated[list[Pattern], Field(min_length=1, max_length=64)]
     architectures: Annotated[list[Machine], Field(max_length=64)] = []
@@ -153,16 +158,16 @@ class _Target(_Part):
         return self
 
 
-class _Budgets(_Part):
+class _Budgets(Section):
     p95_latency: Duration | None = None
     peak_rss: Size | None = None
     size: Size | None = None
 
 
-class _Quantise(_Part):
+class _Quantise(Section):
     method: Literal["none", "dynamic", "static"] = "none"
     calibration: FileName | None = None
-    items: Annotated[int, Field(ge=1)] | None = None
+    items: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     per_channel: bool = True
     weights: Literal["int8", "uint8"] = "int8"
     activations: Literal["int8", "uint8"] = "uint8"
@@ -183,12 +188,12 @@ class _Quantise(_Part):
         return self
 
 
-class _Evaluate(_Part):
+class _Evaluate(Section):
     dataset: FileName
     output: str | None = None
 
 
-class _Common(_Part):
+class _Common(Section):
     name: Name
     version: Version
     target: _Target
@@ -214,11 +219,8 @@ class _FirmwareRecipe(_Common):
     tree: FileName
 
 
-_FORMS: Mapping[str, type[_ModelRecipe | _PromptRecipe | _FirmwareRecipe]] = {
-    "model": _ModelRecipe,
-    "prompt": _PromptRecipe,
-    "firmware": _FirmwareRecipe,
-}
+_AnyRecipe = _ModelRecipe | _PromptRecipe | _FirmwareRecipe
+_RecipeFile = RootModel[Annotated[_AnyRecipe, Field(discriminator="track")]]
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -227,21 +229,13 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         RecipeError: file, line and path of the first thing that is wrong.
     """
-    document = read_yaml(path)
-    if not isinstance(document.data, dict):
-        raise document.error((), "expected keys and values, such as 'track: model'")
-    track = document.data.get("track")
-    if not isinstance(track, str) or track not in _FORMS:
-        known = ", ".join(_FORMS)
-        if "track" not in document.data:
-            raise document.error(("track",), f"is missing; expected one of {known}")
-        raise document.error(("track",), f"{track!r} is unknown{did_you_mean(track, _FORMS)}; expected one of {known}")
-    value = checked(document, _FORMS[track])
+    document = read_document(path, _KIND)
+    value = checked(document, _RecipeFile).root
     budgets = value.budgets
     return Recipe(
         path=path,
         digest=_digest(value),
-        track=Track(track),
+        track=Track(value.track),
         name=value.name,
         version=value.version,
         target=Target(
@@ -262,12 +256,11 @@ def load_recipe(path: Path) -> Recipe:
     )
 
 
-def _step(value: BaseModel, document: Document) -> ModelStep | PromptStep | FirmwareStep:
+def _step(value: _AnyRecipe, document: Document) -> ModelStep | PromptStep | FirmwareStep:
     if isinstance(value, _PromptRecipe):
         return PromptStep(bundle=_existing(document, ("bundle",), value.bundle))
     if isinstance(value, _FirmwareRecipe):
         return FirmwareStep(tree=_existing(document, ("tree",), value.tree, directory=True))
-    assert isinstance(value, _ModelRecipe)
     how, evaluate = value.quantise, value.evaluate
     calibration = None
     if how.calibration is not None:
@@ -303,7 +296,7 @@ def _existing(document: Document, where: tuple[str, ...], name: str, *, director
     return path
 
 
-def _digest(value: _ModelRecipe | _PromptRecipe | _FirmwareRecipe) -> str:
+def _digest(value: _AnyRecipe) -> str:
     """Digest of the recipe's values in canonical JSON; file names and what only the report uses are left out."""
     shape = value.model_dump(mode="json", exclude={"source", "bundle", "tree", "evaluate"})
     if isinstance(value, _ModelRecipe):

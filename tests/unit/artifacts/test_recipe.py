@@ -65,22 +65,26 @@ def test_prompt_and_firmware_recipes_have_their_own_step(room: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("track: model\n", "", ":1: track: is missing; expected one of model, prompt, firmware"),
-        ("track: model", "track: modle", ":1: track: 'modle' is unknown; did you mean 'model'?"),
-        ("name: digits\n", "", ":1: name: is missing"),
+        ("track: model\n", "", ":1: track: missing: expected one of firmware, model, prompt"),
+        (
+            "track: model",
+            "track: modle",
+            ":1: track: unknown value 'modle'; did you mean 'model'? expected one of model, prompt, firmware",
+        ),
+        ("name: digits\n", "", ":1: name: missing: this key is needed"),
         ("name: digits", "name: Digits", ":2: name: 'Digits' is no name"),
-        ('"1.0.0"', "1.0", ":3: version: expected text, found 1.0; put it in quotes"),
-        ('"1.0.0"', "2026.10", ":3: version: expected text, found 2026.1"),
+        ('"1.0.0"', "1.0", ":3: version: expected text, found the number 1.0; put it in quotes"),
+        ('"1.0.0"', "2026.10", ":3: version: expected text, found the number 2026.1"),
         ('"1.0.0"', '"../1"', ":3: version: '../1' is no version"),
         ("name: pi5", "name: pi 5", ":4: target.name: 'pi 5' is no word"),
         ('["pi5-*"]', "[]", ":4: target.board_classes: "),
-        ('["pi5-*"]', "pi5", ":4: target.board_classes: expected a list, found 'pi5'"),
+        ('["pi5-*"]', "pi5", ":4: target.board_classes: expected a list, found the text 'pi5'"),
         ('["pi5-*"]', '["pi5-*", "a b"]', ":4: target.board_classes[1]: 'a b' is no board class"),
         ("runtime: onnxruntime, ", "", ":4: target: min_runtime_version says nothing without a runtime"),
         ("source: model.onnx", "source: missing.onnx", ":5: source: there is no file 'missing.onnx' in "),
         ("source: model.onnx", "source: .", ":5: source: there is no file"),
-        ("quantise:", "quantize:", ":6: quantize: unknown key; did you mean 'quantise'?; known keys here: budgets, "),
-        ("method: static", "method: staitc", ":7: quantise.method: 'staitc' is unknown; did you mean 'static'?"),
+        ("quantise:", "quantize:", ":6: quantize: unknown key; did you mean 'quantise'? known keys here: budgets, "),
+        ("method: static", "method: staitc", ":7: quantise.method: unknown value 'staitc'; did you mean 'static'?"),
         ("method: static", "method: dynamic", ":6: quantise: 'calibration' is for method static only"),
         ("method: static", "method: none", ":6: quantise: 'calibration' is for method static only"),
         ("  calibration: items.npz\n", "", ":6: quantise: static quantisation needs 'calibration: FILE.npz'"),
@@ -90,25 +94,31 @@ def test_prompt_and_firmware_recipes_have_their_own_step(room: Path) -> None:
             "  per_chanel: true\n  method",
             ":7: quantise.per_chanel: unknown key; did you mean 'per_channel'?",
         ),
-        ("  method", "  per_channel: 1\n  method", ":7: quantise.per_channel: expected true or false, found 1"),
+        (
+            "  method",
+            "  per_channel: 1\n  method",
+            ":7: quantise.per_channel: expected true or false, found the number 1",
+        ),
         ("  method", "  percentile: 100\n  method", ":7: quantise.percentile: "),
-        ("  method", "  items: 0\n  method", ":7: quantise.items: "),
+        ("  method", "  percentile: .nan\n  method", ":7: quantise.percentile: expected a finite number, found nan"),
+        ("  method", "  items: 0\n  method", ":7: quantise.items: expected at least 1, found the number 0"),
+        ("  method", "  items: 10000000000000000\n  method", ":7: quantise.items: expected at most "),
         ("12 ms", "12 parsecs", ":10: budgets.p95_latency: '12 parsecs' is no duration"),
-        ("12 ms", "12", ":10: budgets.p95_latency: expected text, found 12"),
+        ("12 ms", "12", ":10: budgets.p95_latency: expected text, found the number 12"),
         ("12 ms", "12 ns", ":10: budgets.p95_latency: '12 ns' is too small"),
         ("1 MiB}", "0 B}", ":10: budgets.size: '0 B' is too small"),
         ("[edge-os]", "[]", ":11: depends.firmware.name: "),
         ("depends:", "name: x\ndepends:", ":11: name: this key is already given in line 2"),
         ("depends:", "depends: &a", ":11: anchors and aliases are not read here"),
-        ("name: digits", "name: !!python/object/apply:os.system [id]", ":2: tags such as"),
+        ("name: digits", "name: !!python/object/apply:os.system [id]", ":2: name: tags such as"),
         ("name: digits", "name: !!str digits", ""),
         ("name: digits", "? [a]\n: b", ":2: a key must be plain text"),
-        ("name: digits", "name: [", ":4: is not valid YAML"),
-        ("name: digits", "name: \x01", ":1: is not valid YAML"),
-        (GOOD, "", ":1: the file is empty"),
-        (GOOD, "- a", ":1: expected keys and values"),
-        (GOOD, "a: 1\n---\nb: 2", "is not valid YAML"),
-        (GOOD, "[" * 5000, ":1: is nested too deeply"),
+        ("name: digits", "name: [", ":4: not valid YAML"),
+        ("name: digits", "name: \x01", ":2: not valid YAML"),
+        (GOOD, "", ":1: the recipe is empty; expected 'track:'"),
+        (GOOD, "- a", ":1: expected a mapping of keys to values, found a list"),
+        (GOOD, "a: 1\n---\nb: 2", ":2: not valid YAML"),
+        (GOOD, "[" * 5000, ":1: not a recipe: it is nested too deeply"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line_and_path(room: Path, old: str, new: str, said: str) -> None:
@@ -126,7 +136,7 @@ def test_what_is_wrong_is_named_with_its_line_and_path(room: Path, old: str, new
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"gone\.yaml: cannot be read: No such file"):
+    with pytest.raises(RecipeError, match=r"gone\.yaml: there is no such recipe"):
         load_recipe(tmp_path / "gone.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"name: \xe9")
     with pytest.raises(RecipeError, match="is not UTF-8 text"):
@@ -138,7 +148,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_all_mistakes_are_counted(room: Path) -> None:
     text = GOOD.replace("name: digits", "name: Digits").replace("method: static", "method: other")
-    with pytest.raises(RecipeError, match=re.escape("(and 1 more)")):
+    with pytest.raises(RecipeError, match=re.escape("(and 1 more problem)")):
         load_recipe(written(room, text))
 
 
