@@ -30,11 +30,14 @@ import yaml
 from pydantic import Field
 from securesystemslib.signer import Key
 
+from pytest_edgehil.documents.checking import Section, checked
+from pytest_edgehil.documents.reading import Document, FileKind, KeyPath, first_only, read_document
 from pytest_edgehil.errors import ConfigError
 from pytest_edgehil.evidence import keys
-from pytest_edgehil.evidence.documents import Document, load
 from pytest_edgehil.evidence.files import locked, write_atomically
 from pytest_edgehil.model.board import Environment
+
+_KIND = FileKind(noun="trust file", expected="'trust: 1'", refusal=first_only(ConfigError), anchors=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,7 @@ class Trust:
         return dataclasses.replace(self, lab_keys=(*self.lab_keys, key))
 
 
-class _KeyEntry(Document):
+class _KeyEntry(Section):
     key: str | None = None
     path: str | None = None
 
@@ -91,7 +94,7 @@ class _BoardEntry(_KeyEntry):
     cls: str | None = Field(default=None, alias="class")
 
 
-class _TrustFile(Document):
+class _TrustFile(Section):
     trust: Literal[1]
     lab_keys: list[_KeyEntry] = Field(default_factory=list)
     boards: list[_BoardEntry] = Field(default_factory=list)
@@ -104,17 +107,18 @@ def load_trust(path: Path) -> Trust:
     Raises:
         ConfigError: the file or a key in it is missing or malformed, or a key is enrolled twice.
     """
-    found, _ = load(path, _TrustFile)
+    document = read_document(path, _KIND)
+    found = checked(document, _TrustFile)
     boards: list[BoardKey] = []
     for i, entry in enumerate(found.boards):
-        key = _key(entry, path, f"boards.{i}")
+        key = _key(entry, document, ("boards", i))
         one = BoardKey(board_id=entry.board, kind=Environment(entry.kind), key=key, cls=entry.cls)
-        _check_enrolment(one, boards, where=f"{path}: boards.{i}")
+        _check_enrolment(one, boards, where=document.place(("boards", i)))
         boards.append(one)
     return Trust(
-        lab_keys=tuple(_key(entry, path, f"lab_keys.{i}") for i, entry in enumerate(found.lab_keys)),
+        lab_keys=tuple(_key(entry, document, ("lab_keys", i)) for i, entry in enumerate(found.lab_keys)),
         boards=tuple(boards),
-        rollout_keys=tuple(_key(entry, path, f"rollout_keys.{i}") for i, entry in enumerate(found.rollout_keys)),
+        rollout_keys=tuple(_key(entry, document, ("rollout_keys", i)) for i, entry in enumerate(found.rollout_keys)),
     )
 
 
@@ -188,20 +192,20 @@ def _check_enrolment(one: BoardKey, others: list[BoardKey], *, where: str) -> No
             )
 
 
-def _key(entry: _KeyEntry, file: Path, where: str) -> Key:
-    what = f"{file}: {where}"
+def _key(entry: _KeyEntry, document: Document, where: KeyPath) -> Key:
     if (entry.key is None) == (entry.path is None):
-        raise ConfigError(f"{what}: give either key or path")
+        raise document.error(where, "give either key or path")
     if entry.path is not None:
-        target = file.parent / Path(entry.path).expanduser()
+        target = document.source.parent / Path(entry.path).expanduser()
         try:
             return keys.public_key(target.read_bytes(), what=str(target))
         except OSError as problem:
-            raise ConfigError(f"{what}.path: {target} cannot be read: {problem.strerror}") from problem
+            raise document.error((*where, "path"), f"{target} cannot be read: {problem.strerror}") from problem
     assert entry.key is not None
+    what = document.place((*where, "key"))
     if entry.key.startswith("ed25519:"):
-        return keys.ed25519_from_hex(entry.key.removeprefix("ed25519:"), what=f"{what}.key")
-    return keys.public_key(entry.key, what=f"{what}.key")
+        return keys.ed25519_from_hex(entry.key.removeprefix("ed25519:"), what=what)
+    return keys.public_key(entry.key, what=what)
 
 
 def _to_entry(one: BoardKey) -> dict[str, str]:

@@ -27,13 +27,17 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pytest_edgehil.errors import QuantityError
+from pytest_edgehil.documents.checking import Section, checked
+from pytest_edgehil.documents.reading import FileKind, first_only, read_document
+from pytest_edgehil.errors import ConfigError, QuantityError
 from pytest_edgehil.evidence.canonical import digest_of
-from pytest_edgehil.evidence.documents import Document, load
 from pytest_edgehil.model import quantity
 from pytest_edgehil.model.artifact import Track
 from pytest_edgehil.model.board import Environment
 
+_KIND = FileKind(
+    noun="policy", expected="'policy:', 'environments:' and 'gates:'", refusal=first_only(ConfigError), anchors=True
+)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -95,7 +99,7 @@ class Policy:
     companions: Mapping[Track, CompanionRule]
 
 
-class _Gate(Document):
+class _Gate(Section):
     at_most: str | float | int | None = None
     at_least: str | float | int | None = None
     alpha: float | None = Field(default=None, gt=0, lt=1)
@@ -121,7 +125,7 @@ class _Gate(Document):
         return None if self.at_least is None else parse_limit(self.at_least, better="higher")
 
 
-class _Soak(Document):
+class _Soak(Section):
     min_duration: str
 
     @field_validator("min_duration")
@@ -131,7 +135,7 @@ class _Soak(Document):
         return value
 
 
-class _PolicyFile(Document):
+class _PolicyFile(Section):
     policy: str = Field(min_length=1)
     environments: list[Literal["hardware", "emulated", "virtual"]] = Field(min_length=1)
     board_classes: list[str] = Field(min_length=1)
@@ -171,7 +175,8 @@ def load_policy(path: Path) -> Policy:
     Raises:
         ConfigError: missing or malformed; names file, line and path.
     """
-    found, data = load(path, _PolicyFile)
+    document = read_document(path, _KIND)
+    found = checked(document, _PolicyFile)
     gates = tuple(
         RequiredGate(
             name=name,
@@ -184,7 +189,7 @@ def load_policy(path: Path) -> Policy:
     )
     return Policy(
         name=found.policy,
-        digest=digest_of(data),
+        digest=digest_of(document.raw),
         environments=frozenset(Environment(one) for one in found.environments),
         board_classes=tuple(found.board_classes),
         max_age_s=quantity.duration_ns(found.max_age) / 1e9,

@@ -41,12 +41,17 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from pytest_edgehil.documents.checking import Section, checked
+from pytest_edgehil.documents.reading import FileKind, first_only, read_document
 from pytest_edgehil.errors import RolloutError
 from pytest_edgehil.evidence.canonical import digest_of
-from pytest_edgehil.evidence.documents import Document, load
 from pytest_edgehil.model import quantity
 from pytest_edgehil.model.board import Environment
 from pytest_edgehil.rollout.condition import Condition, parse
+
+_KIND = FileKind(
+    noun="rollout plan", expected="'plan:', 'seq:' and 'strategy:'", refusal=first_only(RolloutError), anchors=True
+)
 
 HARD_P95_RATIO = 2.0
 HARD_CRASH_RATE = 0.01
@@ -120,11 +125,11 @@ _ConditionText = Annotated[str, AfterValidator(_condition)]
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
-class _Pause(Document):
+class _Pause(Section):
     duration: _Duration
 
 
-class _StepEntry(Document):
+class _StepEntry(Section):
     set_weight: int | None = Field(default=None, alias="setWeight", ge=1, le=100)
     pause: _Pause | None = None
 
@@ -135,7 +140,7 @@ class _StepEntry(Document):
         return self
 
 
-class _MetricEntry(Document):
+class _MetricEntry(Section):
     name: str = Field(min_length=1)
     measure: Measure
     # not optional as in Argo: a metric that cannot succeed would hold forever, one that cannot fail proves nothing
@@ -155,7 +160,7 @@ class _MetricEntry(Document):
         return self
 
 
-class _Analysis(Document):
+class _Analysis(Section):
     min_devices: int = Field(default=5, alias="minDevices", ge=2)
     min_inferences: int = Field(default=200, alias="minInferences", ge=20)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -169,7 +174,7 @@ class _Analysis(Document):
         return self
 
 
-class _Canary(Document):
+class _Canary(Section):
     steps: list[_StepEntry] = Field(min_length=1)
     analysis: _Analysis
 
@@ -183,16 +188,16 @@ class _Canary(Document):
         return self
 
 
-class _Strategy(Document):
+class _Strategy(Section):
     canary: _Canary
 
 
-class _Rollback(Document):
+class _Rollback(Section):
     p95_ratio: float = Field(default=HARD_P95_RATIO, alias="p95Ratio", gt=1, le=HARD_P95_RATIO)
     crash_rate: float = Field(default=HARD_CRASH_RATE, alias="crashRate", gt=0, le=HARD_CRASH_RATE)
 
 
-class _PlanFile(Document):
+class _PlanFile(Section):
     plan: str = Field(min_length=1)
     seq: int = Field(ge=1)
     environment: Literal["hardware", "emulated", "virtual"]
@@ -208,12 +213,13 @@ def load_plan(path: Path) -> Plan:
     Raises:
         RolloutError: missing or malformed; names file, line and path.
     """
-    found, data = load(path, _PlanFile, error=RolloutError)
+    document = read_document(path, _KIND)
+    found = checked(document, _PlanFile)
     analysis = found.strategy.canary.analysis
     return Plan(
         name=found.plan,
         seq=found.seq,
-        digest=digest_of(data),
+        digest=digest_of(document.raw),
         environment=Environment(found.environment),
         artifact=found.artifact,
         baseline=found.baseline,

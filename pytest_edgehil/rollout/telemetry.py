@@ -30,9 +30,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationError, model_validator
 
+from pytest_edgehil.documents.checking import Section
 from pytest_edgehil.errors import EvidenceError, RolloutError
 from pytest_edgehil.evidence import canonical
-from pytest_edgehil.evidence.documents import Document
 from pytest_edgehil.evidence.verify import CLOCK_SKEW_S
 from pytest_edgehil.model.board import Environment
 
@@ -73,7 +73,7 @@ class Telemetry:
         return Telemetry(reports=kept, digests=self.digests)
 
 
-class _Line(Document):
+class _Line(Section):
     device: str = Field(min_length=1)
     group: Literal["canary", "control"]
     artifact: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")

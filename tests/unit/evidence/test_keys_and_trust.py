@@ -144,14 +144,20 @@ def _raw_hex(key: object) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("trust: 1\nboard: []\n", r"trust.yaml:2: board: this key is unknown; did you mean 'boards'\?"),
-        ("trust: 1\nboards:\n  - {board: a, kind: real, path: x}\n", r"trust.yaml:3: boards.0.kind: "),
-        ("trust: 1\nboards:\n  - {board: a, kind: virtual}\n", "boards.0: give either key or path"),
-        ("trust: 1\nlab_keys:\n  - path: none.pem\n", "lab_keys.0.path: .*none.pem cannot be read"),
-        ("trust: 1\nlab_keys:\n  - key: ed25519:zz\n", "64 hexadecimal digits"),
-        ("trust: 1\ntrust: 1\n", r"trust.yaml:2: the key 'trust' appears twice"),
-        ("trust: 2\n", r"trust.yaml:1: trust: "),
-        ("- 1\n", "expected keys and values"),
+        ("trust: 1\nboard: []\n", r"trust.yaml:2: board: unknown key; did you mean 'boards'\?"),
+        (
+            "trust: 1\nboards:\n  - {board: a, kind: real, path: x}\n",
+            r"trust.yaml:3: boards\[0\].kind: unknown value 'real'; expected",
+        ),
+        ("trust: 1\nboards:\n  - {board: a, kind: virtual}\n", r"trust.yaml:3: boards\[0\]: give either key or path"),
+        ("trust: 1\nlab_keys:\n  - path: none.pem\n", r"trust.yaml:3: lab_keys\[0\].path: .*none.pem cannot be read"),
+        (
+            "trust: 1\nlab_keys:\n  - key: ed25519:zz\n",
+            r"trust.yaml:3: lab_keys\[0\].key: expected 64 hexadecimal digits",
+        ),
+        ("trust: 1\ntrust: 1\n", r"trust.yaml:2: trust: this key is already given in line 1"),
+        ("trust: 2\n", r"trust.yaml:1: trust: expected 1, found the number 2"),
+        ("- 1\n", "expected a mapping of keys to values, found a list"),
         ("trust: [\n", r"trust.yaml:2: "),
     ],
 )
