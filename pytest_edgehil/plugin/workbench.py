@@ -6,12 +6,13 @@ heavy is imported here, inside functions.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pytest_edgehil.errors import BoardUnavailable, ConfigError, DatasetError, WrongTarget
+from pytest_edgehil.errors import BoardUnavailable, ConfigError, DatasetError, LeaseLost, WrongTarget
 from pytest_edgehil.model.requirement import Requirement
 from pytest_edgehil.plugin.markers import ComboRequest
 
@@ -164,9 +165,10 @@ class Workbench:
 
         fitting = self.suitable(requirement, combo)
         if self._holding is not None and self._holding.id in {board.id for board in fitting}:
-            self._holding.check()
-            on_lease(self._holding)
-            return self._holding
+            with contextlib.suppress(LeaseLost):  # this test has not touched it yet: it gets another one
+                self._holding.check()
+                on_lease(self._holding)
+                return self._holding
         self.let_go()
         narrowed = Requirement(among=frozenset(board.id for board in fitting))
         reservation = reserve(self.lab, (narrowed,), store=self.store, holder=self.holder, wait_s=self.options.wait_s)

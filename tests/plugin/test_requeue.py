@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from support.farm import replay_artifact
+from support.farm import Farm, replay_artifact
 from support.standing_farm import StandingFarm
 
 WORKERS = pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
@@ -242,3 +242,215 @@ def test_only_the_second_attempt_is_signed(ran: Ran):
 
 def test_nothing_is_left_in_the_temporary_directory(ran: Ran):
     assert [name for name in ran.farm.left_in_tmp if "edgehil" in name] == []
+
+
+# --- rights to a board, and what is no fault of it ----------------------------------------------------------------
+
+LEASES = (
+    PRELUDE
+    + """
+    pytestmark = [pytest.mark.combo(model="steady")]
+
+    def edgehil(*arguments):
+        subprocess.run([sys.executable, "-m", "pytest_edgehil", *arguments], check=True, capture_output=True)
+
+    def release(board):
+        edgehil("lab", "release", board.id, "--lab", str(HERE / "lab.yaml"), "--reason", "a test of ours")
+
+    def rival(board):
+        from pytest_edgehil.lab.inventory import load_lab
+        from pytest_edgehil.lab.leases import default_holder
+        from pytest_edgehil.lab.reservation import reserve
+        from pytest_edgehil.lab.sqlite_store import open_store
+        from pytest_edgehil.model.requirement import Requirement
+
+        lab = load_lab(HERE / "lab.yaml")
+        return reserve(
+            lab, (Requirement(board_id=board.id),), store=open_store(lab), holder=default_holder(), wait_s=10
+        )
+
+    def test_lease_is_taken_away(request, board, dut):
+        if first_time(request):
+            release(board)
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                dut.run(X)
+        dut.run(X)
+
+    @pytest.mark.combo(model="digits")
+    def test_lease_is_taken_away_during_a_measurement(request, board, dut):
+        dut.run({"image": np.zeros((1, 1, 8, 8), dtype=np.float32)})
+        if first_time(request):
+            release(board)
+            dut.measure_more(Demand(seconds=60.0))
+
+    def lose(board):
+        release(board)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                board.check()
+            except BoardError:
+                return
+            time.sleep(0.05)
+
+    def test_lease_is_lost_after_the_last_word(request, board):
+        if first_time(request):
+            lose(board)
+
+    @pytest.fixture
+    def lost_at_last(board):
+        yield
+        lose(board)
+
+    def test_lease_is_lost_when_nothing_can_happen_to_it_any_more(lost_at_last, dut):
+        dut.run(X)
+
+    def test_next_one_does_not_care(board, dut):
+        dut.run(X)
+
+    @pytest.fixture
+    def rivals():
+        held = []
+        yield held
+        for one in held:
+            one.release()
+
+    def test_fenced_by_a_rival(request, board, dut, rivals):
+        from pytest_edgehil.board.session import BoardSession
+
+        dut.run(X)
+        if first_time(request):
+            release(board)
+            rivals.append(rival(board))
+            session = BoardSession(board.board, token=rivals[0].leases[0].token, holder="rival")
+            session.client
+            session.close()
+            dut.run(X)
+
+    def test_rival_switches_the_board_off(request, board, dut, rivals):
+        dut.run(X)
+        if first_time(request):
+            release(board)
+            rivals.append(rival(board))
+            board.virtual.inject(Fault(kind="power-cut"))
+            dut.run(X)
+
+    def test_wrong(board):
+        assert board.id == "somebody else's"
+
+    def test_never_reached(board):
+        raise AssertionError("never reached")
+"""
+)
+
+
+@WORKERS
+def test_a_lost_right_to_a_board_is_nobody_s_fault(farm: Farm, workers):
+    farm.pytester.makepyfile(LEASES)
+    more = (
+        ("-x",)
+        if not workers
+        else ("--deselect=test_a_lost_right_to_a_board_is_nobody_s_fault.py::test_never_reached",)
+    )
+    result = farm.run("-v", *more, *workers)
+    result.assert_outcomes(passed=7, failed=1)
+    by_test: dict[str, list[str]] = {}
+    for one in farm.results["tests"]:
+        by_test.setdefault(one["nodeid"].rpartition("::")[2], []).append(one["status"])
+        assert not one["quarantined"]
+    assert by_test.pop("test_wrong") == ["failed"]
+    assert by_test.pop("test_lease_is_lost_when_nothing_can_happen_to_it_any_more") == ["passed"]
+    assert by_test.pop("test_next_one_does_not_care") == ["passed"]
+    assert by_test == {
+        name: ["infrastructure", "passed"]
+        for name in (
+            "test_lease_is_taken_away",
+            "test_lease_is_taken_away_during_a_measurement",
+            "test_lease_is_lost_after_the_last_word",
+            "test_fenced_by_a_rival",
+            "test_rival_switches_the_board_off",
+        )
+    }
+    assert {one["state"] for one in farm.board_states().values()} == {"free"}
+    if not workers:  # -x stopped at the failure, and not at a requeued attempt
+        assert "test_never_reached" in "".join(farm.results["not_run"])
+
+
+@WORKERS
+def test_books_that_cannot_be_read_are_no_internal_error(farm: Farm, workers):
+    farm.pytester.makepyfile(
+        PRELUDE
+        + """
+    def test_it(request, board):
+        (books,) = (Path(os.environ["EDGEHIL_STATE_DIR"]) / "labs" / "farm").glob("*.db")
+        for path in books.parent.glob("*.db*"):
+            path.write_bytes(b"rubbish" * 1000)
+        board.virtual.inject(Fault(kind="power-cut"))
+        board.run("true")
+
+    def test_host():
+        pass
+    """
+    )
+    result = farm.run(*workers)
+    result.assert_outcomes(passed=1, errors=1)
+    (attempt,) = [one for one in farm.results["tests"] if "test_it" in one["nodeid"]]
+    assert attempt["status"] == "infrastructure"
+    assert "could not be quarantined" in attempt["message"]
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_a_board_is_only_asked_for_in_the_open(farm: Farm):
+    farm.pytester.makepyfile(
+        PRELUDE
+        + """
+    @pytest.mark.combo(model="steady")
+    def test_in_secret(request):
+        request.getfixturevalue("dut")
+
+    @pytest.mark.combo(model="steady")
+    def test_without_a_board(combo):
+        assert combo.model.manifest.name == "steady"
+
+    @pytest.mark.xfail(strict=True, reason="it must not pass")
+    def test_passes_against_expectation(board):
+        pass
+
+    def test_skips(board):
+        pytest.skip("not today")
+    """
+    )
+    result = farm.run("-ra")
+    result.assert_outcomes(passed=1, failed=2, skipped=1)
+    result.stdout.fnmatch_lines(["*test_in_secret asks for 'combo' with getfixturevalue only; name 'board' or 'dut'*"])
+    assert "Traceback" not in result.stdout.str()
+    told = {one["nodeid"].rpartition("::")[2]: one["status"] for one in farm.results["tests"]}
+    assert told["test_passes_against_expectation"] == "failed"
+    assert told["test_skips"] == "skipped"
+
+
+def test_a_wait_that_ends_names_who_holds_the_board(farm: Farm):
+    farm.boards(1)
+    farm.pytester.makepyfile(
+        PRELUDE
+        + """
+    def test_outer(board):
+        told = subprocess.run(
+            [
+                sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "inner", __file__,
+                f"--edgehil-lab={HERE / 'lab.yaml'}", "--edgehil-wait=1 s",
+            ],
+            capture_output=True, text=True,
+            env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
+        )
+        assert told.returncode == 1, told.stdout + told.stderr
+        assert "1 error" in told.stdout
+        assert f"no board became free within 1 s for a board among b1: b1 is held by {board.holder}" in told.stdout
+        assert "Traceback" not in told.stdout
+
+    def test_inner(board):
+        pass
+    """
+    )
+    farm.run("-k", "outer").assert_outcomes(passed=1)
