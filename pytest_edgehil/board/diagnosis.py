@@ -18,6 +18,7 @@ from pytest_edgehil.errors import (
     BoardError,
     ConnectFailed,
     DeadlineExceeded,
+    FirmwareRejected,
     LeaseError,
     LinkLost,
     ModelError,
@@ -33,6 +34,8 @@ POLL_S = 0.1
 
 _HOT = re.compile(r"critical temperature reached|thermal.{0,40}shut", re.IGNORECASE)
 _MEMORY = re.compile(r"out of memory|oom-kill|killed process", re.IGNORECASE)
+
+_UNFIT = re.compile(r"health check|kernel panic|not bootable|cannot boot|does not boot", re.IGNORECASE)
 
 _MAY_BE_A_CRASH = (LinkLost, DeadlineExceeded, ConnectFailed, ProtocolError)
 
@@ -106,7 +109,7 @@ class Witnesses:
         elif isinstance(problem, _MAY_BE_A_CRASH):
             said = str(problem)
         else:
-            return problem
+            return self._with_rejection(problem)
         reason = self._new_reason()
         if reason is not None:
             return _error_of(reason)(f"{said}; the console shows: {reason}")
@@ -140,6 +143,13 @@ class Witnesses:
             if self._clock() >= deadline:
                 return None
             self._wait(POLL_S)
+
+    def _with_rejection(self, problem: BoardError | ModelError) -> BoardError | ModelError:
+        """The last line of the console that says why a firmware did not come up."""
+        if self._console is None or not isinstance(problem, FirmwareRejected):
+            return problem
+        lines = [line for line in self._console.text(self._since).splitlines() if _UNFIT.search(line)]
+        return FirmwareRejected(f"{problem}; the console shows: {lines[-1].strip()[:300]}") if lines else problem
 
     def _is_off(self) -> bool:
         if self._power is None:

@@ -725,3 +725,35 @@ def test_many_seconds_of_silence_on_our_side_do_not_end_the_session(tmp_path, mo
         while time.monotonic() < end:
             time.sleep(0.05)
         assert client.status().fence_token == 1
+
+
+def test_a_long_measurement_does_not_grow_on_the_board(tmp_path):
+    from pytest_edgehil.artifacts.replay import Trace, build_replay
+    from pytest_edgehil.onboard.processes import status_bytes
+
+    bench = BenchBoard(tmp_path / "b")
+    recorded = build_replay(Trace(latencies_ns=(1_000_000,)), name="trace", version="1", out_dir=tmp_path)
+    with OnboardClient.start(bench.connect(), board_id="b", home=".edgehil", token=1, holder="me") as client:
+        client.load(keep(bench, recorded))
+        peaks = []
+        for seconds in (1.0, 300.0):
+            measured = client.measure({"x": X}, inferences=None, seconds=seconds, timeout_s=110)
+            assert measured.latencies_ns.size == seconds * 1000
+            peaks.append([status_bytes(pid)["VmHWM"] for pid in processes_below(bench)])
+        assert len(peaks[0]) == len(peaks[1]) == 2
+        assert all(late - early < 4 * 2**20 for early, late in zip(*peaks, strict=True))
+
+
+def processes_below(bench: BenchBoard) -> list[int]:
+    """The program and its model's process, in this order."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+            if b"onboard" in b" ".join(words[:5]) and (path.parent / "cwd").readlink() == bench.home:
+                if words[0].endswith(b"sh"):
+                    continue
+                found.append((b"child" in words, int(path.parent.name)))
+        except OSError:
+            continue
+    return [pid for _, pid in sorted(found)]
