@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -161,7 +161,7 @@ def machine() -> dict[str, object]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "load_average": round(os.getloadavg()[0], 2),
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
     }
 
 
@@ -193,15 +193,14 @@ def publish(arguments: argparse.Namespace, figure: Figure, table: Sequence[str])
 
 @contextlib.contextmanager
 def workplace() -> Iterator[Path]:
-    """A directory to work in; state goes there too, and so does the bytecode of Python processes that are started.
+    """A directory to work in; state goes there too. Python processes that are started may keep bytecode.
 
-    Bytecode, because an installed package has it, and a source tree of a CI job that sets PYTHONDONTWRITEBYTECODE has
-    not: every start would be timed with a compilation of everything.
+    An installed package has bytecode; the source tree of a CI job that sets PYTHONDONTWRITEBYTECODE has none, and every
+    start of a process would be timed with a compilation of everything.
     """
     with tempfile.TemporaryDirectory(prefix="edgehil-bench-") as name:
         directory = Path(name)
         os.environ["EDGEHIL_STATE_DIR"] = str(directory / "state")
-        os.environ["PYTHONPYCACHEPREFIX"] = str(directory / "bytecode")
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         yield directory
 

@@ -214,16 +214,20 @@ def main() -> int:
             "rounds": rounds,
         },
     )
-    table = [
-        f"{str(megabytes) + ' MB, median of ' + str(rounds) + ' rounds':32} {'ours':>9} {'peer':>9}"
-        "   ratio [95 % interval]",
-        f"{'cold, from connecting':32} {medians['ours']:>6.0f} ms {medians['scp']:>6.0f} ms   {cold}"
-        "   scp (verifies nothing)",
-        f"{'':32} {'':9} {medians['scp, then verify']:>6.0f} ms   {verified}   scp, then sync and sha256sum",
-        f"{'over an open connection':32} {medians['ours, open']:>6.0f} ms {medians['scp, open']:>6.0f} ms   {opened}"
-        "   scp over a ControlMaster",
-        f"{'flash again what is there':32} {again_ms:>6.1f} ms {'':9}   {again_bytes} bytes sent",
+    head = f"{megabytes} MB, median of {rounds} rounds"
+    lines: list[tuple[str, float, float, str]] = [
+        ("cold, from connecting", medians["ours"], medians["scp"], f"{cold}   scp (verifies nothing)"),
+        ("", medians["ours"], medians["scp, then verify"], f"{verified}   scp, then sync and sha256sum"),
+        (
+            "over an open connection",
+            medians["ours, open"],
+            medians["scp, open"],
+            f"{opened}   scp over a ControlMaster",
+        ),
     ]
+    table = [f"{head:32} {'ours':>9} {'peer':>9}   ratio [95 % interval]"]
+    table += [f"{label:32} {own:>6.0f} ms {peer:>6.0f} ms   {against}" for label, own, peer, against in lines]
+    table.append(f"{'flash again what is there':32} {again_ms:>6.1f} ms {'':9}   {again_bytes} bytes sent")
     return bench.publish(arguments, figure, table)
 
 

@@ -150,7 +150,7 @@ def main() -> int:
     parser = bench.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()
-    rounds = 3 if arguments.quick else arguments.rounds
+    rounds = 2 if arguments.quick else arguments.rounds
     draw = random.Random(0)
     with bench.workplace() as directory:
         (directory / "lab.yaml").write_text(LAB)
@@ -199,10 +199,14 @@ def main() -> int:
     )
     table = [
         f"{'median of ' + str(rounds) + ' rounds':34} {'ours':>12} {'peer':>12}   ratio [95 % interval]",
-        f"{'acquire and release':34} {medians['ours']:>8.0f} 1/s {medians['bare']:>8.0f} 1/s   {pairs}"
-        "   bare SQLite: insert, delete",
-        f"{'released → next hands, 2 waiting':34} {waits['ours'].median:>9.1f} ms {waits['flock'].median:>9.2f} ms"
-        f"   longest {longest['ours']:.0f} ms   flock",
+        (
+            f"{'acquire and release':34} {medians['ours']:>8.0f} 1/s {medians['bare']:>8.0f} 1/s   {pairs}"
+            "   bare SQLite: insert, delete"
+        ),
+        (
+            f"{'released → next hands, 2 waiting':34} {waits['ours'].median:>9.1f} ms {waits['flock'].median:>9.2f} ms"
+            f"   longest {longest['ours']:.0f} ms   flock"
+        ),
     ]
     return bench.publish(arguments, figure, table)
 

@@ -61,7 +61,7 @@ def main() -> int:
     parser = bench.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=40)
     arguments = parser.parse_args()
-    rounds = 5 if arguments.quick else arguments.rounds
+    rounds = 2 if arguments.quick else arguments.rounds
     with bench.workplace() as directory:
         (directory / "empty.py").touch()
         (directory / "pytest.ini").write_text("[pytest]\n")

@@ -8,12 +8,13 @@ group-sequential test is what the gate does (five looks); the single one is Tang
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
-import platform
+import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import bench
 import numpy as np
 
 from pytest_edgehil.gates.accuracy import drop_looks
@@ -56,9 +57,7 @@ def errors(n: int, margin: float, gained_rate: float, repetitions: int) -> dict[
 
 def main() -> int:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    parser.add_argument("--quick", action="store_true", help="few repetitions")
+    parser = bench.parser(__doc__)
     parser.add_argument("--repetitions", type=int, default=20000)
     arguments = parser.parse_args()
     repetitions = 1000 if arguments.quick else arguments.repetitions
@@ -67,28 +66,25 @@ def main() -> int:
         name: max(passed for methods in found.values() for method, (passed, _) in methods.items() if method == name)
         for name in ("score, five looks", "Wald, one look")
     }
-    if arguments.json:
-        print(
-            json.dumps(
-                {
-                    "name": "largest rate of a false PASS at the margin of an accuracy drop",
-                    "value": worst["score, five looks"],
-                    "unit": "fraction",
-                    "peer": "Wald interval",
-                    "peer_value": worst["Wald, one look"],
-                    "ratio": round(worst["score, five looks"] / max(worst["Wald, one look"], 1.0 / repetitions), 3),
-                    "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
-                    "repetitions": repetitions,
-                }
-            )
-        )
-        return 0
-    print(f"{repetitions} sets a row, standard error {math.sqrt(ALPHA * (1 - ALPHA) / repetitions):.4f} near 5 %\n")
-    print(f"{'items':>6} {'margin':>7} {'gained':>7}  {'method':18} {'false PASS':>10} {'false FAIL':>10}")
-    for (n, margin, gained), methods in found.items():
-        for name, (passed, failed) in methods.items():
-            print(f"{n:>6} {margin:>7.3f} {gained:>7.3f}  {name:18} {passed:>10.4f} {failed:>10.4f}")
-    return 0
+    figure = bench.Figure(
+        name="largest rate of a false PASS at the margin of an accuracy drop",
+        value=worst["score, five looks"],
+        unit="fraction",
+        peer="Wald interval",
+        peer_value=worst["Wald, one look"],
+        ratio=worst["score, five looks"] / max(worst["Wald, one look"], 1.0 / repetitions),
+        also={"repetitions": repetitions},
+    )
+    table = [
+        f"{repetitions} sets a row, standard error {math.sqrt(ALPHA * (1 - ALPHA) / repetitions):.4f} near 5 %\n",
+        f"{'items':>6} {'margin':>7} {'gained':>7}  {'method':18} {'false PASS':>10} {'false FAIL':>10}",
+    ]
+    table += [
+        f"{n:>6} {margin:>7.3f} {gained:>7.3f}  {name:18} {passed:>10.4f} {failed:>10.4f}"
+        for (n, margin, gained), methods in found.items()
+        for name, (passed, failed) in methods.items()
+    ]
+    return bench.publish(arguments, figure, table)
 
 
 if __name__ == "__main__":

@@ -14,21 +14,17 @@ inferences. Stopping early cannot know a regime that it has not seen; that is wh
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import bench
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-
 from support.samples import TRUE_P95_MS, latencies_ms
 
 from pytest_edgehil.gates.stats.autocorrelation import variance_inflation
@@ -122,45 +118,41 @@ def regimes(repetitions: int) -> tuple[Cell, Cell, int]:
 
 def main() -> int:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    parser.add_argument("--quick", action="store_true", help="few repetitions: seconds instead of minutes")
+    parser = bench.parser(__doc__)
     parser.add_argument("--repetitions", type=int, default=1000)
     arguments = parser.parse_args()
     repetitions = 60 if arguments.quick else arguments.repetitions
     cells = table(repetitions)
     early, late, cycles = regimes(max(20, repetitions // 4))
-    if arguments.json:
-        ours, peer = cells[0.5, 0.7]
-        print(
-            json.dumps(
-                {
-                    "name": "mean inferences to a p95 verdict, r = 0.7, rho = 0.5",
-                    "value": round(ours.inferences, 1),
-                    "unit": "inferences",
-                    "peer": "exact binomial test, fixed n",
-                    "peer_value": round(peer.inferences, 1),
-                    "ratio": round(ours.inferences / peer.inferences, 3),
-                    "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
-                    "repetitions": repetitions,
-                    "cells": [
-                        {"rho": rho, "r": r, "pass": one.passed, "fail": one.failed, "inferences": one.inferences}
-                        for (rho, r), (one, _) in cells.items()
-                    ],
-                    "false_pass_in_bursts": {"stopping_early": early.passed, "after_ten_cycles": late.passed},
-                }
-            )
-        )
-        return 0
-    print(f"P/F/I and mean inferences over {repetitions} samples a cell; a share's standard error is at most")
-    print(f"{0.5 / repetitions**0.5:.3f}, and {(0.05 * 0.95 / repetitions) ** 0.5:.3f} near 5 %\n")
-    print(f"{'':24}" + "".join(f"{'r = ' + str(ratio):>25}" for ratio in RATIOS))
+    ours, peer = cells[0.5, 0.7]
+    figure = bench.Figure(
+        name="mean inferences to a p95 verdict, r = 0.7, rho = 0.5",
+        value=ours.inferences,
+        unit="inferences",
+        peer="exact binomial test, fixed n",
+        peer_value=peer.inferences,
+        also={
+            "repetitions": repetitions,
+            "cells": [
+                {"rho": rho, "r": r, "pass": one.passed, "fail": one.failed, "inferences": one.inferences}
+                for (rho, r), (one, _) in cells.items()
+            ],
+            "false_pass_in_bursts": {"stopping_early": early.passed, "after_ten_cycles": late.passed},
+        },
+    )
+    lines = [
+        f"P/F/I and mean inferences over {repetitions} samples a cell; a share's standard error is at most",
+        f"{0.5 / repetitions**0.5:.3f}, and {(0.05 * 0.95 / repetitions) ** 0.5:.3f} near 5 %\n",
+        f"{'':24}" + "".join(f"{'r = ' + str(ratio):>25}" for ratio in RATIOS),
+    ]
     for rho in RHOS:
         for label, which in ((f"rho {rho}: e-process", 0), ("  exact binomial, n 1000", 1)):
-            print(f"{label:24}" + "".join(f"{cells[rho, ratio][which]!s:>25}" for ratio in RATIOS))
-    print(f"\nslow stretches, r = 1: stopping early      {early}")
-    print(f"  PASS only after {cycles} inferences         {late}")
-    return 0
+            lines.append(f"{label:24}" + "".join(f"{cells[rho, ratio][which]!s:>25}" for ratio in RATIOS))
+    lines += [
+        f"\nslow stretches, r = 1: stopping early      {early}",
+        f"  PASS only after {cycles} inferences         {late}",
+    ]
+    return bench.publish(arguments, figure, lines)
 
 
 if __name__ == "__main__":

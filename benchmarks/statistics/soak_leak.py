@@ -9,12 +9,13 @@ the least-squares slope over all readings is above or below the same budget, as 
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
+import sys
 from collections import Counter
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import bench
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
@@ -62,9 +63,7 @@ def least_squares(values: npt.NDArray[np.float64]) -> tuple[str, float]:
 
 def main() -> int:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    parser.add_argument("--quick", action="store_true", help="few repetitions: seconds instead of minutes")
+    parser = bench.parser(__doc__)
     parser.add_argument("--repetitions", type=int, default=200)
     arguments = parser.parse_args()
     repetitions = 20 if arguments.quick else arguments.repetitions
@@ -78,30 +77,25 @@ def main() -> int:
             shares = {word: counts[word] / repetitions for word in ("below", "above", "open")}
             rows.append((leaked, name, shares, float(np.mean([minute for _, minute in found]))))
     false_alarms = {name: shares["above"] for leaked, name, shares, _ in rows if leaked == 1.0}
-    if arguments.json:
-        print(
-            json.dumps(
-                {
-                    "name": "false alarms at a leak of 1 MB/h against a budget of 5 MB/h",
-                    "value": false_alarms["profile fit"],
-                    "unit": "fraction",
-                    "peer": "least-squares slope",
-                    "peer_value": false_alarms["least squares"],
-                    "ratio": false_alarms["profile fit"] / max(false_alarms["least squares"], 1.0 / repetitions),
-                    "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
-                    "repetitions": repetitions,
-                }
-            )
-        )
-        return 0
-    print(f"{repetitions} soaks of 1 h a row, budget {BUDGET_MB_PER_H:g} MB/h\n")
-    print(f"{'leak':>10}  {'method':14} {'within':>7} {'beyond':>7} {'open':>7} {'minute':>7}")
-    for leaked, name, shares, minute in rows:
-        print(
-            f"{leaked:>5g} MB/h  {name:14} {shares['below']:>7.3f} {shares['above']:>7.3f} {shares['open']:>7.3f} "
-            f"{minute:>7.1f}"
-        )
-    return 0
+    figure = bench.Figure(
+        name="false alarms at a leak of 1 MB/h against a budget of 5 MB/h",
+        value=false_alarms["profile fit"],
+        unit="fraction",
+        peer="least-squares slope",
+        peer_value=false_alarms["least squares"],
+        ratio=false_alarms["profile fit"] / max(false_alarms["least squares"], 1.0 / repetitions),
+        also={"repetitions": repetitions},
+    )
+    table = [
+        f"{repetitions} soaks of 1 h a row, budget {BUDGET_MB_PER_H:g} MB/h\n",
+        f"{'leak':>10}  {'method':14} {'within':>7} {'beyond':>7} {'open':>7} {'minute':>7}",
+    ]
+    table += [
+        f"{leaked:>5g} MB/h  {name:14} {shares['below']:>7.3f} {shares['above']:>7.3f} {shares['open']:>7.3f} "
+        f"{minute:>7.1f}"
+        for leaked, name, shares, minute in rows
+    ]
+    return bench.publish(arguments, figure, table)
 
 
 if __name__ == "__main__":

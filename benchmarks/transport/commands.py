@@ -6,66 +6,32 @@ Two questions, each against its peer on the same private OpenSSH server on loopb
 - connect, one command, disconnect, against ``ssh host true``.
 
 Ours does more per command than its peer: every command is on a leash and has a limit on the board (see
-`pytest_edgehil.board.leash`). The rounds alternate, so that a busy machine slows both down alike.
+`pytest_edgehil.board.leash`). The order is drawn anew in every round, so that a busy machine slows both down alike.
 
-    python benchmarks/transport/commands.py [--json] [--rounds 60]
+    python benchmarks/transport/commands.py [--json] [--quick] [--rounds 60]
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
-import os
-import platform
-import shutil
+import functools
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import bench
 from support.openssh import OpenSshServer
 
 from pytest_edgehil.board.command import Command
 from pytest_edgehil.board.ssh import SshTransport, connect
 
+PROGRAMS = ("sshd", "ssh")
+OPEN, WHOLE = "command on an open connection", "connect, command, disconnect"
+PEERS = {OPEN: "ssh -S", WHOLE: "ssh"}
 TRUE = Command(argv=("true",), timeout_s=60.0)
-
-
-def milliseconds(what: Callable[[], object]) -> float:
-    """How long one call takes."""
-    started = time.perf_counter()
-    what()
-    return (time.perf_counter() - started) * 1e3
-
-
-def ssh_options(server: OpenSshServer) -> list[str]:
-    """What makes the `ssh` program reach the private server without the user's own configuration."""
-    return [
-        "-F/dev/null",
-        f"-p{server.port}",
-        f"-i{server.client.path}",
-        "-oIdentitiesOnly=yes",
-        "-oStrictHostKeyChecking=no",
-        "-oUserKnownHostsFile=/dev/null",
-        "-oLogLevel=ERROR",
-    ]
-
-
-@contextlib.contextmanager
-def control_master(server: OpenSshServer, socket: Path) -> Iterator[list[str]]:
-    """An open connection of the `ssh` program; gives the command line that uses it."""
-    host = f"{server.user}@127.0.0.1"
-    subprocess.run(["ssh", "-MNf", f"-S{socket}", *ssh_options(server), host], check=True, stderr=subprocess.DEVNULL)
-    try:
-        yield ["ssh", "-F/dev/null", f"-S{socket}", host]
-    finally:
-        subprocess.run(["ssh", f"-S{socket}", "-Oexit", host], check=True, stderr=subprocess.DEVNULL)
 
 
 def visit(server: OpenSshServer) -> None:
@@ -79,65 +45,70 @@ def visit(server: OpenSshServer) -> None:
 
 def measure(
     server: OpenSshServer, link: SshTransport, shared: list[str], rounds: int
-) -> dict[str, tuple[float, float]]:
-    """Median milliseconds of ours and of the peer's, by question."""
-    alone = ["ssh", *ssh_options(server), f"{server.user}@127.0.0.1", "true"]
-    questions: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-        "command on an open connection": (
-            lambda: link.run(TRUE),
-            lambda: subprocess.run([*shared, "true"], check=True),
-        ),
-        "connect, command, disconnect": (lambda: visit(server), lambda: subprocess.run(alone, check=True)),
+) -> dict[str, dict[str, list[float]]]:
+    """Question → who → milliseconds of each round."""
+    host = f"{server.user}@127.0.0.1"
+    alone = ["ssh", *bench.ssh_options(server.port, server.client.path), host, "true"]
+    over_shared = ["ssh", *shared, host, "true"]
+    questions: dict[str, dict[str, Callable[[], object]]] = {
+        OPEN: {"ours": lambda: link.run(TRUE), "peer": lambda: subprocess.run(over_shared, check=True)},
+        WHOLE: {"ours": lambda: visit(server), "peer": lambda: subprocess.run(alone, check=True)},
     }
-    medians = {}
-    for question, (ours, peers) in questions.items():
-        ours()
-        peers()
-        pairs = [(milliseconds(ours), milliseconds(peers)) for _ in range(rounds)]
-        medians[question] = (statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs))
-    return medians
+    found = {}
+    for question, ways in questions.items():
+        for way in ways.values():
+            way()
+        timed = {who: functools.partial(bench.milliseconds, way) for who, way in ways.items()}
+        found[question] = bench.in_random_order(timed, rounds=rounds)
+    return found
 
 
 def main() -> int:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser = bench.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=60)
     arguments = parser.parse_args()
-    for program in ("sshd", "ssh"):
-        if not shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
-            print(f"not measured: {program} is not installed", file=sys.stderr)
-            return 1 if program in os.environ.get("EDGEHIL_REQUIRE", "").split(",") else 0
-    with tempfile.TemporaryDirectory() as name, OpenSshServer(Path(name)) as server:
+    if not bench.needs(*PROGRAMS):
+        return bench.missing_status(*PROGRAMS)
+    rounds = 3 if arguments.quick else arguments.rounds
+    with bench.workplace() as directory, OpenSshServer(directory) as server:
         link = connect(server.access, board_id="bench", timeout_s=60.0)
+        options = bench.ssh_options(server.port, server.client.path)
         try:
-            with control_master(server, Path(name) / "ctl") as shared:
-                medians = measure(server, link, shared, arguments.rounds)
+            with bench.control_master(f"{server.user}@127.0.0.1", options, directory / "ctl") as shared:
+                found = measure(server, link, shared, rounds)
         finally:
             link.close()
-    peers = {"command on an open connection": "ssh -S", "connect, command, disconnect": "ssh"}
-    results = [
-        {
-            "name": question,
-            "value": round(ours, 2),
-            "unit": "ms",
-            "peer": peers[question],
-            "peer_value": round(peer, 2),
-            "ratio": round(ours / peer, 3),
-            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
-        }
-        for question, (ours, peer) in medians.items()
+    medians = {
+        question: {who: statistics.median(times) for who, times in one.items()} for question, one in found.items()
+    }
+    against = {question: bench.ratios(one["ours"], one["peer"]) for question, one in found.items()}
+    figure = bench.Figure(
+        name=OPEN,
+        value=medians[OPEN]["ours"],
+        unit="ms",
+        peer=PEERS[OPEN],
+        peer_value=medians[OPEN]["peer"],
+        ratio=against[OPEN].median,
+        also={
+            "ratio_interval": against[OPEN].to_json(),
+            "whole_connection": {
+                "name": WHOLE,
+                "value": bench.rounded(medians[WHOLE]["ours"]),
+                "peer": PEERS[WHOLE],
+                "peer_value": bench.rounded(medians[WHOLE]["peer"]),
+                "ratio_interval": against[WHOLE].to_json(),
+            },
+            "rounds": rounds,
+        },
+    )
+    table = [f"{'median of ' + str(rounds) + ' rounds':32} {'ours':>10} {'peer':>10}   ratio [95 % interval]"]
+    table += [
+        f"{question:32} {medians[question]['ours']:>7.1f} ms {medians[question]['peer']:>7.1f} ms   "
+        f"{against[question]}   {PEERS[question]}"
+        for question in found
     ]
-    if arguments.json:
-        print(json.dumps({**results[0], "also": results[1:]}))
-    else:
-        print(f"{'median of ' + str(arguments.rounds) + ' rounds':32} {'ours':>10} {'peer':>10} {'ratio':>7}   peer")
-        for result in results:
-            print(
-                f"{result['name']:32} {result['value']:>7} ms {result['peer_value']:>7} ms {result['ratio']:>7}"
-                f"   {result['peer']}"
-            )
-    return 0
+    return bench.publish(arguments, figure, table)
 
 
 if __name__ == "__main__":
