@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import io
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from paramiko.pkey import UnknownKeyType
 
 from pytest_edgehil.errors import ConfigError, HostKeyMismatch
@@ -92,7 +96,10 @@ def load_client_key(access: SshAccess, *, board_id: str) -> paramiko.PKey:
     """
     path = access.key_path.expanduser()
     try:
-        return paramiko.PKey.from_path(path)
+        try:
+            return paramiko.PKey.from_path(path)
+        except paramiko.SSHException as exc:
+            return _without_padding(path, exc)
     except OSError as exc:
         raise ConfigError(f"{board_id}: the client key {path} cannot be read: {exc.strerror}; check ssh.key") from exc
     except (paramiko.PasswordRequiredException, TypeError) as exc:
@@ -102,3 +109,20 @@ def load_client_key(access: SshAccess, *, board_id: str) -> paramiko.PKey:
         ) from exc
     except (paramiko.SSHException, UnknownKeyType, ValueError, UnsupportedAlgorithm) as exc:
         raise ConfigError(f"{board_id}: {path} is no private key that can be used ({exc}); check ssh.key") from exc
+
+
+def _without_padding(path: Path, problem: paramiko.SSHException) -> paramiko.PKey:
+    """An ECDSA key in OpenSSH's format whose comment is empty, read by way of PEM.
+
+    paramiko takes the last byte of such a key for the length of its padding, even when there is none.
+    """
+    try:
+        key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise problem from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise problem
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    return paramiko.ECDSAKey.from_private_key(io.StringIO(pem.decode("ascii")))
