@@ -45,7 +45,7 @@ class Controller:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        if session.config.option.collectonly:
+        if _only_looks(session.config):
             return
         try:
             self.run.prepare()
@@ -83,6 +83,10 @@ class Controller:
         return tuple(one for one in self.expected if one not in self._seen)
 
     @property
+    def _has_something_to_say(self) -> bool:
+        return bool(self.records or self._problems or (self.not_run and self.options.lab is not None))
+
+    @property
     def quarantined(self) -> dict[str, str]:
         """Boards that this run put into quarantine, with the reason."""
         return {
@@ -102,7 +106,7 @@ class Controller:
             self._finish(session)
 
     def _finish(self, session: pytest.Session) -> None:
-        if session.config.option.collectonly or session.config.getoption("setuponly", False):
+        if _only_looks(session.config):
             return
         try:
             self._write(session.config)
@@ -116,7 +120,7 @@ class Controller:
     def _write(self, config: pytest.Config) -> None:
         from pytest_edgehil.reporting import results, summary
 
-        if not self.records:
+        if not self._has_something_to_say:
             return
         allure.write_run(config, self.records, run_id=self.run.run_id, quarantined=self.quarantined)
         text = summary.markdown(self.records, quarantined=self.quarantined, not_run=self.not_run)
@@ -152,7 +156,7 @@ class Controller:
         self._written.append((f"evidence ({written.envelopes} signed statements)", written.directory))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if not self.records and not (self.not_run and self.options.lab is not None):
+        if _only_looks(terminalreporter.config) or not self._has_something_to_say:
             return
         from pytest_edgehil.reporting import terminal
 
@@ -169,3 +173,10 @@ class Controller:
             terminalreporter.write_line(f"{what}: {path}")
         for problem in self._problems:
             terminalreporter.write_line(f"edgehil: {problem}", red=True)
+
+
+def _only_looks(config: pytest.Config) -> bool:
+    """Is this no run of tests, but a look at what there is? Then the results of the last run must stay as they are."""
+    return any(
+        config.getoption(name, False) for name in ("collectonly", "setuponly", "showfixtures", "show_fixtures_per_test")
+    )
