@@ -7,6 +7,7 @@ it into the cache; otherwise tests that need it are skipped without it.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -40,12 +41,15 @@ def find_or_install() -> Path | None:
     if npm is None:
         return None
     _cache().mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        [npm, "install", "--no-audit", "--no-fund", "--prefix", str(_cache()), PACKAGE],
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
+    with (_cache() / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # pytest-xdist's workers come here at the same moment
+        if find() is None:
+            subprocess.run(
+                [npm, "install", "--no-audit", "--no-fund", "--prefix", str(_cache()), PACKAGE],
+                check=True,
+                capture_output=True,
+                timeout=300,
+            )
     return find()
 
 
