@@ -15,22 +15,23 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from pytest_edgehil.board.answers import Loaded, Measured, PlatformFacts
 from pytest_edgehil.board.diagnosis import Console, Witnesses
+from pytest_edgehil.board.evaluation import Baseline, Course, Evaluation
 from pytest_edgehil.board.fed import Fed, Group
 from pytest_edgehil.board.firmware_trial import BOOT_S, leave_trial
 from pytest_edgehil.board.flash import FlashPlan, FlashProgress, FlashReport, flash, plan_flash
 from pytest_edgehil.board.session import BoardSession
+from pytest_edgehil.board.tally import Tally
 from pytest_edgehil.errors import BoardError, DatasetError, ModelError, Overheated, UserError
 from pytest_edgehil.model.artifact import Combo
 from pytest_edgehil.model.board import Board
 from pytest_edgehil.model.record import BoardRef
-from pytest_edgehil.model.sample import ColdStart, Conditions, Sample, SensorReading
+from pytest_edgehil.model.sample import Sample, SensorReading
 from pytest_edgehil.model.verdict import Demand
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from pytest_edgehil.board.power import Power
 
     Array = npt.NDArray[Any]
-    BoolArray = npt.NDArray[np.bool_]
-    IntArray = npt.NDArray[np.int64]
 
 RUN_S = 120.0
 LOAD_S = 300.0
@@ -49,53 +48,6 @@ WARMUP_INFERENCES = 10
 WARMUP_S = 5.0
 CRITICAL_C = 110.0
 """Beyond this a Pi 5 shuts itself down (bcm2712's critical trip point)."""
-
-
-class Baseline(Protocol):
-    """What outputs are compared with: `artifacts.reference.ReferenceModel`."""
-
-    def evaluate(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs of shape (m, …) for inputs of shape (m, …), item by item."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """What came of feeding a held-out set.
-
-    Args:
-        outputs: output name → shape (m, …), in the order of the items.
-        predicted: shape (m,): class of the first output, -1 where it is not a number.
-        agreed: shape (m,): the same class as the baseline's? None without a baseline.
-        correct: shape (m,): the label's class? None without labels.
-        latencies_ns: shape (m,).
-        of: size of the whole set.
-    """
-
-    outputs: Mapping[str, Array]
-    predicted: IntArray
-    agreed: BoolArray | None
-    correct: BoolArray | None
-    latencies_ns: IntArray
-    of: int
-
-    @property
-    def agreement(self) -> float | None:
-        """Share of items that agree with the baseline."""
-        return None if self.agreed is None else float(self.agreed.mean())
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of items that are right."""
-        return None if self.correct is None else float(self.correct.mean())
-
-
-@dataclass(slots=True, kw_only=True)
-class _Course:
-    """A held-out set and how far the body has gone through it."""
-
-    dataset: Dataset
-    baseline: Baseline | None
-    next_item: int = 0
 
 
 Step = Callable[[str], AbstractContextManager[None]]
@@ -133,10 +85,9 @@ class Dut:
         self._witnesses = witnesses
         self._threads = threads
         self._step = step
-        self._sample = Sample.empty()
-        self._readings: list[SensorReading] = []
+        self._tally = Tally()
         self._fed = Fed()
-        self._courses: list[_Course] = []
+        self._courses: list[Course] = []
         self._warm: set[str] = set()
         self._pace_s = 0.0
         self._loaded: Loaded | None = None
@@ -273,14 +224,7 @@ class Dut:
             self._warm_up(Group.of_one(arrays))
             timed = self._session.client.run_timed(arrays, timeout_s=timeout_s)
         self._fed.add_one(arrays)
-        self._note(
-            starts_ns=np.array([timed.start_ns], dtype=np.int64),
-            latencies_ns=np.array([timed.latency_ns], dtype=np.int64),
-            readings=timed.readings,
-            peak_rss_bytes=timed.peak_rss_bytes,
-            conditions=timed.conditions,
-            duration_s=timed.latency_ns / 1e9,
-        )
+        self._tally.add_run(timed)
         return dict(timed.outputs)
 
     def measure(
@@ -310,8 +254,8 @@ class Dut:
             with self._step("measure"):
                 measured = self._measure(group, inferences=inferences, seconds=seconds)
         self._fed.add_one(arrays)
-        self._note_measured(measured)
-        return self._sample
+        self._tally.add_measured(measured)
+        return self._tally.sample
 
     def evaluate(self, dataset: Dataset, baseline: Baseline | None = None, *, items: int | None = None) -> Evaluation:
         """Feed a held-out set, item by item, time every inference, and compare classes.
@@ -328,7 +272,7 @@ class Dut:
         self.loaded  # noqa: B018 - says what is missing when there is no model
         if items is not None and items < 1:
             raise DatasetError(f"{dataset.name}: items is {items}, expected 1 or more")
-        course = _Course(dataset=dataset, baseline=baseline if baseline is not None else self._baseline)
+        course = Course(dataset=dataset, baseline=baseline if baseline is not None else self._baseline)
         count = len(dataset) if items is None else min(items, len(dataset))
         evaluation = self._advance(course, count)
         self._courses.append(course)
@@ -344,26 +288,26 @@ class Dut:
             UserError: the body fed nothing, so there is nothing to repeat.
             ModelError, BoardError: as `run`.
         """
-        before = self._sample.n
+        before = self._tally.n
         left = demand.evaluations
         for course in self._courses:
             count = min(left, len(course.dataset) - course.next_item)
             if count > 0:
                 self._advance(course, count)
                 left -= count
-        inferences = demand.inferences - (self._sample.n - before)
+        inferences = demand.inferences - (self._tally.n - before)
         if inferences > 0:
             self._repeat(inferences=inferences, seconds=None)
         if demand.seconds > 0:
             self._repeat(inferences=None, seconds=demand.seconds)
         for _ in range(demand.cold_starts):
             self._restart()
-        return self._sample
+        return self._tally.sample
 
     @property
     def sample(self) -> Sample:
         """Everything measured so far; immutable, and another one after more has been measured."""
-        return self._sample
+        return self._tally.sample
 
     def attest(self, payload: bytes) -> tuple[bytes, str]:
         """Have the board sign a statement about what it loaded; see `OnboardClient.attest`."""
@@ -404,11 +348,7 @@ class Dut:
             with self._hands_on(), self._step("load"):
                 self._loaded = self._session.client.load(model.digest, threads=self._threads, timeout_s=LOAD_S)
                 self._session.client.take_readings()  # those of whoever used the session before
-            self._sample = self._sample.replace(
-                cold_starts=(self._loaded.cold,),
-                peak_rss_bytes=self._loaded.cold.peak_rss_bytes,
-                artifact_size_bytes=model.size_bytes,
-            )
+            self._tally.add_load(self._loaded.cold, artifact_size_bytes=model.size_bytes)
 
     def _plan(self) -> FlashPlan:
         return plan_flash(self._combo, self._session.client.status())
@@ -428,43 +368,29 @@ class Dut:
             )
         self._warm.add(group.signature)
         self._pace_s = max(self._pace_s, float(measured.latencies_ns.mean()) / 1e9)
-        self._readings += measured.readings
+        self._tally.add_readings(measured.readings)
 
-    def _advance(self, course: _Course, count: int) -> Evaluation:
+    def _advance(self, course: Course, count: int) -> Evaluation:
         """Evaluate the next items of a held-out set."""
-        dataset, first = course.dataset, course.next_item
-        inputs = dict(dataset.inputs)
-        taken = slice(first, first + count)
-        compared = None
-        if course.baseline is not None:
-            # before and not while the board measures: a virtual board shares this host's CPU
-            compared = course.baseline.evaluate({name: array[taken] for name, array in inputs.items()})
-        group = Group.of_items(inputs)
+        first = course.next_item
+        # before and not while the board measures: a virtual board shares this host's CPU
+        reference = course.reference(count)
+        group = Group.of_items(course.dataset.inputs)
         with self._hands_on():
             self._warm_up(group)
             with self._step("measure"):
                 measured = self._measure(group, inferences=count, seconds=None, first=first, keep_outputs=True)
-        course.next_item = first + count
-        self._note_measured(measured)
+        self._tally.add_measured(measured)
         if len(measured.latencies_ns) != count:
             raise ModelError(f"{self.board.id}: {len(measured.latencies_ns)} of {count} items were evaluated")
-        name = self.loaded.outputs[0].name
-        predicted = _classes(measured.outputs[name])
-        reference = None if compared is None else _classes(compared.get(name, next(iter(compared.values()))))
-        labels = None if dataset.labels is None else np.asarray(dataset.labels)[taken]
-        evaluation = Evaluation(
+        evaluation = course.compare(
+            count,
+            output=self.loaded.outputs[0].name,
             outputs=measured.outputs,
-            predicted=predicted,
-            agreed=None if reference is None else (predicted == reference) & (predicted >= 0),
-            correct=None if labels is None else predicted == labels,
+            reference=reference,
             latencies_ns=measured.latencies_ns,
-            of=len(dataset),
         )
-        self._note_evaluation(
-            evaluation,
-            baseline_correct=None if labels is None or reference is None else reference == labels,
-            new=first == 0,
-        )
+        self._tally.add_evaluation(evaluation, new=first == 0)
         return evaluation
 
     def _repeat(self, *, inferences: int | None, seconds: float | None) -> None:
@@ -490,7 +416,7 @@ class Dut:
                     measured = self._measure(
                         group, inferences=number, seconds=None if seconds is None else seconds * share
                     )
-            self._note_measured(measured)
+            self._tally.add_measured(measured)
 
     def _measure(
         self,
@@ -518,7 +444,7 @@ class Dut:
         with self._hands_on(), self._step("cold start"):
             cold = self._session.client.restart(timeout_s=LOAD_S)
         self._warm.clear()
-        self._note_cold(cold)
+        self._tally.add_load(cold)
 
     def _watch(self, _done: int, newest: SensorReading | None) -> None:
         self._session.check()  # a soak of an hour must not go on on a board that somebody else has got
@@ -542,89 +468,3 @@ class Dut:
             if told is problem:
                 raise
             raise told from problem
-
-    # --- the sample ----------------------------------------------------------------------------------
-
-    def _note_measured(self, measured: Measured) -> None:
-        self._note(
-            starts_ns=measured.starts_ns,
-            latencies_ns=measured.latencies_ns,
-            readings=measured.readings,
-            peak_rss_bytes=measured.peak_rss_bytes,
-            conditions=measured.conditions,
-            duration_s=measured.duration_s,
-        )
-
-    def _note(
-        self,
-        *,
-        starts_ns: IntArray,
-        latencies_ns: IntArray,
-        readings: tuple[SensorReading, ...],
-        peak_rss_bytes: int | None,
-        conditions: Conditions,
-        duration_s: float,
-    ) -> None:
-        self._readings += readings
-        sample = self._sample
-        peaks = [one for one in (sample.peak_rss_bytes, peak_rss_bytes) if one is not None]
-        self._sample = sample.replace(
-            starts_ns=np.concatenate([sample.starts_ns, starts_ns]),
-            latencies_ns=np.concatenate([sample.latencies_ns, latencies_ns]),
-            readings=tuple(self._readings),
-            peak_rss_bytes=max(peaks, default=None),
-            conditions=_joined(sample.conditions, conditions),
-            duration_s=sample.duration_s + duration_s,
-        )
-
-    def _note_cold(self, cold: ColdStart) -> None:
-        sample = self._sample
-        self._sample = sample.replace(
-            cold_starts=(*sample.cold_starts, cold),
-            peak_rss_bytes=max(sample.peak_rss_bytes or 0, cold.peak_rss_bytes),
-        )
-
-    def _note_evaluation(self, evaluation: Evaluation, *, baseline_correct: BoolArray | None, new: bool) -> None:
-        sample = self._sample
-        self._sample = sample.replace(
-            agreed=_appended(sample.agreed, evaluation.agreed),
-            correct=_appended(sample.correct, evaluation.correct),
-            baseline_correct=_appended(sample.baseline_correct, baseline_correct),
-            evaluated_of=(sample.evaluated_of or 0) + (evaluation.of if new else 0),
-        )
-
-
-def _classes(outputs: Array) -> IntArray:
-    """Class of each item: argmax over everything but the first axis; -1 where a value is not a number."""
-    flat = outputs.reshape(len(outputs), -1)
-    if flat.shape[1] == 0:
-        return np.full(len(outputs), -1, dtype=np.int64)
-    classes: IntArray = flat.argmax(axis=1).astype(np.int64)
-    if flat.dtype.kind == "f":
-        classes[np.isnan(flat).any(axis=1)] = -1
-    return classes
-
-
-def _appended(old: BoolArray | None, new: BoolArray | None) -> BoolArray | None:
-    if old is None or new is None:
-        return old if new is None else new
-    return np.concatenate([old, new])
-
-
-def _joined(first: Conditions | None, last: Conditions) -> Conditions:
-    """Conditions over two measurements: as they were before the first and after the last."""
-    if first is None:
-        return last
-    return Conditions(
-        runtime=last.runtime,
-        runtime_version=last.runtime_version,
-        page_size_bytes=last.page_size_bytes,
-        clock_cost_ns=max(first.clock_cost_ns, last.clock_cost_ns),
-        gc_pause_ns=first.gc_pause_ns + last.gc_pause_ns,
-        throttled_before=first.throttled_before,
-        throttled_after=last.throttled_after,
-        boot_id_before=first.boot_id_before,
-        boot_id_after=last.boot_id_after,
-        restarts=first.restarts + last.restarts,
-        replayed=first.replayed or last.replayed,
-    )

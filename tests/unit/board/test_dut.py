@@ -185,6 +185,19 @@ def test_a_set_can_be_taken_in_parts_and_gates_get_the_rest(dut):
         dut.evaluate(items, items=0)
 
 
+def test_model_and_baseline_stay_paired_item_by_item(dut):
+    here = OnnxSession(linear_model(), label="b")
+    dut.evaluate(dataset(10), here)
+    dut.evaluate(dataset(12, seed=4), here)
+    sample = dut.sample
+    assert sample.agreed.size == sample.correct.size == sample.baseline_correct.size == 22
+    assert sample.evaluated_of == 22
+    with pytest.raises(UserError, match="paired item by item"):
+        dut.evaluate(dataset(5))
+    dut.evaluate(Dataset.of_arrays("unlabelled", {"x": np.ones((5, 4), np.float32)}), here)
+    assert (dut.sample.agreed.size, dut.sample.correct.size) == (27, 22)
+
+
 def test_more_is_what_the_body_fed_again(dut):
     dut.run(X)
     assert dut.measure_more(Demand(inferences=50)).n == 51

@@ -1,0 +1,143 @@
+"""The sample of a DUT while it grows. Pieces are kept as they come and joined when somebody asks."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_edgehil.board.answers import Measured, Timed
+from pytest_edgehil.board.evaluation import Evaluation
+from pytest_edgehil.errors import UserError
+from pytest_edgehil.model.sample import ColdStart, Conditions, Sample, SensorReading
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+
+class Tally:
+    """Everything that was measured on one DUT."""
+
+    def __init__(self) -> None:
+        self._starts: list[Array] = []
+        self._latencies: list[Array] = []
+        self._readings: list[SensorReading] = []
+        self._cold_starts: list[ColdStart] = []
+        self._compared: dict[str, list[Array]] = {"agreed": [], "correct": [], "baseline_correct": []}
+        self._evaluated_of: int | None = None
+        self._peak_rss_bytes: int | None = None
+        self._artifact_size_bytes: int | None = None
+        self._duration_s = 0.0
+        self._conditions: Conditions | None = None
+        self._n = 0
+        self._sample: Sample | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of timed inferences."""
+        return self._n
+
+    @property
+    def sample(self) -> Sample:
+        """The sample as it is now; the same object until something is added."""
+        if self._sample is None:
+            self._sample = Sample(
+                latencies_ns=_joined(self._latencies),
+                starts_ns=_joined(self._starts),
+                **{name: np.concatenate(parts) if parts else None for name, parts in self._compared.items()},
+                evaluated_of=self._evaluated_of,
+                readings=tuple(self._readings),
+                cold_starts=tuple(self._cold_starts),
+                peak_rss_bytes=self._peak_rss_bytes,
+                artifact_size_bytes=self._artifact_size_bytes,
+                duration_s=self._duration_s,
+                conditions=self._conditions,
+            )
+        return self._sample
+
+    def add_load(self, cold: ColdStart, *, artifact_size_bytes: int | None = None) -> None:
+        """A load of the model in a fresh process."""
+        self._cold_starts.append(cold)
+        self._note_peak(cold.peak_rss_bytes)
+        self._artifact_size_bytes = artifact_size_bytes or self._artifact_size_bytes
+        self._sample = None
+
+    def add_run(self, timed: Timed) -> None:
+        """One inference."""
+        self._add(
+            np.array([timed.start_ns], dtype=np.int64),
+            np.array([timed.latency_ns], dtype=np.int64),
+            timed,
+            duration_s=timed.latency_ns / 1e9,
+        )
+
+    def add_measured(self, measured: Measured) -> None:
+        """A measurement."""
+        self._add(measured.starts_ns, measured.latencies_ns, measured, duration_s=measured.duration_s)
+
+    def add_readings(self, readings: tuple[SensorReading, ...]) -> None:
+        """Rows of the sampler from a time that is not measured (a warm-up)."""
+        self._readings += readings
+        self._sample = None
+
+    def add_evaluation(self, evaluation: Evaluation, *, new: bool) -> None:
+        """What came of items of a held-out set.
+
+        Args:
+            new: these are the first items of their set.
+
+        Raises:
+            UserError: the model's and the baseline's correctness would no longer belong to the same items.
+        """
+        correct, paired = self._compared["correct"], self._compared["baseline_correct"]
+        if evaluation.correct is not None and correct and bool(paired) != (evaluation.baseline_correct is not None):
+            raise UserError(
+                "dut.evaluate: one labelled set was compared with a baseline and another was not, so that model and "
+                "baseline cannot be paired item by item: pass the baseline to all of them or to none"
+            )
+        for name, parts in self._compared.items():
+            part = getattr(evaluation, name)
+            if part is not None:
+                parts.append(part)
+        if new:
+            self._evaluated_of = (self._evaluated_of or 0) + evaluation.of
+        self._sample = None
+
+    def _add(self, starts_ns: Array, latencies_ns: Array, source: Measured | Timed, *, duration_s: float) -> None:
+        self._starts.append(starts_ns)
+        self._latencies.append(latencies_ns)
+        self._n += len(latencies_ns)
+        self._readings += source.readings
+        self._note_peak(source.peak_rss_bytes)
+        self._conditions = _over_both(self._conditions, source.conditions)
+        self._duration_s += duration_s
+        self._sample = None
+
+    def _note_peak(self, peak_rss_bytes: int | None) -> None:
+        known = [one for one in (self._peak_rss_bytes, peak_rss_bytes) if one is not None]
+        self._peak_rss_bytes = max(known, default=None)
+
+
+def _joined(parts: list[Array]) -> Array:
+    """One array of all parts; the list is left with that one, so that joining again costs nothing."""
+    if len(parts) != 1:
+        parts[:] = [np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)]
+    return parts[0]
+
+
+def _over_both(first: Conditions | None, last: Conditions) -> Conditions:
+    """Conditions over two measurements: as they were before the first and after the last."""
+    if first is None:
+        return last
+    return dataclasses.replace(
+        last,
+        clock_cost_ns=max(first.clock_cost_ns, last.clock_cost_ns),
+        gc_pause_ns=first.gc_pause_ns + last.gc_pause_ns,
+        throttled_before=first.throttled_before,
+        boot_id_before=first.boot_id_before,
+        restarts=first.restarts + last.restarts,
+        replayed=first.replayed or last.replayed,
+    )
