@@ -45,7 +45,8 @@ MODEL = bench.ROOT / "suites/models/digits/digits-fp32.onnx"
 HELDOUT = bench.ROOT / "suites/models/digits/heldout.npz"
 INPUT = "image"
 ITEMS, INFERENCES = 64, 40
-QUANTILES = {"p50": 50, "p95": 95}
+QUANTILES = {"p10": 10, "p50": 50, "p95": 95}
+"""p10 is not asked for: it is what the model takes when nobody interrupts it, so it shows an overhead best."""
 DUT, BARE, AGAIN = "through DUT", "bare loop", "bare loop again"
 
 
@@ -164,18 +165,21 @@ def main() -> int:
             "goal": GOAL,
             "ratio_interval": ratios["p50", DUT].to_json(),
             "noise_interval": ratios["p50", AGAIN].to_json(),
-            "p95": {
-                "value": bench.rounded(medians["p95", DUT]),
-                "peer_value": bench.rounded(medians["p95", BARE]),
-                "ratio_interval": ratios["p95", DUT].to_json(),
-                "noise_interval": ratios["p95", AGAIN].to_json(),
+            **{
+                quantile: {
+                    "value": bench.rounded(medians[quantile, DUT]),
+                    "peer_value": bench.rounded(medians[quantile, BARE]),
+                    "ratio_interval": ratios[quantile, DUT].to_json(),
+                    "noise_interval": ratios[quantile, AGAIN].to_json(),
+                }
+                for quantile in ("p10", "p95")
             },
             "inferences": rounds * blocks * INFERENCES,
         },
     )
+    how = f"{rounds} rounds of fresh processes, {blocks} blocks of {INFERENCES} inferences of each"
     table = [
-        f"{rounds} rounds of fresh processes, {blocks} blocks of {INFERENCES} inferences of each; "
-        f"goal: within {1 - GOAL:g} … {1 + GOAL:g}",
+        f"{how}; goal: within {1 - GOAL:g} … {1 + GOAL:g}",
         f"{'':5}{DUT:>13}{BARE:>13}   {'ratio [95 % interval]':26} noise: bare to bare",
     ]
     table += [

@@ -9,7 +9,7 @@ Two figures, each from fresh interpreters whose order is drawn anew in every rou
 
 Bytecode is warm, as pip leaves it.
 
-    python benchmarks/plugin/import_cost.py [--json] [--quick] [--rounds 40]
+    python benchmarks/plugin/import_cost.py [--json] [--quick] [--rounds 25]
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def collected(directory: Path, *options: str) -> float:
 def main() -> int:
     """Runs the benchmark."""
     parser = bench.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=25)
     arguments = parser.parse_args()
     rounds = 2 if arguments.quick else arguments.rounds
     with bench.workplace() as directory:
