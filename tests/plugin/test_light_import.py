@@ -21,6 +21,14 @@ def test_importing_the_plugin_loads_nothing_heavy():
     assert loaded_after("import pytest_edgehil.plugin") == set()
 
 
+def test_importing_the_plugin_makes_no_values_that_only_a_board_needs():
+    script = "import sys, pytest, pytest_edgehil.plugin; print(*sorted(m for m in sys.modules if 'edgehil' in m))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    # dozens of dataclasses: five times what the plugin costs without them
+    costly = ("model.artifact", "model.board", "model.record", "model.sample", "model.verdict", "gates.registry")
+    assert not set(done.stdout.split()) & {f"pytest_edgehil.{name}" for name in costly}
+
+
 def test_registering_the_markers_loads_nothing_heavy():
     assert loaded_after("import pytest_edgehil.gates.registry") == set()
 

@@ -104,6 +104,10 @@ def test_signatures_shown_to_people_are_the_real_ones(name: str) -> None:
     assert SIGNATURES[name].startswith(f"{name}{inspect.Signature(parameters)}: ")
 
 
+def test_every_gate_has_a_signature_and_every_signature_a_gate() -> None:
+    assert set(SIGNATURES) == set(names())
+
+
 def test_parsing_markers_imports_nothing_heavy() -> None:
     program = (
         "import sys\n"
