@@ -168,15 +168,26 @@ class Desk:
         }
         self.going_on: list[tuple[Command, subprocess.Popen[str]]] = []
 
+    def follow(self, block: Block) -> None:
+        """Do what a block says."""
+        if "file" in block.notes:
+            (self.directory / block.notes["file"]).write_text(block.text, encoding="utf-8")
+        if block.language == "console" and "not run" not in block.notes:
+            for command in commands(block):
+                self.start(command) if "until" in command.notes else self.run(command)
+
     def run(self, command: Command) -> None:
         """Type a command, wait for its end, and hold it against what the page says."""
         process = self._start(command)
         try:
             output, _ = process.communicate(timeout=LONGEST_S)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
-            pytest.fail(f"{command.where}: not done after {LONGEST_S:g} s: {command.text}\n{output}", pytrace=False)
+            pytest.fail(
+                f"{command.where}: not done after {LONGEST_S:g} s: {command.text}\n{ended(process)}", pytrace=False
+            )
+        except BaseException:
+            ended(process)
+            raise
         expected = int(command.notes.get("exit", "0"))
         if process.returncode != expected:
             pytest.fail(
@@ -211,8 +222,7 @@ class Desk:
             try:
                 output, _ = process.communicate(timeout=60.0)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                output, _ = process.communicate()
+                output = ended(process)
             assert process.returncode == 0, f"{command.where}: exit status {process.returncode}\n{output}"
 
     def _start(self, command: Command, *, prefix: str = "") -> subprocess.Popen[str]:
@@ -228,94 +238,66 @@ class Desk:
         )
 
     def _compare(self, command: Command, output: str) -> None:
-        real = [shape(line) for line in output.splitlines()]
+        real = [shape(line) for line in output.replace(str(self.directory), "…").splitlines()]
         for line in filter(None, map(shape, command.shown)):
             wanted = re.compile(".*".join(map(re.escape, line.split("…"))))
             if not any(wanted.fullmatch(one) for one in real):
                 pytest.fail(f"{command.where}: shows a line that did not come: {line!r}\n{output}", pytrace=False)
 
 
-class Reader:
-    """Somebody who follows the pages; each is followed once, whoever asks for it."""
-
-    def __init__(self, base: Path, *, checkout: Path) -> None:
-        self._base = base
-        self._checkout = checkout
-        self._desks: dict[str, Desk] = {}
-
-    def follow(self, page: str) -> Desk:
-        """Do what a page says, after what the page before it says."""
-        if page not in self._desks:
-            before = predecessor(page)
-            desk = self.follow(before) if before else self._desk(page)
-            try:
-                for block in blocks(page):
-                    self._do(block, desk)
-            finally:
-                desk.clear()
-            self._desks[page] = desk
-        return self._desks[page]
-
-    def _desk(self, page: str) -> Desk:
-        directory = self._base / Path(page).stem
-        directory.mkdir()
-        return Desk(directory, checkout=self._checkout)
-
-    def _do(self, block: Block, desk: Desk) -> None:
-        if "file" in block.notes:
-            (desk.directory / block.notes["file"]).write_text(block.text, encoding="utf-8")
-        if block.language != "console" or "not run" in block.notes:
-            return
-        for command in commands(block):
-            if "until" in command.notes:
-                desk.start(command)
-            else:
-                desk.run(command)
-
-
-@pytest.fixture(scope="session")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
-    """A reader with a checkout in which the artifacts of the suites are built."""
-    base = tmp_path_factory.mktemp("docs")
-    checkout = base / "checkout"
-    checkout.mkdir()
-    for name in CHECKOUT:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, checkout / name)
-    subprocess.run(
-        [sys.executable, "-m", "pytest_edgehil", "build", "--quiet", *RECIPES],
-        cwd=checkout,
-        check=True,
-        timeout=LONGEST_S,
-    )
-    return Reader(base, checkout=checkout)
+def ended(process: subprocess.Popen[str]) -> str:
+    """End a command with all that it started; returns what it still had to say."""
+    os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate()[0]
 
 
 def runs(page: str) -> bool:
     return any(one.language == "console" and "not run" not in one.notes for one in blocks(page))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if runs(page)])
-def test_what_a_page_says_to_type_works(page: str, reader: Reader) -> None:
-    reader.follow(page)
+def journeys() -> Iterator[tuple[str, ...]]:
+    """Each page with commands, together with those that continue it."""
+    for page in filter(runs, PAGES):
+        if predecessor(page) is None:
+            yield (page, *(one for one in PAGES if predecessor(one) == page))
 
 
-def test_every_command_runs_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
-    ours = parser()
-    found = list(all_commands())
-    skipped = [command for command in found if "not run" in command.notes]
-    for command in skipped:
-        words = shlex.split(command.text.replace("\\\n", " "))
-        if words[0] == "edgehil":
-            ours.parse_args(words[1:])  # a typing error ends the test
-    assert len(found) > len(skipped) > 0
-    with capsys.disabled():
-        print(f"\ndocs: {len(found) - len(skipped)} commands run, {len(skipped)} not:")
-        for command in skipped:
-            print(f"  {command.where}: {command.text.splitlines()[0]}: {command.notes['not run']}")
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout in which the artifacts of the suites are built."""
+    directory = tmp_path_factory.mktemp("docs")
+    for name in CHECKOUT:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, directory / name)
+    build = [sys.executable, "-m", "pytest_edgehil", "build", "--quiet", *RECIPES]
+    subprocess.run(build, cwd=directory, check=True, timeout=LONGEST_S)
+    return directory
+
+
+@pytest.mark.timeout(900)  # as long as its commands together
+@pytest.mark.parametrize("pages", [pytest.param(pages, id=" then ".join(pages)) for pages in journeys()])
+def test_what_pages_say_to_type_works(pages: tuple[str, ...], tmp_path: Path, checkout: Path) -> None:
+    desk = Desk(tmp_path, checkout=checkout)
+    for page in pages:
+        try:
+            for block in blocks(page):
+                desk.follow(block)
+        finally:
+            desk.clear()
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(one, id=one.where) for one in all_commands() if "not run" in one.notes]
+)
+def test_a_command_that_is_not_run(command: Command) -> None:
+    """It can at least be parsed if it is ours; skipped, so that every run lists what was not run, and why."""
+    words = shlex.split(command.text.replace("\\\n", " "), comments=True)
+    if words[0] == "edgehil":
+        parser().parse_args(words[1:])  # ends the test if it is wrong
+    pytest.skip(f"{command.where}: {command.text.splitlines()[0]}: {command.notes['not run']}")
 
 
 def test_every_python_and_yaml_block_is_a_file_that_a_command_uses() -> None:
@@ -385,7 +367,7 @@ def test_files_of_the_repository_that_a_page_names_exist(page: str) -> None:
     roots = (ROOT, ROOT / "pytest_edgehil")
     rooms = {one.name for root in roots for one in root.iterdir() if one.is_dir()} - {"artifacts", "demo-out"}
     for name in re.findall(r"`([\w.-]+/[\w./-]*)`", text):
-        if name.split("/")[0] in rooms:
+        if name.split("/")[0] in rooms and "_build" not in name:
             assert any((root / name).exists() for root in roots), f"{page} names {name}, which is not there"
 
 
