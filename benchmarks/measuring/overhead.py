@@ -10,7 +10,7 @@ fresh processes, and a second bare loop takes part: the ratio of the two bare lo
 has to be held against. A ratio is the median over rounds of the median over neighbouring blocks; its 95 % interval is
 over rounds.
 
-    python benchmarks/measuring/overhead.py [--json] [--quick] [--rounds 16] [--blocks 30]
+    python benchmarks/measuring/overhead.py [--json] [--quick] [--rounds 12] [--blocks 30]
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def ratio(rounds: list[dict[str, list[float]]], who: str) -> bench.Interval:
 def main() -> int:
     """Runs the benchmark."""
     parser = bench.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=16, help="rounds of fresh processes")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds of fresh processes")
     parser.add_argument("--blocks", type=int, default=30, help="blocks of each in a round")
     arguments = parser.parse_args()
     rounds, blocks = (2, 5) if arguments.quick else (arguments.rounds, arguments.blocks)

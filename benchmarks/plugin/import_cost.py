@@ -1,15 +1,16 @@
 """What pytest-edgehil costs a pytest run that does not use it, against the plugins that it brings along.
 
-Two figures, each from fresh interpreters whose order is drawn anew in every round:
+Two figures in CPU time, each from fresh interpreters whose order is drawn anew in every round; imports wait for
+nothing but the CPU, and on a busy machine the wall clock mostly tells how long they waited for that:
 
 - importing the plugin's module after pytest itself (the headline; the budget is 15 ms), beside the same for xdist,
   allure-pytest and pytest-timeout;
-- CPU time of a whole ``pytest --collect-only`` of an empty file with the plugin and with ``-p no:edgehil``, which
+- a whole ``pytest --collect-only`` of an empty file with the plugin and with ``-p no:edgehil``, which
   also counts what the plugin does in its hooks.
 
 Bytecode is warm, as pip leaves it.
 
-    python benchmarks/plugin/import_cost.py [--json] [--quick] [--rounds 25]
+    python benchmarks/plugin/import_cost.py [--json] [--quick] [--rounds 15]
 """
 
 from __future__ import annotations
@@ -34,15 +35,22 @@ PLUGINS = {
     "allure_pytest.plugin": "allure-pytest",
     "pytest_timeout": "pytest-timeout",
 }
-SCRIPT = "import pytest, time; t = time.perf_counter(); import {}; print((time.perf_counter() - t) * 1e3)"
+SCRIPT = """
+import pytest, time
+cpu, wall = time.process_time(), time.perf_counter()
+import {}
+print((time.process_time() - cpu) * 1e3, (time.perf_counter() - wall) * 1e3)
+"""
 
 
-def imported(module: str, directory: Path) -> float:
-    """Milliseconds that the import takes in a fresh interpreter that has pytest already."""
+def imported(module: str, directory: Path, walls: list[float]) -> float:
+    """Milliseconds of CPU time for an import in a fresh interpreter that has pytest already; notes the wall clock's."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(module)], capture_output=True, text=True, check=True, cwd=directory
     )
-    return float(done.stdout)
+    cpu, wall = map(float, done.stdout.split())
+    walls.append(wall)
+    return cpu
 
 
 def collected(directory: Path, *options: str) -> float:
@@ -59,13 +67,14 @@ def collected(directory: Path, *options: str) -> float:
 def main() -> int:
     """Runs the benchmark."""
     parser = bench.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     rounds = 2 if arguments.quick else arguments.rounds
     with bench.workplace() as directory:
         (directory / "empty.py").touch()
         (directory / "pytest.ini").write_text("[pytest]\n")
-        calls = {module: functools.partial(imported, module, directory) for module in PLUGINS}
+        walls: dict[str, list[float]] = {module: [] for module in PLUGINS}
+        calls = {module: functools.partial(imported, module, directory, walls[module]) for module in PLUGINS}
         runs = {
             "with": functools.partial(collected, directory),
             "without": functools.partial(collected, directory, "-p", "no:edgehil"),
@@ -77,7 +86,7 @@ def main() -> int:
     medians = {module: statistics.median(times) for module, times in found.items()}
     added = bench.interval([a - b for a, b in zip(whole["with"], whole["without"], strict=True)])
     figure = bench.Figure(
-        name="importing the plugin, after pytest",
+        name="importing the plugin, after pytest (CPU time)",
         value=medians[OURS],
         unit="ms",
         peer=PLUGINS[PEER],
@@ -85,7 +94,10 @@ def main() -> int:
         also={
             "budget": BUDGET_MS,
             "within_budget": medians[OURS] <= BUDGET_MS,
-            "fastest": bench.rounded(min(found[OURS])),
+            "wall_ms": {
+                "median": bench.rounded(statistics.median(walls[OURS])),
+                "fastest": bench.rounded(min(walls[OURS])),
+            },
             "others": {PLUGINS[module]: bench.rounded(medians[module]) for module in PLUGINS if module != OURS},
             "collect_only": {
                 "with_cpu_ms": bench.rounded(statistics.median(whole["with"])),
@@ -95,10 +107,11 @@ def main() -> int:
             "rounds": rounds,
         },
     )
-    table = [f"{'import after pytest, ' + str(rounds) + ' interpreters each':40} {'median':>9} {'fastest':>9}"]
+    head = f"import after pytest, {rounds} interpreters each"
+    table = [f"{head:40} {'CPU':>9} {'wall':>9}   fastest wall"]
     table += [
-        f"{PLUGINS[module]:40} {medians[module]:>6.2f} ms {min(found[module]):>6.2f} ms"
-        + (f"   budget {BUDGET_MS:g} ms" if module == OURS else "")
+        f"{PLUGINS[module]:40} {medians[module]:>6.2f} ms {statistics.median(walls[module]):>6.2f} ms "
+        f"{min(walls[module]):>6.2f} ms" + (f"   budget {BUDGET_MS:g} ms" if module == OURS else "")
         for module in PLUGINS
     ]
     table += [

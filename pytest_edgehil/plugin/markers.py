@@ -7,7 +7,6 @@ in ``pytest_generate_tests``, the one hook in which a failure is a clean collect
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -168,6 +167,8 @@ def _bind(mark: pytest.Mark, shape: Callable[..., None]) -> dict[str, Any]:
     signature = inspect.signature(shape)
     for name in mark.kwargs:
         if name not in signature.parameters:
+            import difflib
+
             near = difflib.get_close_matches(name, signature.parameters, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(signature.parameters)}"
             raise MarkerError(f"{mark.name}: unknown argument {name!r}{hint}")
