@@ -76,6 +76,7 @@ def publish(
         accepted.check_not_rolled_back(repository, repo)
         listed = _listed(repository, artifact)
         if listed is not None:
+            _require_same_policy(artifact, listed, policy)
             return Published(target=listed, already=True)
         inspection = inspect_directory(evidence, trust, now=now, evaluate=evaluate)
         decision = judge(
@@ -124,6 +125,18 @@ def publish(
             policy=policy.digest,
         )
         return Published(target=target, already=False, used=decision.used, notes=decision.notes)
+
+
+def _require_same_policy(artifact: Artifact, listed: Released, policy: Policy) -> None:
+    """A caller who names a stricter policy must not be told that all is well because a looser one was fulfilled once."""
+    if listed.policy != policy.digest:
+        raise ReleaseRefused(
+            f"{artifact.label} is released already, but under another policy",
+            reasons=(
+                f"target {listed.path}, number {listed.seq}, was signed under policy {listed.policy}; "
+                f"policy {policy.name} is {policy.digest}; give the artifact a new version to release it under that one",
+            ),
+        )
 
 
 def _file_name(artifact: Artifact) -> str:

@@ -23,6 +23,7 @@ from pytest_edgehil.model.board import Environment
 from pytest_edgehil.model.record import GateUse, Status
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.release import repository as repository_module
+from pytest_edgehil.release.policy import load_policy
 from pytest_edgehil.release.repository import Repository, init_repository
 
 HARDWARE = {"board_id": "pi5-h1", "environment": Environment.HARDWARE}
@@ -433,6 +434,18 @@ def test_publishing_twice_changes_nothing(shop: Shop) -> None:
     again = shop.publish()
     assert again.already
     assert again.target == first.target
+    assert {one: one.read_bytes() for one in shop.repo.rglob("*") if one.is_file()} == before
+
+
+def test_what_was_released_under_one_policy_is_not_released_under_another(shop: Shop, tmp_path: Path) -> None:
+    shop.write()
+    shop.publish()
+    stricter = tmp_path / "stricter.yaml"
+    stricter.write_text(shop.policy_file.read_text() + "\n# stricter\n")
+    before = {one: one.read_bytes() for one in shop.repo.rglob("*") if one.is_file()}
+    with pytest.raises(ReleaseRefused, match="under another policy") as refused:
+        shop.publish(policy=load_policy(stricter))
+    assert load_policy(stricter).digest in refused.value.reasons[0]
     assert {one: one.read_bytes() for one in shop.repo.rglob("*") if one.is_file()} == before
 
 
