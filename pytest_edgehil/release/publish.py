@@ -128,15 +128,13 @@ def publish(
 
 
 def _require_same_policy(artifact: Artifact, listed: Released, policy: Policy) -> None:
-    """A caller who names a stricter policy must not be told that all is well because a looser one was fulfilled once."""
+    """Whoever names a stricter policy must not be told that all is well because a looser one was fulfilled once."""
     if listed.policy != policy.digest:
-        raise ReleaseRefused(
-            f"{artifact.label} is released already, but under another policy",
-            reasons=(
-                f"target {listed.path}, number {listed.seq}, was signed under policy {listed.policy}; "
-                f"policy {policy.name} is {policy.digest}; give the artifact a new version to release it under that one",
-            ),
+        reason = (
+            f"target {listed.path}, number {listed.seq}, was signed under policy {listed.policy}, and {policy.name} is "
+            f"{policy.digest}; give the artifact a new version to release it under that one"
         )
+        raise ReleaseRefused(f"{artifact.label} is released already, but under another policy", reasons=(reason,))
 
 
 def _file_name(artifact: Artifact) -> str:
