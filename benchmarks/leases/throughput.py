@@ -114,7 +114,7 @@ def hand_over_ms(waiters: list[Waiter], draw: random.Random) -> float:
     """One process holds, two wait, it lets go: milliseconds until the first of them holds."""
     first, *others = waiters
     first.go()
-    first.line()
+    _next_holder([first])  # whoever was last says so before it lets go: there may be somebody to wait for
     for other in others:
         other.go()
         told = other.line()
