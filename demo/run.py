@@ -44,6 +44,7 @@ REPOSITORY = (
     os.path.relpath(OUT / "release-keys", ROOT),
 )
 PR_SET_PDEATHSIG = 1
+MARK = ".edgehil-demo"
 
 
 def die_with_parent() -> None:
@@ -150,7 +151,7 @@ def tell(demo: Demo) -> int:
 def suite(model: str, report: Path) -> tuple[str, ...]:
     """The gate suite for a model, as CI would call it."""
     return (
-        *("pytest", "-n", "auto", "-q", "--no-header", "--edgehil-lab", LAB, "--edgehil-model", model),
+        *("pytest", "-n", "auto", "-q", "--no-header", f"--edgehil-lab={LAB}", "--edgehil-model", model),
         *("--edgehil-artifacts", relative(OUT / "artifacts"), "--edgehil-soak", SOAK, "--edgehil-policy", POLICY),
         *(f"--edgehil-report={relative(report)}", f"--alluredir={relative(report / 'allure-results')}", "suites/gates"),
     )
@@ -220,8 +221,11 @@ def main() -> int:
     """The demo."""
     die_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if OUT.exists() and any(OUT.iterdir()) and not (OUT / MARK).exists():
+        sys.exit(f"demo: {OUT} holds other files; name a new or an empty directory")
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
+    (OUT / MARK).touch()
     demo = Demo()
     try:
         return tell(demo)

@@ -24,6 +24,7 @@ class PlatformFacts:
 
     Args:
         serial: from the device tree; empty when there is none.
+        imitated: it reads its sensors and its identity below a directory instead of ``/``: no real board does.
         firmware: name and version of the firmware in the partition that booted.
         firmware_digest: digest of the bundle it was written from.
         partition: number of the partition that booted.
@@ -33,6 +34,7 @@ class PlatformFacts:
     """
 
     serial: str
+    imitated: bool
     hardware_model: str
     machine: str
     kernel: str
@@ -230,6 +232,7 @@ def platform_facts(fields: Fields) -> PlatformFacts:
     """The board's hello."""
     return PlatformFacts(
         serial=fields.text("serial"),
+        imitated=fields.flag("imitated"),
         hardware_model=fields.text("hardware_model"),
         machine=fields.text("machine"),
         kernel=fields.text("kernel"),

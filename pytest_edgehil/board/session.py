@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from pytest_edgehil.board.onboard_client import OnboardClient
 from pytest_edgehil.board.transport import Transport
-from pytest_edgehil.errors import BoardError, ConnectFailed, DeadlineExceeded, Fenced, HostKeyMismatch
-from pytest_edgehil.model.board import Board
+from pytest_edgehil.errors import BoardError, ConnectFailed, DeadlineExceeded, Fenced, HostKeyMismatch, LabFileError
+from pytest_edgehil.model.board import Board, Environment
 
 Connect = Callable[[float], Transport]
 """Opens a fresh link to the board within so many seconds."""
@@ -129,7 +129,7 @@ class BoardSession:
         self.drop()
 
     def _start(self, transport: Transport, timeout_s: float) -> OnboardClient:
-        return OnboardClient.start(
+        client = OnboardClient.start(
             transport,
             board_id=self.board.id,
             home=self.board.home,
@@ -137,6 +137,13 @@ class BoardSession:
             holder=self._holder,
             timeout_s=timeout_s,
         )
+        if client.platform.imitated and self.board.environment is Environment.HARDWARE:
+            client.close()
+            raise LabFileError(
+                f"boards.{self.board.id}.environment: the lab says hardware, but the board reads its sensors and its "
+                "identity below a directory of another system: it imitates a board; say environment: virtual"
+            )
+        return client
 
     def _ssh(self, timeout_s: float) -> Transport:
         from pytest_edgehil.board.ssh import connect

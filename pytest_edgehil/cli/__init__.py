@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -28,11 +29,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one status for each way to end
     """Run one verb; returns the exit status."""
-    options = parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        options = parser().parse_args(arguments)
+        status = int(options.run(options))
+        sys.stdout.flush()  # a full disk shows here, where it can be told
+        return status
     except ReleaseRefused as problem:
         print(f"edgehil: {problem}", file=sys.stderr)
         for reason in problem.reasons:
@@ -51,3 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the reader of our output went away (`edgehil … | head`); there is nobody left to tell
         sys.stderr.close()
         return 141
+    except OSError as problem:
+        if problem.strerror is None:
+            raise
+        return _unusable_file(problem)
+
+
+def _unusable_file(problem: OSError) -> int:
+    if problem.filename is None:
+        _forget_output()
+    where = problem.filename if problem.filename is not None else "standard output"
+    print(f"edgehil: {where}: {problem.strerror}", file=sys.stderr)
+    return 2
+
+
+def _forget_output() -> None:
+    """What could not be written would be tried again, and complained about, when Python ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -64,6 +64,11 @@ class Accuracy:
     baseline: str | None = None
     name: ClassVar[str] = "accuracy"
 
+    @property
+    def needs_baseline(self) -> bool:
+        """Is there nothing to judge without a baseline's outputs? Without a name it is what the model was made from."""
+        return self.agreement is not None or self.drop is not None
+
     def arguments(self) -> dict[str, Any]:
         """See `Gate.arguments`."""
         return dataclasses.asdict(self)

@@ -18,7 +18,7 @@ from pathlib import Path
 from . import firmware, sensors
 from .durable import write_atomically
 from .frames import Message
-from .home import Home
+from .home import Home, sysroot
 from .model_process import interpreter
 
 PROBE_TIMEOUT_S = 120.0
@@ -34,6 +34,7 @@ def platform_facts(home: Home, program: Path) -> Message:
     probed = _probed(home, program)
     return {
         "serial": sensors.serial(),
+        "imitated": sysroot() != Path("/"),
         "hardware_model": sensors.hardware_model(),
         "machine": os.uname().machine,
         "kernel": os.uname().release,

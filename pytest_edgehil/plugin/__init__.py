@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_edgehil.errors import UserError
-from pytest_edgehil.plugin import markers, runner
+from pytest_edgehil.plugin import ending, markers, runner
 from pytest_edgehil.plugin.controller import Controller
 from pytest_edgehil.plugin.distributed import WORKERINPUT, Distributed, auto_workers
 from pytest_edgehil.plugin.fixtures import baseline, board, combo, console, dut, heldout, rng
@@ -40,6 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
     told: dict[str, Any] | None = getattr(config, "workerinput", None)
     if told is None:
         lab = _checked(options)
+        if lab is not None:
+            ending.terminate_like_interrupt()
         run = Run.begin(options.report)
         controller = config.stash[CONTROLLER] = Controller(options, run, lab)
         config.pluginmanager.register(controller, "edgehil_controller")
@@ -51,6 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
         if getattr(config.option, "clean_alluredir", False):
             config.option.clean_alluredir = False
         run, worker, lab = Run.join(told[WORKERINPUT]), told["workerid"], None
+        if options.lab is not None:
+            ending.die_with_controller()
     workbench = config.stash[WORKBENCH] = Workbench(options=options, run=run, worker=worker, lab=lab)
     config.pluginmanager.register(runner.Runner(workbench), "edgehil_runner")
 

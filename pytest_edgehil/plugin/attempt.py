@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_edgehil.errors import BoardError, GateFailure, Inconclusive, InvalidMeasurement, LeaseError, ModelError
+from pytest_edgehil.errors import BoardError, GateFailure, Inconclusive, InvalidMeasurement, LeaseError
 from pytest_edgehil.model.artifact import Artifact, Combo
 from pytest_edgehil.model.board import Requirement
 from pytest_edgehil.model.record import ArtifactRef, Attestation, BoardRef, GateUse, Status, Step, TestRecord
@@ -164,7 +164,7 @@ def _status_of(problem: BaseException | None) -> Status:
             return Status.INCONCLUSIVE
         case InvalidMeasurement():
             return Status.INVALID
-        case GateFailure() | ModelError() | AssertionError() | pytest.fail.Exception():
+        case GateFailure() | AssertionError() | pytest.fail.Exception():
             return Status.FAILED
         case _:
             return Status.ERROR

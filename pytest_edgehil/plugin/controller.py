@@ -111,7 +111,7 @@ class Controller:
         try:
             self._write(session.config)
         except (EdgehilError, OSError) as problem:
-            self._problems.append(str(problem))
+            self._problems.append(f"the results could not be written: {_said(problem)}")
         incomplete = self._problems or (self.not_run and self.options.lab is not None)
         if incomplete and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -151,7 +151,7 @@ class Controller:
             written = seal(self.options, self.run, self.records, lab=self.lab)
         except (EdgehilError, OSError) as problem:
             # the results are still worth writing; the run does not count as a success
-            self.note_problem(f"no evidence was written: {problem}")
+            self.note_problem(f"no evidence was written: {_said(problem)}")
             return
         self._written.append((f"evidence ({written.envelopes} signed statements)", written.directory))
 
@@ -180,3 +180,11 @@ def _only_looks(config: pytest.Config) -> bool:
     return any(
         config.getoption(name, False) for name in ("collectonly", "setuponly", "showfixtures", "show_fixtures_per_test")
     )
+
+
+def _said(problem: EdgehilError | OSError) -> str:
+    """An operating system's error says what, but seldom where, and never what to do next."""
+    if isinstance(problem, EdgehilError):
+        return str(problem)
+    where = f"{problem.filename}: " if problem.filename is not None else ""
+    return f"{where}{problem.strerror or problem}; name another directory with --edgehil-report"

@@ -96,16 +96,16 @@ def seal(options: Options, run: Run, records: Sequence[TestRecord], *, lab: Lab)
 
 
 def _enroll_boards(lab: Lab, records: Sequence[TestRecord]) -> None:
-    """Make the identity keys that *this host* knows part of the default trust, each as what the lab file says it is."""
+    """Make the keys of virtual boards, which this host has made itself, part of the default trust: as virtual ones.
+
+    The key of any other board is enrolled by a person, in a trust file. A lab file is a claim, and whoever could write
+    "hardware" there could sign anything with a key of his own.
+    """
     from pytest_edgehil.evidence.trust import enroll
     from pytest_edgehil.virtual.farm import board_directory, identity_key
 
     used = {record.board.id for record in records if record.board is not None and record.attestations}
     for board in lab.boards:
-        if board.id not in used:
-            continue
-        key = board.identity_key
-        if board.environment is Environment.VIRTUAL:
+        if board.id in used and board.environment is Environment.VIRTUAL:
             key = identity_key(board_directory(lab.state_dir, board.id))
-        if key is not None:
-            enroll(board.id, kind=board.environment, pem=key.read_bytes(), cls=board.cls)
+            enroll(board.id, kind=Environment.VIRTUAL, pem=key.read_bytes(), cls=board.cls)

@@ -121,7 +121,7 @@ def requirement_of(marks: Iterable[pytest.Mark]) -> Requirement:
                 known = ", ".join(one.value for one in Environment)
                 raise MarkerError(f"board: environment {environment!r} is none of {known}") from problem
         tags = bound["tags"]
-        if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+        if not isinstance(tags, (list, tuple, set, frozenset)) or not all(isinstance(tag, str) for tag in tags):
             raise MarkerError(f"board: tags must be a list of words such as ['cooled'], not {tags!r}")
         asked = merged(
             asked,

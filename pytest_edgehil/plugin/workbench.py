@@ -171,7 +171,14 @@ class Workbench:
                 return self._holding
         self.let_go()
         narrowed = Requirement(among=frozenset(board.id for board in fitting))
-        reservation = reserve(self.lab, (narrowed,), store=self.store, holder=self.holder, wait_s=self.options.wait_s)
+        reservation = reserve(
+            self.lab,
+            (narrowed,),
+            store=self.store,
+            holder=self.holder,
+            wait_s=self.options.wait_s,
+            tied_to_parent=self.worker != MAIN,  # a worker that outlives its controller must not keep its board
+        )
         token = reservation.leases[0].token
         console_log = self.run.directory / "console" / f"{reservation.boards[0].id}-{token}.log"
         self._holding = Holding(lab=self.lab, reservation=reservation, console_log=console_log)

@@ -2,7 +2,7 @@
 
 Which model is on the command line, so that the same suite judges every build of it::
 
-    pytest -n auto --edgehil-lab farm/virtual.yaml --edgehil-model digits-int8 suites/gates
+    pytest -n auto --edgehil-lab=farm/virtual.yaml --edgehil-model digits-int8 suites/gates
 """
 
 import numpy as np
