@@ -35,6 +35,8 @@ def collect(pytester: pytest.Pytester, decorator: str, *workers: str, fixture: s
         ("@pytest.mark.combo(model=3)", "*test_it: combo: model must be*"),
         ('@pytest.mark.board(environment="cloud")', "*test_it: board: *cloud*hardware*"),
         ('@pytest.mark.board(tags="cooled")', "*test_it: board: tags must be a list*"),
+        ("@pytest.mark.board(tags=5)", "*test_it: board: tags must be a list*"),
+        ('@pytest.mark.p95_latency("\\u0663 ms")', "*test_it: p95_latency: *is no duration*"),
     ],
 )
 def test_a_bad_marker_is_one_line_at_collection(pytester, workers, decorator, line):

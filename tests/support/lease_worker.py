@@ -1,9 +1,9 @@
 """A process that holds boards, for tests in which it is killed, stopped, forked or orphaned.
 
-    lease_worker.py hold LAB EXPIRY_S [--tied]   holds one board; answers each line on stdin: "check" or "release"
-    lease_worker.py contend LAB ROUNDS JOURNALS  takes and gives back boards, which write down who came and went
-    lease_worker.py fork LAB                     what a fork may do with its parent's reservation
-    lease_worker.py parent COMMAND…              starts a command and waits until it is killed
+lease_worker.py hold LAB EXPIRY_S [--tied]   holds one board; answers each line on stdin: "check" or "release"
+lease_worker.py contend LAB ROUNDS JOURNALS  takes and gives back boards, which write down who came and went
+lease_worker.py fork LAB                     what a fork may do with its parent's reservation
+lease_worker.py parent COMMAND…              starts a command and waits until it is killed
 """
 
 from __future__ import annotations
