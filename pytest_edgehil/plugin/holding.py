@@ -158,7 +158,7 @@ class Holding:
             from pytest_edgehil.virtual.farm import board_directory, start
 
             directory = board_directory(self._lab.state_dir, self.id)
-            self._running = start(self._board, directory=directory)
+            self._running = start(self._board, directory=directory, for_lease=True)
             self._board = self._running.board
         if self._board.console is not None:
             try:

@@ -64,6 +64,11 @@ class Layout:
         return self.root / "supervisor.lock"
 
     @property
+    def leased(self) -> Path:
+        """Pid of the supervisor that a leaseholder started last."""
+        return self.root / "leased"
+
+    @property
     def start_lock(self) -> Path:
         """Held by whoever is starting the board right now."""
         return self.root / "start.lock"

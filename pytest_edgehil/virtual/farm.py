@@ -73,7 +73,7 @@ class RunningBoard:
         except subprocess.TimeoutExpired:
             warden.kill()
             warden.wait()
-        sweep(marker_of(self.layout.root))
+        _sweep_unless_served(self.layout)
 
     def __enter__(self) -> RunningBoard:
         return self
@@ -84,7 +84,7 @@ class RunningBoard:
         self.stop()
 
 
-def start(board: Board, *, directory: Path, wait_s: float = 30.0) -> RunningBoard:
+def start(board: Board, *, directory: Path, wait_s: float = 30.0, for_lease: bool = False) -> RunningBoard:
     """Start a virtual board, or join whoever serves it already.
 
     Returns when the board runs, or will not by itself (a fault of its blueprint took its power, or it hangs in its
@@ -93,6 +93,8 @@ def start(board: Board, *, directory: Path, wait_s: float = 30.0) -> RunningBoar
     Args:
         directory: see `board_directory`; made, private, when it is not there.
         wait_s: how long the start may take.
+        for_lease: the caller holds the board's lease. A supervisor that an earlier leaseholder started and has not
+            ended yet is ended then and not joined: it would go down with a holder that has no right to it any more.
 
     Raises:
         ConfigError: the board is not virtual, or something that lab.yaml says of it cannot be.
@@ -111,9 +113,15 @@ def start(board: Board, *, directory: Path, wait_s: float = 30.0) -> RunningBoar
         while True:
             joined = _join(board, layout)
             if joined is not None:
-                return joined
+                if not (for_lease and _is_of_a_lease(layout, joined.endpoint)):
+                    return joined
+                with contextlib.suppress(PowerError):  # it is ending by itself
+                    joined.control.stop()
+                time.sleep(POLL_S)
             started = _launch(board, blueprint, layout, deadline_s=deadline_s)
             if started is not None:
+                if for_lease:
+                    layout.leased.write_text(str(started.endpoint.pid))
                 return started
 
 
@@ -134,6 +142,24 @@ def _exclusively(layout: Layout, *, board_id: str, deadline_s: float) -> Iterato
         yield
     finally:
         os.close(descriptor)
+
+
+def _is_of_a_lease(layout: Layout, endpoint: Endpoint) -> bool:
+    """Was this supervisor started by a leaseholder, and not by `edgehil farm up`?"""
+    try:
+        return layout.leased.read_text() == str(endpoint.pid)
+    except FileNotFoundError:
+        return False
+
+
+def _sweep_unless_served(layout: Layout) -> None:
+    """End what a killed warden may have left; nothing if somebody else serves the board by now."""
+    with layout.lock.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        sweep(marker_of(layout.root))
 
 
 def _join(board: Board, layout: Layout) -> RunningBoard | None:
