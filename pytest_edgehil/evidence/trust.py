@@ -1,8 +1,8 @@
 """Whom we believe: the public keys of labs and boards, and what kind of board each key belongs to.
 
 A statement can claim any environment; what counts is the pool in which the key that signed it was enrolled. A key
-of a virtual board is enrolled by whoever starts the board; a key of hardware is enrolled by a person, through the
-lab file's ``identity_key`` or a trust file. A key that was enrolled as one kind can never become another kind.
+of a virtual board is enrolled by whoever starts the board; a key of any other board is enrolled by a person, in a
+trust file, never by what a lab file claims. A key that was enrolled as one kind can never become another kind.
 
 The trust file::
 
