@@ -16,7 +16,7 @@ def test_a_process_name_may_hold_spaces_and_parentheses(tmp_path):
     odd.symlink_to("/bin/sleep")
     child = subprocess.Popen([str(odd), "30"])
     try:
-        facts = eventually(lambda: (f := processes.look(child.pid)) and f.name == "a) (b" and f)
+        facts = eventually(lambda: (f := processes.look(child.pid)) and f.name == "a) (b" and f.rss_bytes > 0 and f)
         assert facts.parent == os.getpid()
         assert facts.rss_bytes > 0
     finally:
