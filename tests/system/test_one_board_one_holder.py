@@ -187,11 +187,12 @@ def test_a_killed_controller_frees_its_boards_within_the_expiry_and_leaves_no_pr
 
 
 @pytest.mark.timeout(300)
-def test_an_interrupted_run_gives_its_board_back_at_once(farm: Farm):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
+def test_an_interrupted_run_gives_its_board_back_at_once(farm: Farm, how: signal.Signals):
     farm.pytester.makepyfile(HANG)
     run = start(farm)
     _, board = hanging(farm, run)
-    run.send_signal(signal.SIGINT)
+    run.send_signal(how)
     output, _ = run.communicate(timeout=60)
     assert run.returncode == pytest.ExitCode.INTERRUPTED, output
     assert farm.board_states()[board]["state"] == "free"
