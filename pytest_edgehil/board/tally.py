@@ -47,7 +47,9 @@ class Tally:
             self._sample = Sample(
                 latencies_ns=_joined(self._latencies),
                 starts_ns=_joined(self._starts),
-                **{name: np.concatenate(parts) if parts else None for name, parts in self._compared.items()},
+                agreed=_all_of(self._compared["agreed"]),
+                correct=_all_of(self._compared["correct"]),
+                baseline_correct=_all_of(self._compared["baseline_correct"]),
                 evaluated_of=self._evaluated_of,
                 readings=tuple(self._readings),
                 cold_starts=tuple(self._cold_starts),
@@ -119,6 +121,10 @@ class Tally:
     def _note_peak(self, peak_rss_bytes: int | None) -> None:
         known = [one for one in (self._peak_rss_bytes, peak_rss_bytes) if one is not None]
         self._peak_rss_bytes = max(known, default=None)
+
+
+def _all_of(parts: list[Array]) -> Array | None:
+    return np.concatenate(parts) if parts else None
 
 
 def _joined(parts: list[Array]) -> Array:

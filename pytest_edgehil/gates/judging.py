@@ -48,8 +48,6 @@ def judge(
         )
         if wanted is None or clock() >= deadline:
             return sample, verdicts
-        if wanted.cold_starts:  # alone and first: a fresh process in the middle of a soak would hide a leak
-            wanted = Demand(cold_starts=wanted.cold_starts)
         longer = measure(wanted)
         if _extent(longer) == _extent(sample):  # the held-out set or the recording is used up: asking again is no use
             return longer, tuple(gate.evaluate(longer) for gate in gates)
@@ -57,19 +55,38 @@ def judge(
 
 
 def union(demands: Iterable[Demand | None]) -> Demand | None:
-    """The smallest demand that satisfies all of them; None when nothing is needed.
+    """What to measure next, so that all demands are met in the end; None when nothing is needed.
 
-    >>> union([Demand(inferences=30), None, Demand(seconds=5.0)])
-    Demand(inferences=30, seconds=5.0, cold_starts=0, evaluations=0)
+    What spoils another measurement is done alone: fresh processes first, because one in the middle of a soak would
+    hide a leak; then pairs of blocks against one baseline, then inferences at one rate, then all the rest together.
+
+    >>> union([Demand(inferences=30), None, Demand(seconds=5.0)]).seconds
+    5.0
+    >>> union([Demand(inferences=30), Demand(cold_starts=3)]) == Demand(cold_starts=3)
+    True
+    >>> union([Demand(inferences=30, rate_hz=20.0), Demand(inferences=99)]) == Demand(inferences=30, rate_hz=20.0)
+    True
     """
     wanted = [one for one in demands if one is not None]
     if not wanted:
         return None
+    cold_starts = max(one.cold_starts for one in wanted)
+    if cold_starts:
+        return Demand(cold_starts=cold_starts)
+    paired = [one for one in wanted if one.pairs]
+    if paired:
+        alike = [one for one in paired if (one.baseline, one.block) == (paired[0].baseline, paired[0].block)]
+        pairs = max(one.pairs for one in alike)
+        return Demand(pairs=pairs, block=paired[0].block, baseline=paired[0].baseline)
+    at_rate = [one for one in wanted if one.rate_hz]
+    if at_rate:
+        rate_hz = at_rate[0].rate_hz
+        return Demand(inferences=max(one.inferences for one in at_rate if one.rate_hz == rate_hz), rate_hz=rate_hz)
     return Demand(
         inferences=max(one.inferences for one in wanted),
         seconds=max(one.seconds for one in wanted),
-        cold_starts=max(one.cold_starts for one in wanted),
         evaluations=max(one.evaluations for one in wanted),
+        generations=max(one.generations for one in wanted),
     )
 
 
@@ -82,4 +99,8 @@ def _extent(sample: Sample) -> tuple[float, ...]:
         len(sample.cold_starts),
         len(sample.readings),
         *(0 if one is None else one.shape[0] for one in compared),
+        sum(one.latencies_ns.shape[0] for one in sample.open_loop),
+        sum(len(one.pairs) for one in sample.paired),
+        0 if sample.generations is None else sample.generations.starts_ns.shape[0],
+        0 if sample.token_scores is None else sample.token_scores.prompt.shape[0],
     )

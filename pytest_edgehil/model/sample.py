@@ -10,12 +10,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from pytest_edgehil.model.series import Generations, LinkDrop, OpenLoop, Paired, TokenScores
 
-    Int64Array = npt.NDArray[np.int64]
-    BoolArray = npt.NDArray[np.bool_]
+if TYPE_CHECKING:
+    from pytest_edgehil.model.arrays import BoolArray, Float64Array, Int64Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +27,8 @@ class SensorReading:
         arm_hz: present clock of the Arm cores.
         throttled: bits of ``vcgencmd get_throttled``.
         npu_percent: utilisation of the accelerator, 0 … 100.
+        power_w: electrical power that the board's own meter reports.
+        swap_in_pages: pages that the kernel has read back from swap since boot (``pswpin`` of /proc/vmstat).
     """
 
     at_s: float
@@ -39,6 +39,8 @@ class SensorReading:
     arm_hz: int | None = None
     throttled: int | None = None
     npu_percent: float | None = None
+    power_w: float | None = None
+    swap_in_pages: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,18 @@ class Sample:
         artifact_size_bytes: size of the model's bundle, or None.
         duration_s: how long was measured, board's clock, warm-up left out.
         conditions: None as long as nothing ran on the board.
+        cosines: shape (m,): cosine similarity of each evaluated item's output to the baseline's; NaN where one of
+            them is no direction (zero, or not a number). None when nothing was compared.
+        order_seed: of the order in which the held-out set's items were taken; None: in their own order.
+        steady_peak_rss_bytes: VmHWM since the model was loaded, the load's own spike left out; None where the kernel
+            cannot reset it.
+        cgroup_peak_bytes: ``memory.peak`` of the model's control group, or None where there is none.
+        crashes_at_s: shape (c,): after how many measured seconds the model's process died, one entry per crash.
+        link_drops: times without a link in which the board went on measuring.
+        open_loop: one series per rate.
+        paired: one series per baseline.
+        token_scores: of a language model against its baseline.
+        generations: runs that produced tokens.
     """
 
     latencies_ns: Int64Array
@@ -117,6 +131,16 @@ class Sample:
     artifact_size_bytes: int | None = None
     duration_s: float = 0.0
     conditions: Conditions | None = None
+    cosines: Float64Array | None = None
+    order_seed: int | None = None
+    steady_peak_rss_bytes: int | None = None
+    cgroup_peak_bytes: int | None = None
+    crashes_at_s: tuple[float, ...] = ()
+    link_drops: tuple[LinkDrop, ...] = ()
+    open_loop: tuple[OpenLoop, ...] = ()
+    paired: tuple[Paired, ...] = ()
+    token_scores: TokenScores | None = None
+    generations: Generations | None = None
 
     @property
     def n(self) -> int:

@@ -41,6 +41,7 @@ class Verdict:
         decided: may more samples still change it? False only while it is INCONCLUSIVE and the budget is not spent.
         not_checked: what this gate did not look at, in plain words; never empty talk.
         statistics: further figures by name, such as ``log_e_pass``, ``alpha``, ``looks``.
+        would_change: what would change the verdict, as one sentence; empty where nothing would.
     """
 
     gate: str
@@ -55,6 +56,7 @@ class Verdict:
     decided: bool = True
     not_checked: tuple[str, ...] = ()
     statistics: Mapping[str, float] = field(default_factory=dict)
+    would_change: str = ""
 
     def __bool__(self) -> NoReturn:
         raise TypeError("a verdict has no truth value: compare its outcome, or use gates.require()")
@@ -69,9 +71,19 @@ class Demand:
         seconds: so many more seconds of measuring.
         cold_starts: so many more loads in a fresh process.
         evaluations: so many more items of the held-out set.
+        rate_hz: not 0: the inferences are due at this rate (`Sample.open_loop`), and nothing else is asked for.
+        pairs: so many more pairs of blocks against `baseline`, and nothing else is asked for.
+        block: inferences in each block of a pair.
+        baseline: which artifact the pairs compare with, as the marker names it.
+        generations: so many more runs that produce tokens.
     """
 
     inferences: int = 0
     seconds: float = 0.0
     cold_starts: int = 0
     evaluations: int = 0
+    rate_hz: float = 0.0
+    pairs: int = 0
+    block: int = 0
+    baseline: str = ""
+    generations: int = 0

@@ -144,6 +144,7 @@ def results_schema() -> dict[str, Any]:
         decided=flag,
         not_checked=_list(text),
         statistics={"type": "object", "additionalProperties": number},
+        would_change=text,
     )
     test = _object(
         nodeid=text,

@@ -45,7 +45,7 @@ PAGES = (
         if not {"_build", "_generated"} & set(page.parts)
     ),
 )
-CHECKOUT = ("farm", "suites", "demo", "pyproject.toml", "conftest.py")
+CHECKOUT = ("benchmarks", "farm", "suites", "demo", "pyproject.toml", "conftest.py")
 RECIPES = (
     "suites/models/digits/digits-fp32.yaml",
     "suites/models/digits/digits-int8.yaml",

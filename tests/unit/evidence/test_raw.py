@@ -13,6 +13,7 @@ from pytest_edgehil.errors import EvidenceError
 from pytest_edgehil.evidence.raw import read_sample, recompute, write_sample
 from pytest_edgehil.model.record import GateUse
 from pytest_edgehil.model.sample import Sample, SensorReading
+from pytest_edgehil.model.series import BlockPair, Generations, LinkDrop, OpenLoop, Paired, TokenScores
 
 
 @pytest.mark.parametrize("name", ["s.json", "s.json.gz"])
@@ -82,12 +83,12 @@ def _changed(tmp_path: Path, path: list[str | int], value: object) -> Path:
         (["sample", "latencies_ns"], [1, 2, 3.5], "expected integers only"),
         (["sample", "latencies_ns"], [1, 2, True], "expected integers only"),
         (["sample", "latencies_ns"], [1, 2, 2**70], "64 bits"),
-        (["sample", "latencies_ns"], [1], "1 latencies but 3 start times"),
+        (["sample", "latencies_ns"], [1], "series of different lengths"),
         (["sample", "agreed"], [1, 0, 2], "0 and 1"),
         (["sample", "conditions", "replayed"], "no", "is no bool"),
         (["sample", "conditions", "extra"], 1, "expected an object with"),
         (["sample", "cold_starts"], [{"load_ns": 1}], "missing"),
-        (["sample", "duration_s"], "10", "expected a number"),
+        (["sample", "duration_s"], "10", "is no float"),
     ],
 )
 def test_a_file_that_is_no_sample_is_refused(
@@ -103,3 +104,34 @@ def test_a_damaged_gzip_stream_is_refused(tmp_path: Path) -> None:
         file.write_bytes(data)
         with pytest.raises(EvidenceError, match="gzip stream"):
             read_sample(file)
+
+
+def test_every_series_of_a_sample_comes_back(tmp_path: Path) -> None:
+    three = np.array([1, 2, 3], dtype=np.int64)
+    pair = BlockPair(
+        candidate_ns=three, baseline_ns=three + 1, candidate_first=True, candidate_start_ns=5, baseline_start_ns=9
+    )
+    made = sample().replace(
+        cosines=np.array([1.0, float("nan"), -0.5]),
+        order_seed=7,
+        crashes_at_s=(12.5, 60.0),
+        link_drops=(LinkDrop(at_s=3.0, lasted_s=1.5),),
+        open_loop=(OpenLoop(rate_hz=20.0, intended_ns=three, starts_ns=three + 2, latencies_ns=three),),
+        paired=(Paired(baseline="digits-fp32", digest="sha256:0", seed=1, pairs=(pair, pair)),),
+        token_scores=TokenScores(prompt=three, kl=three / 7, nll=three / 3, baseline_nll=three / 9),
+        generations=Generations(
+            starts_ns=three, prompt_tokens=three, new_tokens=three, first_token_ns=three, total_ns=three * 2
+        ),
+    )
+    write_sample(tmp_path / "s.json", made, ())
+    found = read_sample(tmp_path / "s.json")
+    assert repr(found) == repr(made)
+    assert found.open_loop[0].responses_ns.tolist() == [3, 4, 5]
+
+
+def test_a_series_with_arrays_of_different_lengths_is_refused(tmp_path: Path) -> None:
+    one, two = np.array([1], dtype=np.int64), np.array([1, 2], dtype=np.int64)
+    made = sample(n=3).replace(open_loop=(OpenLoop(rate_hz=1.0, intended_ns=one, starts_ns=two, latencies_ns=two),))
+    write_sample(tmp_path / "s.json", made, ())
+    with pytest.raises(EvidenceError, match=r"open_loop\[0\]: series of different lengths"):
+        read_sample(tmp_path / "s.json")
