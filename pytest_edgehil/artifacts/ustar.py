@@ -15,9 +15,13 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_edgehil.errors import CorruptArtifact, UnsafeArchive
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 BLOCK_BYTES = 512
 MAX_MEMBER_BYTES = 8**11 - 1
@@ -65,6 +69,44 @@ class StoredGzip:
 
     def _block(self, data: bytes | bytearray, *, final: bool) -> None:
         self._out.write(struct.pack("<BHH", int(final), len(data), len(data) ^ 0xFFFF) + data)
+
+
+def stored_content(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
+    """What `StoredGzip` was given to make these bytes.
+
+    Args:
+        packed: shape (n,): a gzip file.
+
+    Returns:
+        Shape (m,); None if `StoredGzip` would have made other bytes of the content.
+    """
+    import numpy as np
+
+    head, block = len(_GZIP_HEADER), _STORED_BYTES + 5
+    body = packed.shape[0] - head - 8
+    blocks = -(-body // block)
+    size = body - 5 * blocks
+    if size < 0 or packed[:head].tobytes() != _GZIP_HEADER:
+        return None
+    starts = head + block * np.arange(blocks)
+    found = np.stack([packed[starts + at] for at in range(5)], axis=1).tobytes()
+    last = size - _STORED_BYTES * (blocks - 1)
+    full = struct.pack("<BHH", 0, _STORED_BYTES, 0) * (blocks - 1)
+    if not 0 <= last <= _STORED_BYTES or found != full + struct.pack("<BHH", 1, last, last ^ 0xFFFF):
+        return None
+    whole = packed[head : head + block * (blocks - 1)].reshape(-1, block)[:, 5:].reshape(-1)
+    content = np.concatenate([whole, packed[int(starts[-1]) + 5 : packed.shape[0] - 8]])
+    trailer = struct.pack("<II", zlib.crc32(content.data), size & 0xFFFFFFFF)
+    return content if packed[-8:].tobytes() == trailer else None
+
+
+def layout(content: memoryview) -> Iterator[tuple[str, int, int]]:
+    """(path, start, size in bytes) of every file of a tar, which has been verified already."""
+    at = 0
+    while at + BLOCK_BYTES <= len(content) and any(block := bytes(content[at : at + BLOCK_BYTES])):
+        member = _member(block, where="tar")
+        yield member.path, at + BLOCK_BYTES, member.size_bytes
+        at += BLOCK_BYTES + member.size_bytes + len(padding(member.size_bytes))
 
 
 def header(path: str, *, size_bytes: int, executable: bool) -> bytes:
