@@ -278,14 +278,14 @@ class SshTransport:
             raw = self._session_channel(deadline, what=what)
             channel = SshChannel(self, raw, name=name, what=what, secrets=secrets, keep_stderr=keep_stderr)
             # paramiko waits for the answer without a limit; closing the channel is what ends that wait.
-            overdue = threading.Timer(deadline.left_s(), raw.close)
+            overdue = threading.Timer(deadline.left_s(), self._give_up, args=(raw, what))
             overdue.daemon = True
             overdue.start()
             try:
                 with self.translated(f"starting {what}"):
                     raw.exec_command(line)
             except LinkLost as exc:
-                raw.close()
+                self._give_up(raw, what)
                 if not deadline.passed():
                     raise
                 fate = self.kill(name) if name else "nothing was started"
@@ -295,6 +295,11 @@ class SshTransport:
         with self._freed:
             self._channels.add(channel)
         return channel
+
+    def _give_up(self, raw: paramiko.Channel, what: str) -> None:
+        # Telling the board fails on a link that has just been lost, and in a timer's thread nobody could be told.
+        with self.translated(f"giving up {what}", harmless=True):
+            raw.close()
 
     def _session_channel(self, deadline: Deadline, *, what: str) -> paramiko.Channel:
         """Opens a session; waits when the board allows no more at once (sshd's MaxSessions, 10 by default)."""

@@ -162,7 +162,9 @@ class SshChannel:
             ended = self._channel.eof_received or self._channel.closed  # looked at before the buffer, never after
             self._drain_stderr()
             if self._channel.recv_ready():
-                return self._channel.recv(max_bytes)
+                # paramiko tells the board here that there is room again: that may be where a lost link shows first
+                with self._link.translated(f"reading what {self._what} says"):
+                    return self._channel.recv(max_bytes)
             if ended:
                 self._status = self._end(deadline)
                 return b""
@@ -191,10 +193,12 @@ class SshChannel:
         if not self._channel.recv_stderr_ready() or not self._draining.acquire(blocking=False):
             return
         try:
-            while self._channel.recv_stderr_ready():
-                self._stderr += self._channel.recv_stderr(1 << 16)
-                if not self._keep_stderr:
-                    del self._stderr[:-_TAIL_BYTES]
+            # a lost link is told by whoever receives or sends, who knows more
+            with self._link.translated(f"reading the errors of {self._what}", harmless=True):
+                while self._channel.recv_stderr_ready():
+                    self._stderr += self._channel.recv_stderr(1 << 16)
+                    if not self._keep_stderr:
+                        del self._stderr[:-_TAIL_BYTES]
         finally:
             self._draining.release()
 

@@ -13,6 +13,7 @@ import asyncssh
 import paramiko
 import pytest
 from asyncssh.packet import UInt32
+from paramiko.common import MSG_CHANNEL_CLOSE, MSG_CHANNEL_WINDOW_ADJUST
 from support.asyncssh_server import AsyncsshServer
 from support.keys import access_to, make_key
 from support.openssh import OpenSshServer, free_port
@@ -338,6 +339,36 @@ def link_to(tmp_path: Path) -> Iterator[Callable[[object], SshTransport]]:
         server.__exit__()
 
 
+def fails_to_tell(link: SshTransport, monkeypatch: pytest.MonkeyPatch, message: int) -> list[str]:
+    """From now on the link breaks when it would tell the board this; returns the threads that would have told it."""
+    tell = link._session._send_user_message
+    broke: list[str] = []
+
+    def telling(data: paramiko.Message) -> None:
+        if data.asbytes()[0] == message:
+            broke.append(threading.current_thread().name)
+            raise EOFError  # what paramiko raises when the socket takes nothing any more
+        tell(data)
+
+    monkeypatch.setattr(link._session, "_send_user_message", telling)
+    return broke
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_link_that_breaks_while_the_board_is_told_of_room_is_lost(
+    stream: str, link: SshTransport, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broke = fails_to_tell(link, monkeypatch, MSG_CHANNEL_WINDOW_ADJUST)
+    to = {"stdout": ">&1", "stderr": ">&2"}[stream]
+    channel = link.open(("sh", "-c", f"head -c 3000000 /dev/zero {to}; sleep 60"), GENEROUS_S)
+    cut = threading.Thread(target=lambda: (until(lambda: broke), proxy.cut()))
+    cut.start()
+    with pytest.raises(LinkLost, match="broke off"):
+        channel.wait(GENEROUS_S)  # reads to the end
+    cut.join()
+    channel.close()
+
+
 def test_exit_status_without_the_end_of_the_output_is_a_lost_link(link_to: Callable) -> None:
     with pytest.raises(LinkLost):
         link_to(status_overtakes_output).run(command("true"))
@@ -394,8 +425,10 @@ def test_program_that_is_never_started_is_given_up(tmp_path: Path, monkeypatch: 
     link = connect(
         access_to(port, user="u", client=client, host_key=host.public), board_id="pi5-01", timeout_s=GENEROUS_S
     )
+    told = fails_to_tell(link, monkeypatch, MSG_CHANNEL_CLOSE)  # in a timer's thread, where nobody could be told
     with pytest.raises(DeadlineExceeded, match=r"true on pi5-01 was not started within 0.5 s"):
         link.run(command("true", timeout_s=0.5))
+    assert set(told) - {threading.current_thread().name}
     ending.set()
     link.close()
     for session in sessions:
