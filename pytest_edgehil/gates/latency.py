@@ -8,10 +8,12 @@ by `stats.autocorrelation`. An inference that takes exactly the budget is within
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_edgehil.gates import arguments, validity
+from pytest_edgehil.gates import arguments, outlook, validity
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.model.quantity import duration_ns, format_duration, format_number
 from pytest_edgehil.model.sample import Sample
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pytest_edgehil.gates.stats.sequential import Decision, Look
+
+    Judge = Callable[[float], tuple[Decision, Look | None]]
+    """From a budget in ns to what these latencies say of it."""
 
 _HORIZON = 10
 """Looks go on beyond `max_samples` when the test made more inferences than that, but not beyond so many times it."""
@@ -80,10 +85,16 @@ class LatencyQuantile:
         if latencies.ndim != 1:
             raise ValueError(f"latencies must have shape (n,), not {latencies.shape}")
         if latencies.shape[0] == 0:
-            return self._undecided(sample, "no inference has been timed yet", observed=None, look=None)
+            return self._open(sample, latencies)
         trouble = _no_measurement(latencies)
         if trouble is not None:
-            return self._verdict(Outcome.INVALID, sample, n=latencies.shape[0], reason=f"not usable: {trouble}")
+            return self._verdict(
+                Outcome.INVALID,
+                sample,
+                n=latencies.shape[0],
+                reason=f"{self._label} latency is not usable: {trouble}",
+                would_change=outlook.AGAIN,
+            )
         valid = validity.of_timing(sample)
         drift = self._drift(sample)
         trouble = "; ".join(one for one in (valid.trouble, drift.trouble) if one is not None)
@@ -94,26 +105,30 @@ class LatencyQuantile:
                 n=latencies.shape[0],
                 observed=_quantile(latencies, self.quantile),
                 reason=f"{self._label} latency is not usable: {trouble}",
+                would_change=outlook.AGAIN,
             )
-        decision, look = self._walk(sample, latencies)
-        return self._conclude(sample, latencies, decision, look, unseen=(*valid.unseen, *drift.unseen))
+        judge = self._judge(sample, latencies)
+        decision, look = judge(self.budget_ns)
+        return self._conclude(sample, latencies, decision, look, judge=judge, unseen=(*valid.unseen, *drift.unseen))
 
-    def _walk(self, sample: Sample, latencies: npt.NDArray[np.int64]) -> tuple[Decision, Look | None]:
+    def _judge(self, sample: Sample, latencies: npt.NDArray[np.int64]) -> Judge:
+        """Judge these latencies by any budget; V, which is the costly part, does not depend on it."""
         import numpy as np
 
         from pytest_edgehil.gates.stats.autocorrelation import variance_inflation
         from pytest_edgehil.gates.stats.sequential import looks, walk
 
         rate = self._rate
+        inflation = functools.cache(lambda n: variance_inflation(latencies[:n], rate))
         elapsed_ns = _elapsed_ns(sample, latencies)
         highest = np.maximum.accumulate(latencies)
         lowest = np.minimum.accumulate(latencies)
-        return walk(
-            latencies > self.budget_ns,
+        return lambda budget_ns: walk(
+            latencies > budget_ns,
             p0=rate,
             alpha=self.alpha,
             at=looks(min(latencies.shape[0], _HORIZON * self.max_samples), also=self.max_samples),
-            inflation=lambda n: variance_inflation(latencies[:n], rate),
+            inflation=inflation,
             may_decide=lambda n: bool(highest[n - 1] > lowest[n - 1]),
             may_pass=lambda n: bool(elapsed_ns[n - 1] >= self.min_duration_ns),
         )
@@ -125,12 +140,13 @@ class LatencyQuantile:
         decision: Decision,
         look: Look | None,
         *,
+        judge: Judge,
         unseen: tuple[str, ...],
     ) -> Verdict:
         from pytest_edgehil.gates.stats.sequential import Decision
 
         if decision is Decision.OPEN or look is None:
-            return self._open(sample, latencies, look, unseen=unseen)
+            return self._open(sample, latencies, look, judge=judge, unseen=unseen)
         part = latencies[: look.n]
         observed = _quantile(part, self.quantile)
         passed = decision is Decision.BELOW
@@ -145,8 +161,9 @@ class LatencyQuantile:
             said = f"{self._label} latency exceeds {budget}: {counted}, where {rate}% may"
             figures = f"observed {self._label} {_ms(observed)}, at least {_ms(bounds[0])}"
         reason = f"{said} ({figures}; error rate {format_number(100 * self.alpha)}%)"
+        outcome = Outcome.PASS if passed else Outcome.FAIL
         return self._verdict(
-            Outcome.PASS if passed else Outcome.FAIL,
+            outcome,
             sample,
             n=look.n,
             observed=observed,
@@ -154,59 +171,83 @@ class LatencyQuantile:
             reason=reason,
             look=look,
             unseen=unseen,
+            would_change=outlook.of_quantile(outcome, self._around(latencies, look, judge)),
         )
 
     def _open(
-        self, sample: Sample, latencies: npt.NDArray[np.int64], look: Look | None, *, unseen: tuple[str, ...]
-    ) -> Verdict:
-        observed = _quantile(latencies, self.quantile)
-        n = latencies.shape[0]
-        too_short = _elapsed_ns(sample, latencies)[-1] < self.min_duration_ns
-        if look is None:
-            said = f"{n} of at least 30 inferences so far"
-        elif too_short:
-            said = (
-                f"the {n} inferences cover less than the {format_duration(self.min_duration_ns)} that a PASS needs, "
-                f"and they do not show that the budget is missed"
-            )
-        else:
-            said = (
-                f"after {n} inferences the observed {self._label} of {_ms(observed)} is too close to "
-                f"the budget of {_ms(self.budget_ns)} to tell at an error rate of {format_number(100 * self.alpha)}%"
-            )
-        return self._undecided(sample, said, observed=observed, look=look, latencies=latencies, unseen=unseen)
-
-    def _undecided(
         self,
         sample: Sample,
-        said: str,
+        latencies: npt.NDArray[np.int64],
+        look: Look | None = None,
         *,
-        observed: float | None,
-        look: Look | None,
-        latencies: npt.NDArray[np.int64] | None = None,
+        judge: Judge | None = None,
         unseen: tuple[str, ...] = (),
     ) -> Verdict:
-        elapsed = 0 if latencies is None else int(_elapsed_ns(sample, latencies)[-1])
-        out_of_samples = sample.n >= self.max_samples and elapsed >= self.min_duration_ns
+        elapsed_ns = int(_elapsed_ns(sample, latencies)[-1]) if latencies.shape[0] else 0
+        missing_ns = self.min_duration_ns - elapsed_ns
+        out_of_samples = sample.n >= self.max_samples and missing_ns <= 0
         out_of_time = sample.duration_s * 1e9 >= self.max_duration_ns
         spent = ""
         if out_of_samples:
-            spent = f"; the budget of {self.max_samples} inferences is spent"
+            spent = f"; no more than {self.max_samples} inferences may be made (max_samples)"
         elif out_of_time:
-            spent = f"; the {format_duration(self.max_duration_ns)} for measuring are spent"
-        bounds = None
-        if latencies is not None and look is not None:
-            bounds = self._bounds(latencies, look.inflation)
+            spent = f"; no more than {format_duration(self.max_duration_ns)} may be measured (max_duration)"
+        final = out_of_samples or out_of_time
+        said, change = self._why_open(latencies, look, missing_ns=missing_ns, judge=judge if final else None)
         return self._verdict(
             Outcome.INCONCLUSIVE,
             sample,
             n=sample.n,
-            observed=observed,
-            bounds=bounds,
+            observed=_quantile(latencies, self.quantile) if latencies.shape[0] else None,
+            bounds=None if look is None else self._bounds(latencies, look.inflation),
             reason=f"{self._label} latency is undecided: {said}{spent}",
             look=look,
             unseen=unseen,
-            decided=out_of_samples or out_of_time,
+            decided=final,
+            would_change=change,
+        )
+
+    def _why_open(
+        self, latencies: npt.NDArray[np.int64], look: Look | None, *, missing_ns: int, judge: Judge | None
+    ) -> tuple[str, str]:
+        """Why it is undecided, and what would change it."""
+        from pytest_edgehil.gates.stats.projection import fewest_to_pass
+
+        n = latencies.shape[0]
+        fewest = fewest_to_pass(self._rate, self.alpha)
+        if look is None:
+            said = f"{n} of at least 30 inferences so far" if n else "no inference has been timed yet"
+            return said, f"{30 - n} more inferences for a first look; a PASS takes at least {fewest}"
+        if missing_ns > 0:
+            said = (
+                f"the {n} inferences cover less than the {format_duration(self.min_duration_ns)} that a PASS needs, "
+                f"and they do not show that the budget is missed"
+            )
+            return said, f"inferences over another {format_duration(missing_ns)}, which a PASS needs (min_duration)"
+        change = outlook.of_quantile(Outcome.INCONCLUSIVE, self._around(latencies, look, judge))
+        observed, budget = _ms(_quantile(latencies, self.quantile)), _ms(self.budget_ns)
+        if n < fewest:
+            said = f"{look.exceedances} of {look.n} inferences took longer than {budget}, too few inferences to tell"
+            return f"{said} (a PASS takes at least {fewest})", change
+        said = f"after {n} inferences the observed {self._label} of {observed} is too close to the budget of {budget}"
+        return f"{said} to tell at an error rate of {format_number(100 * self.alpha)}%", change
+
+    def _around(self, latencies: npt.NDArray[np.int64], look: Look, judge: Judge | None) -> outlook.QuantileLook:
+        """Which other budgets these latencies would have passed or missed; none is known to pass without `judge`."""
+        from pytest_edgehil.gates.stats.projection import least_to_pass
+
+        low, _ = self._bounds(latencies[: look.n], look.inflation)
+        passes = None if judge is None else least_to_pass(latencies, judge)
+        return outlook.QuantileLook(
+            budget_ns=self.budget_ns,
+            rate=self._rate,
+            alpha=self.alpha,
+            n=look.n,
+            exceedances=look.exceedances,
+            inflation=look.inflation,
+            fails_below_ns=low,
+            passes_from_ns=None if passes is None else passes[0],
+            passes_n=0 if passes is None else passes[1],
         )
 
     def _bounds(self, latencies: npt.NDArray[np.int64], inflation: float) -> tuple[float, float | None]:
@@ -255,6 +296,7 @@ class LatencyQuantile:
         look: Look | None = None,
         unseen: tuple[str, ...] = (),
         decided: bool = True,
+        would_change: str = "",
     ) -> Verdict:
         figures = {"alpha": self.alpha, "quantile": self.quantile, "samples_available": float(sample.n)}
         if look is not None:
@@ -284,6 +326,7 @@ class LatencyQuantile:
             decided=decided,
             not_checked=not_checked,
             statistics=figures,
+            would_change=would_change,
         )
 
 

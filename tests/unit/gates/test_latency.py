@@ -53,7 +53,7 @@ def test_a_model_at_its_budget_stays_undecided_and_says_when_the_budget_of_sampl
     verdict = gate(limit).evaluate(timed(latencies))
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert verdict.decided
-    assert "1000 inferences is spent" in verdict.reason
+    assert "no more than 1000 inferences" in verdict.reason
     early = gate(limit).evaluate(timed(latencies[:500]))
     assert early.outcome is Outcome.INCONCLUSIVE
     assert not early.decided
@@ -149,7 +149,7 @@ def test_no_more_is_demanded_once_the_time_for_measuring_is_spent() -> None:
     assert gate(max_duration="10 s").demand(sample.replace(duration_s=9.9)) is not None
     spent = sample.replace(duration_s=10.0)
     assert gate(max_duration="10 s").demand(spent) is None
-    assert "10 s for measuring are spent" in gate(max_duration="10 s").evaluate(spent).reason
+    assert "no more than 10 s may be measured" in gate(max_duration="10 s").evaluate(spent).reason
 
 
 def test_a_minimum_duration_holds_a_pass_back_but_not_a_fail() -> None:

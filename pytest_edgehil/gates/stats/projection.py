@@ -1,0 +1,100 @@
+"""What else a sample might have said: with another budget, or if it had gone on.
+
+Which budget it would have passed is a fact about the sample (`least_to_pass`). How many more trials would decide
+(`project`) is no statement with an error rate: what was observed is taken for the truth, and an observed rate near
+the limit may well lie on its other side. It tells a person whether to wait for some more samples or to change the
+question.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_edgehil.gates.stats.eprocess import log_e_fail, log_e_pass
+from pytest_edgehil.gates.stats.sequential import Decision, Look
+
+FARTHEST = 1_000_000
+"""No projection beyond so many trials: at such rates a sample says nothing of use about them."""
+_STEPS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """Args: trials: how many in all, the ones seen included. below: would they show a rate below the limit?"""
+
+    trials: int
+    below: bool
+
+
+def project(n: int, s: float, *, p0: float, alpha: float, inflation: float = 1.0) -> Projection | None:
+    """When the e-process would decide if the rate stayed s/n; None when not within `FARTHEST` trials.
+
+    Args:
+        n: trials seen, at least 1.
+        s: exceedances among them.
+        p0: limit of the rate.
+        alpha: error rate of each side.
+        inflation: V, taken to stay as it is.
+
+    >>> project(30, 0, p0=0.05, alpha=0.05)
+    Projection(trials=70, below=True)
+    >>> project(1000, 40, p0=0.05, alpha=0.05).below, project(1000, 60, p0=0.05, alpha=0.05).below
+    (True, False)
+    >>> project(1000, 50, p0=0.05, alpha=0.05) is None
+    True
+    """
+    threshold = math.log(1.0 / alpha)
+    counts = np.geomspace(n, max(FARTHEST, 2 * n), _STEPS)
+    found: Projection | None = None
+    for _ in range(2):  # coarsely first, then between the last count that does not decide and the first that does
+        counts = np.unique(np.ceil(counts))
+        trials, exceedances = counts / inflation, counts * (s / n) / inflation
+        below = log_e_pass(trials, exceedances, p0) >= threshold
+        decided = np.flatnonzero(below | (log_e_fail(trials, exceedances, p0) >= threshold))
+        if not decided.size:
+            break
+        at = int(decided[0])
+        found = Projection(trials=int(counts[at]), below=bool(below[at]))
+        counts = np.linspace(counts[max(0, at - 1)], counts[at], _STEPS)
+    return found
+
+
+def fewest_to_pass(p0: float, alpha: float) -> int:
+    """How many trials it takes at least to show a rate below p0: with no exceedance, and independent.
+
+    >>> fewest_to_pass(0.05, 0.05), fewest_to_pass(0.01, 0.05)
+    (70, 358)
+    """
+    found = project(1, 0.0, p0=p0, alpha=alpha)
+    return FARTHEST if found is None else found.trials
+
+
+def least_to_pass(
+    values: npt.NDArray[np.int64], judge: Callable[[float], tuple[Decision, Look | None]]
+) -> tuple[float, int] | None:
+    """The smallest budget that these values pass, and with how many of them; None when they pass none.
+
+    Bisection: with a larger budget there are fewer exceedances at every look, so what passes goes on passing.
+
+    Args:
+        values: shape (n,).
+        judge: from a budget to the decision about them and the look that decided.
+    """
+    candidates = np.unique(values)
+    found: tuple[float, int] | None = None
+    first, end = 0, candidates.shape[0]
+    while first < end:
+        middle = (first + end - 1) // 2 if found is not None else end - 1  # the largest first: does any pass?
+        decision, look = judge(float(candidates[middle]))
+        if decision is Decision.BELOW and look is not None:
+            found, end = (float(candidates[middle]), look.n), middle
+        elif found is None:
+            return None
+        else:
+            first = middle + 1
+    return found

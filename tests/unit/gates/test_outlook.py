@@ -1,0 +1,103 @@
+"""What would change a verdict: budgets that were quoted must hold, projections must be called so."""
+
+from __future__ import annotations
+
+import doctest
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.samples import MS, latencies_ms, timed, to_ns
+
+from pytest_edgehil.gates import outlook
+from pytest_edgehil.gates.registry import GateSettings, parse
+from pytest_edgehil.gates.stats import projection
+from pytest_edgehil.model import Outcome, Verdict
+
+
+def judged(latencies: np.ndarray, budget: str, **changes: object) -> Verdict:
+    return parse("p95_latency", (budget,), changes, settings=GateSettings()).evaluate(timed(latencies))
+
+
+def simulated(seed: int, n: int = 400, rho: float = 0.5) -> np.ndarray:
+    return to_ns(latencies_ms(np.random.default_rng(seed), n, rho=rho))
+
+
+@pytest.mark.parametrize("module", [outlook, projection])
+def test_examples_in_the_docstrings(module: object) -> None:
+    found = doctest.testmod(module)  # type: ignore[arg-type]
+    assert found.attempted > 0
+    assert found.failed == 0
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6), budget_ms=st.sampled_from([9.5, 10.6, 11.6, 12.4, 15.0]))
+def test_a_budget_that_is_said_to_pass_or_to_fail_does(seed: int, budget_ms: float) -> None:
+    latencies = simulated(seed)
+    verdict = judged(latencies, f"{budget_ms} ms", max_samples=400)
+    passes = re.search(r"(?:of at least|one of) ([0-9.]+ ms)", verdict.would_change)
+    fails = re.search(r"below ([0-9.]+ ms)", verdict.would_change)
+    assert passes is not None or fails is not None
+    if passes is not None:
+        assert judged(latencies, passes[1], max_samples=400).outcome is Outcome.PASS
+    if fails is not None:
+        just_below = f"{int(float(fails[1].removesuffix(' ms')) * MS) - 1} ns"
+        assert judged(latencies[: verdict.n], just_below, max_samples=400).outcome is Outcome.FAIL
+
+
+def test_a_budget_that_passes_is_the_smallest_that_does() -> None:
+    latencies = simulated(5)
+    quoted = re.search(r"of at least ([0-9.]+ ms)", judged(latencies, "8 ms", max_samples=400).would_change)
+    assert quoted is not None
+    smaller = f"{float(quoted[1].removesuffix(' ms')) * 0.999} ms"
+    assert judged(latencies, smaller, max_samples=400).outcome is not Outcome.PASS
+
+
+def test_a_fail_says_that_more_inferences_do_not_undo_it() -> None:
+    assert "do not undo a FAIL" in judged(simulated(1), "8 ms").would_change
+
+
+def test_a_fail_of_few_inferences_promises_no_budget() -> None:
+    said = judged(simulated(1, n=30), "8 ms").would_change
+    assert "at least 70 inferences to tell" in said
+    assert "of at least" not in said
+
+
+def test_a_number_of_further_inferences_is_called_a_projection_and_comes_true_if_they_go_on_alike() -> None:
+    pattern = 8 * MS + np.arange(100) * 7919 % 1000
+    pattern[::40] = 13 * MS  # 3 of 100, evenly spread
+    verdict = judged(np.tile(pattern, 2), "12 ms", max_samples=200)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    said = re.search(r"about ([0-9]+) more inferences would PASS, if .*projection", verdict.would_change)
+    assert said is not None
+    enough = 200 + int(int(said[1]) * 1.15)
+    longer = np.tile(pattern, enough // 100 + 1)[:enough]
+    assert judged(longer, "12 ms", max_samples=enough).outcome is Outcome.PASS
+
+
+def test_a_rate_at_its_limit_is_not_promised_a_verdict() -> None:
+    pattern = 8 * MS + np.arange(400) * 7919 % 1000
+    pattern[::20] = 13 * MS
+    verdict = judged(pattern, "12 ms", max_samples=400)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "not even a million inferences" in verdict.would_change
+
+
+def test_few_inferences_are_said_to_be_too_few_and_not_too_close() -> None:
+    verdict = judged(simulated(1, n=34), "14 ms")
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "too few inferences" in verdict.reason
+    assert "too close" not in verdict.reason
+
+
+def test_a_duration_that_is_missing_is_named() -> None:
+    verdict = judged(simulated(1, n=150), "20 ms", min_duration="2 min")
+    assert "min_duration" in verdict.would_change
+
+
+def test_an_invalid_measurement_must_be_made_again() -> None:
+    verdict = judged(np.full(40, 9 * MS), "12 ms")
+    assert verdict.outcome is Outcome.INVALID
+    assert verdict.would_change == outlook.AGAIN
