@@ -32,6 +32,7 @@ DESCRIBED = {  # module whose text describes a format → language of its exampl
     "artifacts/prompts.py": "yaml",
     "artifacts/recipe.py": "yaml",
     "artifacts/replay.py": "text",
+    "gates/gates_file.py": "yaml",
     "evidence/index.py": "text",
     "evidence/statement.py": "text",
     "evidence/trust.py": "yaml",

@@ -85,11 +85,30 @@ def sample_from_bytes(data: bytes, *, what: str) -> Sample:
     Raises:
         EvidenceError: they are no raw results.
     """
+    return _sample(_top(data, what), what)
+
+
+def parts_from_bytes(data: bytes, *, what: str) -> tuple[Sample, tuple[GateUse, ...]]:
+    """The sample, and the gates that it was judged by when it was written.
+
+    Raises:
+        EvidenceError: they are no raw results.
+    """
+    top = _top(data, what)
+    uses = tuple(GateUse(name=one.text("name"), arguments=one.mapping("arguments")) for one in top.objects("gates"))
+    return _sample(top, what), uses
+
+
+def _top(data: bytes, what: str) -> canonical.Fields:
     if data[:2] == b"\x1f\x8b":
         data = _gunzip(data, what)
     top = canonical.Fields(canonical.from_bytes(data, what=what), what)
     if top.text("schema") != SCHEMA:
         raise EvidenceError(f"{what}.schema: {top.text('schema')!r} is not understood; expected {SCHEMA!r}")
+    return top
+
+
+def _sample(top: canonical.Fields, what: str) -> Sample:
     return rows.from_plain(Sample, top.mapping("sample"), where=f"{what}: sample")
 
 
@@ -116,9 +135,10 @@ def recompute(sample: Sample, gates: Iterable[GateUse], *, evaluate: Evaluate | 
 
 def evaluate_by_registry(use: GateUse, sample: Sample) -> Verdict:
     """Judge a sample by the gate of that name."""
+    from pytest_edgehil.gates.continued import evaluate
     from pytest_edgehil.gates.registry import from_arguments
 
-    return from_arguments(use.name, use.arguments).evaluate(sample)
+    return evaluate(from_arguments(use.name, use.arguments), sample)
 
 
 def _gunzip(data: bytes, what: str) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pytest_edgehil.errors import EvidenceError
-from pytest_edgehil.model.sample import ColdStart, Conditions, Sample, SensorReading
+from pytest_edgehil.model.sample import ColdStart, Conditions, EarlierRun, Sample, SensorReading
 from pytest_edgehil.model.series import BlockPair, Generations, LinkDrop, OpenLoop, Paired, TokenScores
 
 _T = TypeVar("_T")
@@ -25,6 +25,7 @@ _ROWS: Mapping[str, type[Any]] = {
         Sample,
         ColdStart,
         Conditions,
+        EarlierRun,
         SensorReading,
         BlockPair,
         Generations,

@@ -45,3 +45,12 @@ class GateSettings:
 
     alpha: float = 0.05
     soak_ns: int | None = None
+
+
+def statements(gate: Gate) -> int:
+    """How many statements with an error rate a gate's verdict makes; what it only counts or weighs is none.
+
+    A gate that makes several, or none although it takes an alpha, says so itself (``statements``).
+    """
+    own: int | None = getattr(gate, "statements", None)
+    return own if own is not None else int(hasattr(gate, "alpha"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from pytest_edgehil.gates import continued
 from pytest_edgehil.gates.gate import Gate
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Verdict
@@ -40,17 +41,17 @@ def judge(
     """
     deadline = clock() + max_seconds
     while True:
-        verdicts = tuple(gate.evaluate(sample) for gate in gates)
+        verdicts = tuple(continued.evaluate(gate, sample) for gate in gates)
         if on_look is not None:
             on_look(sample, verdicts)
         wanted = union(
-            gate.demand(sample) for gate, verdict in zip(gates, verdicts, strict=True) if not verdict.decided
+            continued.demand(gate, sample) for gate, verdict in zip(gates, verdicts, strict=True) if not verdict.decided
         )
         if wanted is None or clock() >= deadline:
             return sample, verdicts
         longer = measure(wanted)
         if _extent(longer) == _extent(sample):  # the held-out set or the recording is used up: asking again is no use
-            return longer, tuple(gate.evaluate(longer) for gate in gates)
+            return longer, tuple(continued.evaluate(gate, longer) for gate in gates)
         sample = longer
 
 

@@ -69,6 +69,14 @@ class LatencyQuantile:
         """The share of exceedances that the budget allows; 1 − 0.95 is not 0.05 in binary, hence the rounding."""
         return round(1.0 - self.quantile, 12)
 
+    def extended(self, by: Sample) -> LatencyQuantile:
+        """See `continued.Sequential`."""
+        return dataclasses.replace(
+            self,
+            max_samples=self.max_samples + by.n,
+            max_duration_ns=self.max_duration_ns + int(by.duration_s * 1e9),
+        )
+
     def demand(self, sample: Sample) -> Demand | None:
         """Inferences up to the next look."""
         if self.evaluate(sample).decided:

@@ -85,6 +85,11 @@ class Soak:
         return dataclasses.asdict(self)
 
     @property
+    def statements(self) -> int:
+        """See `gate.statements`: the leak and the crash rate; duration, memory and "no crash at all" are counted."""
+        return sum(one is not None for one in (self.leak_bytes_per_h, self.crash_rate))
+
+    @property
     def required_ns(self) -> int:
         """How long must be measured."""
         return self.duration_ns if self.override_ns is None else self.override_ns

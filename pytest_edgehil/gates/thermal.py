@@ -64,6 +64,11 @@ class Thermal:
         return dataclasses.asdict(self)
 
     @property
+    def statements(self) -> int:
+        """See `gate.statements`: the limit; throttling is seen or not seen."""
+        return int(self.max_c is not None)
+
+    @property
     def _required_s(self) -> float:
         return (self.duration_ns if self.override_ns is None else self.override_ns) / 1e9
 

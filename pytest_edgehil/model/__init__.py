@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         VirtualSpec,
     )
     from pytest_edgehil.model.record import ArtifactRef, Attestation, BoardRef, GateUse, Status, Step, TestRecord
-    from pytest_edgehil.model.sample import ColdStart, Conditions, Sample, SensorReading
+    from pytest_edgehil.model.sample import ColdStart, Conditions, EarlierRun, Sample, SensorReading
     from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Conditions",
     "ConsoleAccess",
     "Demand",
+    "EarlierRun",
     "Environment",
     "Fault",
     "FileEntry",
@@ -75,7 +76,7 @@ _HOMES = {
         *("Requirement", "Slots", "SshAccess", "ThermalModel", "VirtualPower", "VirtualSpec"),
     ),
     "record": ("ArtifactRef", "Attestation", "BoardRef", "GateUse", "Status", "Step", "TestRecord"),
-    "sample": ("ColdStart", "Conditions", "Sample", "SensorReading"),
+    "sample": ("ColdStart", "Conditions", "EarlierRun", "Sample", "SensorReading"),
     "verdict": ("Demand", "Outcome", "Verdict"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

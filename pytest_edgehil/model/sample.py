@@ -117,6 +117,9 @@ class Sample:
         paired: one series per baseline.
         token_scores: of a language model against its baseline.
         generations: runs that produced tokens.
+        earlier: runs of the same test that this one goes on from, in the order of time. All other fields are about
+            this run alone: what is true within one run (the board did not reboot, its clock goes on) is not true
+            from one run to the next, so nothing is ever joined before `gates.continued` has looked at each run.
     """
 
     latencies_ns: Int64Array
@@ -141,6 +144,7 @@ class Sample:
     paired: tuple[Paired, ...] = ()
     token_scores: TokenScores | None = None
     generations: Generations | None = None
+    earlier: tuple[EarlierRun, ...] = ()
 
     @property
     def n(self) -> int:
@@ -163,3 +167,20 @@ class Sample:
     def replace(self, **changes: object) -> Sample:
         """A copy with the given fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierRun:
+    """What an earlier run of the same test measured, on a board of the same kind with the same artifacts on it.
+
+    Args:
+        run: its id.
+        board: the board's id.
+        sample: what it measured; its own `earlier` is empty.
+        changed: gates that had other arguments then; for them it does not count.
+    """
+
+    run: str
+    board: str
+    sample: Sample
+    changed: tuple[str, ...] = ()

@@ -81,9 +81,13 @@ def write(
     }
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / FILE_NAME
-    text = json.dumps(_named(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _replace(path, text.encode())
+    _replace(path, to_text(document).encode())
     return path
+
+
+def to_text(document: Mapping[str, Any]) -> str:
+    """Plain JSON types as JSON, with names for the numbers that JSON has no word for."""
+    return json.dumps(_named(dict(document)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read(path: Path) -> Results:

@@ -95,6 +95,11 @@ def summary(
     return lines
 
 
+def verdict_table(records: Sequence[TestRecord], width: int) -> list[Line]:
+    """Only the table, the worst first; empty without verdicts."""
+    return _table(fmt.final_attempts(records), width)
+
+
 # --- the table ---------------------------------------------------------------------------------------
 
 

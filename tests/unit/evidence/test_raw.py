@@ -12,7 +12,7 @@ from support.signed_evidence import ACCURACY, P95, evaluate, sample
 from pytest_edgehil.errors import EvidenceError
 from pytest_edgehil.evidence.raw import read_sample, recompute, write_sample
 from pytest_edgehil.model.record import GateUse
-from pytest_edgehil.model.sample import Sample, SensorReading
+from pytest_edgehil.model.sample import EarlierRun, Sample, SensorReading
 from pytest_edgehil.model.series import BlockPair, Generations, LinkDrop, OpenLoop, Paired, TokenScores
 
 
@@ -33,6 +33,15 @@ def test_a_sample_comes_back_exactly(tmp_path: Path, name: str) -> None:
             assert one.dtype == other.dtype
         else:
             assert one == other
+
+
+def test_earlier_runs_come_back(tmp_path: Path) -> None:
+    earlier = EarlierRun(run="run-1", board="pi5-01", sample=sample(n=3), changed=("soak",))
+    write_sample(tmp_path / "s.json", sample(n=4).replace(earlier=(earlier,)), (P95,))
+    (found,) = read_sample(tmp_path / "s.json").earlier
+    assert (found.run, found.board, found.changed) == ("run-1", "pi5-01", ("soak",))
+    np.testing.assert_array_equal(found.sample.starts_ns, earlier.sample.starts_ns)
+    assert found.sample.conditions == earlier.sample.conditions
 
 
 def test_an_empty_sample_comes_back(tmp_path: Path) -> None:
