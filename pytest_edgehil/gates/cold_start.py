@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pytest_edgehil.gates import arguments, validity
+from pytest_edgehil.gates import arguments, outlook, validity
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.model.quantity import format_duration
 from pytest_edgehil.model.sample import Sample
@@ -48,7 +48,7 @@ class ColdStartTime:
         budget = format_duration(self.budget_ns, digits=4)
         valid = validity.of_loading(sample)
         unseen = valid.unseen
-        decided = True
+        decided, change = True, outlook.AGAIN
         if loads and min(loads) <= 0:
             outcome, reason = Outcome.INVALID, "a start took no time at all: the clock did not tick or went backwards"
         elif n > 1 and len(set(loads)) == 1 and not sample.replayed:
@@ -60,12 +60,16 @@ class ColdStartTime:
             over = sum(1 for one in loads if one > self.budget_ns)
             outcome = Outcome.FAIL
             reason = f"{over} of {n} cold starts took longer than {budget}, the slowest {_ms(slowest)}"
+            enough = outlook.duration_at_least(slowest)
+            change = f"a faster load, or a budget of at least {enough}; more starts do not undo a FAIL"
         elif slowest is None or n < self.starts:
             outcome, decided = Outcome.INCONCLUSIVE, False
             reason = f"{n} of {self.starts} cold starts so far"
+            change = f"{self.starts - n} more cold starts within {budget} would PASS; one beyond it would FAIL"
         else:
             outcome = Outcome.PASS
             reason = f"all {n} cold starts took at most {budget}, the slowest {_ms(slowest)}"
+            change = f"a budget below {outlook.duration_at_most(slowest)}, or one slower start: each must be within it"
             missed = 1.0 - 0.05 ** (1.0 / n)
             unseen += (f"rate of slow starts: {n} starts leave open that up to {missed:.0%} of all exceed the budget",)
         return Verdict(
@@ -79,6 +83,7 @@ class ColdStartTime:
             decided=decided,
             not_checked=() if outcome is Outcome.INVALID else (*unseen, "page cache: files may have been read before"),
             statistics={"fastest_ns": float(min(loads, default=0)), "starts": float(self.starts)},
+            would_change=change,
         )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pytest_edgehil.gates import arguments
+from pytest_edgehil.gates import arguments, outlook
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.model.quantity import format_size, size_bytes
 from pytest_edgehil.model.sample import Sample
@@ -34,13 +34,17 @@ class Size:
         budget = format_size(self.budget_bytes, digits=4)
         if size is None:
             outcome, reason = Outcome.INCONCLUSIVE, "no model was flashed, so there is no artifact to weigh"
+            change = "a model in the test's combo"
         elif size <= 0:
             outcome, reason = Outcome.INVALID, f"an artifact of {size} bytes is no artifact"
+            change = outlook.AGAIN
         elif size <= self.budget_bytes:
             outcome, reason = Outcome.PASS, f"the artifact has {format_size(size, digits=4)}, at most {budget}"
+            change = f"a budget below {outlook.size_at_most(size)}"
         else:
             outcome = Outcome.FAIL
             reason = f"the artifact has {format_size(size, digits=4)}, {size - self.budget_bytes} bytes above {budget}"
+            change = f"a smaller artifact, or a budget of at least {outlook.size_at_least(size)}"
         return Verdict(
             gate=self.name,
             outcome=outcome,
@@ -50,6 +54,7 @@ class Size:
             n=0 if size is None else 1,
             reason=reason,
             not_checked=("size unpacked on the board: the packed bundle is weighed",),
+            would_change=change,
         )
 
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_edgehil.errors import MarkerError
-from pytest_edgehil.gates import arguments, validity
+from pytest_edgehil.gates import arguments, outlook, validity
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.model.quantity import duration_ns, format_duration, format_number
 from pytest_edgehil.model.sample import Sample
@@ -36,6 +36,8 @@ SLICE_S = 15.0
 _UNDER_VOLTAGE = 0x1
 _HOT_BITS = 0xE
 _FEWEST_IN_MEAN = 10
+_ABSURD_C = 150.0
+"""No board lives at this temperature: a bound beyond it says that the readings bound nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,17 +86,36 @@ class Thermal:
         temperatures = [(one.at_s, one.temperature_c) for one in sample.readings if one.temperature_c is not None]
         trouble = self._trouble(sample, [value for _, value in temperatures])
         if trouble is not None:
-            return self._verdict(Outcome.INVALID, sample, n=len(temperatures), reason=f"not usable: {trouble}")
+            reason = f"the temperatures are not usable: {trouble}"
+            return self._verdict(
+                Outcome.INVALID, sample, n=len(temperatures), reason=reason, would_change=outlook.AGAIN
+            )
         bits = validity.throttled_series(sample)
         hot = None if self.throttling else _hot(bits)
         if hot is not None:
-            return self._verdict(Outcome.FAIL, sample, n=len(temperatures), reason=hot, unseen=self._unseen(bits))
+            return self._verdict(
+                Outcome.FAIL,
+                sample,
+                n=len(temperatures),
+                reason=f"{hot}, where it must not",
+                unseen=self._unseen(sample, bits),
+                would_change="better cooling or a lighter load: measuring on does not undo it",
+            )
         if self.max_c is None:
             return self._only_throttling(sample, bits, ended=ended)
         if not temperatures:
             ran = bool(sample.readings) or ended
             said = "the board reports no temperature" if ran else "no temperature has been read yet"
-            return self._verdict(Outcome.INCONCLUSIVE, sample, n=0, reason=said, decided=ran, unseen=self._unseen(bits))
+            change = "a board with a sensor" if ran else "a measurement"
+            return self._verdict(
+                Outcome.INCONCLUSIVE,
+                sample,
+                n=0,
+                reason=said,
+                decided=ran,
+                unseen=self._unseen(sample, bits),
+                would_change=f"{change}: without readings nothing can be told",
+            )
         return self._temperature(sample, temperatures, self.max_c, bits, ended=ended)
 
     def _trouble(self, sample: Sample, values: list[float]) -> str | None:
@@ -112,13 +133,21 @@ class Thermal:
         n = len(bits)
         if not bits:
             ran = sample.conditions is not None
-            said = "the board reports no throttled bits" if ran else "nothing ran yet"
-            return self._verdict(Outcome.INCONCLUSIVE, sample, n=0, reason=said, decided=ran)
+            said = validity.no_bits(sample) if ran else "nothing ran yet"
+            change = "a board that reports its throttled bits" if ran else "a measurement"
+            return self._verdict(
+                Outcome.INCONCLUSIVE, sample, n=0, reason=said, decided=ran, would_change=f"{change}: nothing was seen"
+            )
         if not ended:
             said = f"no throttling in {self._measured(sample)} of {self._declared()} so far"
-            return self._verdict(Outcome.INCONCLUSIVE, sample, n=n, reason=said, decided=False)
+            left = format_duration((self._required_s - sample.duration_s) * 1e9)
+            change = f"another {left} without throttling would PASS; throttling once would FAIL"
+            return self._verdict(Outcome.INCONCLUSIVE, sample, n=n, reason=said, decided=False, would_change=change)
         said = f"the board did not throttle in {self._measured(sample)}{self._overridden()}"
-        return self._verdict(Outcome.PASS, sample, n=n, reason=said, unseen=self._unseen(bits))
+        change = "throttling once, however briefly; a longer duration or a warmer place may show it"
+        return self._verdict(
+            Outcome.PASS, sample, n=n, reason=said, unseen=self._unseen(sample, bits), would_change=change
+        )
 
     def _temperature(
         self,
@@ -161,9 +190,48 @@ class Thermal:
             interval=(found.low_c, found.high_c) if found is not None and predicted else None,
             reason=reason,
             decided=decided,
-            unseen=self._unseen(bits),
+            unseen=self._unseen(sample, bits),
             figures=figures,
+            would_change=self._would_change(
+                outcome, values, limit_c, hottest=hottest, found=found, elapsed_s=elapsed, ended=ended
+            ),
         )
+
+    def _would_change(
+        self,
+        outcome: Outcome,
+        values: FloatArray,
+        limit_c: float,
+        *,
+        hottest: float | None,
+        found: Warming | None,
+        elapsed_s: float,
+        ended: bool,
+    ) -> str:
+        """Which other limits the same readings would have passed or missed, or what is missing to tell."""
+        if hottest is not None and hottest > limit_c:
+            return (
+                f"better cooling, a lighter load, or a limit of at least {_c_at_least(hottest)}, if the temperature "
+                f"also settles below that; measuring on does not undo a FAIL"
+            )
+        longer = f"a measurement longer than these {self._declared()}" if ended else "measuring on"
+        if found is None:
+            settle = format_duration(self.settle_ns)
+            return f"{longer}: a prediction takes {FEWEST_READINGS} readings after the first {settle}"
+        if elapsed_s < PREDICT_AFTER_TAUS * found.tau_s:
+            missing = format_duration((PREDICT_AFTER_TAUS * found.tau_s - elapsed_s) * 1e9, digits=2)
+            return f"{longer}, by about {missing} if the board goes on warming up as the readings so far suggest"
+        if float(values.max()) == float(values.min()) and outcome is Outcome.INCONCLUSIVE:
+            return "a sensor whose readings move"
+        seen = -math.inf if hottest is None else hottest
+        passes, fails = max(found.high_c + MARGIN_C, seen), max(found.low_c - MARGIN_C, seen)
+        told = []
+        if passes < _ABSURD_C and (outcome is not Outcome.PASS or passes < limit_c):
+            told.append(f"a limit of at least {_c_at_least(passes)} would have passed")
+        if outcome is not Outcome.FAIL:
+            told.append(f"{'one' if told else 'a limit'} below {_c_at_most(fails)} would have failed")
+        other = "better cooling, or a lighter load" if outcome is Outcome.FAIL else ""
+        return "; ".join(one for one in (other, ", ".join(told)) if one)
 
     def _decide(
         self,
@@ -180,9 +248,11 @@ class Thermal:
             return Outcome.FAIL, f"the temperature was {_c(hottest)} in the mean of {MEAN_S:.0f} s, above {limit}"
         seen = f"hottest reading {_c(float(values.max()))}"
         if found is None or elapsed_s < PREDICT_AFTER_TAUS * found.tau_s:
+            after = f"the first {format_duration(self.settle_ns)}, in which the die itself warms up"
+            covered = f"{format_duration(elapsed_s * 1e9)} after {after}, are too short"
             return Outcome.INCONCLUSIVE, (
-                f"{seen}, but where the temperature settles cannot be told yet: {format_duration(elapsed_s * 1e9)} "
-                f"after settling in are too short{self._overridden()}"
+                f"{seen}, but where the temperature settles cannot be told yet: "
+                f"{covered if elapsed_s else f'nothing was read after {after}'}{self._overridden()}"
             )
         return self._predict(values, limit_c, found=found, elapsed_s=elapsed_s, ended=ended)
 
@@ -219,10 +289,10 @@ class Thermal:
             return ""
         return f" (the run replaced the declared {format_duration(self.duration_ns)} by {self._declared()})"
 
-    def _unseen(self, bits: tuple[int, ...]) -> tuple[str, ...]:
+    def _unseen(self, sample: Sample, bits: tuple[int, ...]) -> tuple[str, ...]:
         unseen = ["ambient temperature: the verdict holds for the one at the bench", "temperature of the accelerator"]
         if not bits and not self.throttling:
-            unseen.insert(0, "throttling: the board reports no throttled bits")
+            unseen.insert(0, f"throttling: {validity.no_bits(sample)}")
         if self.max_c is None:
             unseen.insert(0, "temperature: no limit was given")
         return tuple(unseen)
@@ -239,6 +309,7 @@ class Thermal:
         decided: bool = True,
         unseen: tuple[str, ...] = (),
         figures: dict[str, float] | None = None,
+        would_change: str = "",
     ) -> Verdict:
         return Verdict(
             gate=self.name,
@@ -252,6 +323,7 @@ class Thermal:
             decided=decided,
             not_checked=unseen,
             statistics={"alpha": self.alpha, **(figures or {})},
+            would_change=would_change,
         )
 
 
@@ -310,3 +382,11 @@ def _hottest_mean(times_s: FloatArray, values: FloatArray) -> float | None:
 
 def _c(value: float) -> str:
     return f"{format_number(value)} °C"
+
+
+def _c_at_least(value: float) -> str:
+    return _c(math.ceil(10.0 * value) / 10.0)
+
+
+def _c_at_most(value: float) -> str:
+    return _c(math.floor(10.0 * value) / 10.0)

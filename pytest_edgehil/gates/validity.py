@@ -54,7 +54,7 @@ def throttling(sample: Sample) -> Validity:
     """A live bit at any time, or a sticky bit that changed."""
     bits = throttled_series(sample)
     if not bits:
-        return Validity(trouble=None, unseen=("throttling: the board reports no throttled bits",))
+        return Validity(trouble=None, unseen=(f"throttling: {no_bits(sample)}",))
     live = [one for one in bits if one & LIVE_BITS]
     if live:
         return Validity(
@@ -77,6 +77,15 @@ def throttled_series(sample: Sample) -> tuple[int, ...]:
     edges = (None, None) if conditions is None else (conditions.throttled_before, conditions.throttled_after)
     series = (edges[0], *(one.throttled for one in sample.readings), edges[1])
     return tuple(one for one in series if one is not None)
+
+
+def no_bits(sample: Sample) -> str:
+    """Why there are no throttled bits; a board is not said to lack what was never asked for."""
+    if sample.replayed:
+        return "the recording holds no throttled bits"
+    if sample.n == 0 and not sample.readings:
+        return "the throttled bits are read around inferences, and none ran"
+    return "the board reports no throttled bits"
 
 
 def bit_names(bits: int) -> str:
@@ -130,7 +139,9 @@ def busy_readings(sample: Sample) -> Sequence[SensorReading]:
 def reboot(sample: Sample) -> Validity:
     """A boot id that is not the one from before."""
     conditions = sample.conditions
-    if conditions is None or conditions.boot_id_before is None or conditions.boot_id_after is None:
+    if conditions is None:
+        return Validity(trouble=None, unseen=("reboot: the boot id is read around inferences, and none ran",))
+    if conditions.boot_id_before is None or conditions.boot_id_after is None:
         return Validity(trouble=None, unseen=("reboot: the board reports no boot id",))
     if conditions.boot_id_before != conditions.boot_id_after:
         return Validity(

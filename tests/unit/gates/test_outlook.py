@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.samples import MS, latencies_ms, timed, to_ns
+from support.samples import MS, latencies_ms, over_time, timed, to_ns
 
 from pytest_edgehil.gates import outlook
 from pytest_edgehil.gates.registry import GateSettings, parse
 from pytest_edgehil.gates.stats import projection
-from pytest_edgehil.model import Outcome, Verdict
+from pytest_edgehil.model import ColdStart, Outcome, Sample, Verdict
 
 
 def judged(latencies: np.ndarray, budget: str, **changes: object) -> Verdict:
@@ -101,3 +101,69 @@ def test_an_invalid_measurement_must_be_made_again() -> None:
     verdict = judged(np.full(40, 9 * MS), "12 ms")
     assert verdict.outcome is Outcome.INVALID
     assert verdict.would_change == outlook.AGAIN
+
+
+# --- thermal, size, cold start -----------------------------------------------------------------------
+
+
+def warming(end_c: float, seconds: int, limit: str = "80 C") -> Verdict:
+    sample = over_time(seconds, temperature_c=lambda t: end_c - (end_c - 45.0) * np.exp(-t / 120.0) + 0.3 * np.sin(t))
+    return parse("thermal", (limit,), {}, settings=GateSettings()).evaluate(sample)
+
+
+@pytest.mark.parametrize("end_c", [70.0, 80.2, 90.0])
+def test_a_temperature_limit_that_is_said_to_pass_or_to_fail_does(end_c: float) -> None:
+    seconds = 300 if end_c == 90.0 else 600
+    said = warming(end_c, seconds, "84 C").would_change
+    quoted = {
+        Outcome.PASS: re.search(r"at least ([0-9.]+) °C", said),
+        Outcome.FAIL: re.search(r"below ([0-9.]+) °C would have failed", said),
+    }
+    assert any(quoted.values())
+    for outcome, found in quoted.items():
+        if found is not None and "if the temperature also settles" not in said:
+            limit = float(found[1]) - (0.1 if outcome is Outcome.FAIL else 0.0)
+            assert warming(end_c, seconds, f"{limit} C").outcome is outcome
+
+
+def test_a_measurement_that_is_too_short_says_how_much_is_missing() -> None:
+    assert re.search(r"measuring on, by about [0-9.]+ (s|min)", warming(70.0, 180).would_change)
+    early = warming(70.0, 40)
+    assert "20 readings after the first 1 min" in early.would_change
+    assert "nothing was read after the first 1 min" in early.reason
+
+
+def test_throttling_is_not_undone_by_measuring_on() -> None:
+    sample = over_time(60, throttled=lambda t: 4 if t > 30 else 0)
+    verdict = parse("thermal", ("80 C",), {}, settings=GateSettings()).evaluate(sample)
+    assert verdict.outcome is Outcome.FAIL
+    assert "measuring on does not undo it" in verdict.would_change
+
+
+def test_a_size_that_would_have_been_enough_is_enough() -> None:
+    def weighed(budget: str) -> Verdict:
+        return parse("size", (budget,), {}, settings=GateSettings()).evaluate(timed([1], artifact_size_bytes=1_234_567))
+
+    found = re.search(r"at least (.+)", weighed("1 kB").would_change)
+    assert found is not None
+    assert weighed(found[1]).outcome is Outcome.PASS
+
+
+def started(*load_ms: float, budget: str = "100 ms") -> Verdict:
+    loads = tuple(
+        ColdStart(load_ns=int(one * MS), rss_before_bytes=1, rss_after_bytes=2, peak_rss_bytes=3) for one in load_ms
+    )
+    sample = Sample.empty().replace(cold_starts=loads)
+    return parse("cold_start", (budget,), {}, settings=GateSettings()).evaluate(sample)
+
+
+def test_a_slow_start_says_which_budget_would_have_been_enough() -> None:
+    found = re.search(r"at least ([0-9.]+ ms)", started(80, 123.45678, 90).would_change)
+    assert found is not None
+    assert started(80, 123.45678, 90, budget=found[1]).outcome is Outcome.PASS
+
+
+def test_a_board_is_not_said_to_lack_bits_that_nobody_asked_it_for() -> None:
+    unseen = " ".join(started(80, 90, 85).not_checked)
+    assert "board reports no" not in unseen
+    assert "the throttled bits are read around inferences, and none ran" in unseen
