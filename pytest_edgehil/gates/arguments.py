@@ -24,6 +24,28 @@ def fraction(argument: str, value: object, *, low: float = 0.0, high: float = 1.
     return float(value)
 
 
+def share(argument: str, value: object) -> float:
+    """A part of something, as a percentage or a number, above zero.
+
+    Raises:
+        MarkerError: it is none.
+
+    >>> share("drift", "10 %"), share("drift", 0.1)
+    (0.1, 0.1)
+    """
+    found = value
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        try:
+            found = float(value.rstrip()[:-1]) / 100.0
+        except ValueError as exc:
+            raise MarkerError(f"{argument} must be a share such as '10 %' or 0.1, not {value!r}") from exc
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        raise MarkerError(f"{argument} must be a share such as '10 %' or 0.1, not {value!r}")
+    if not math.isfinite(found) or not found > 0:
+        raise MarkerError(f"{argument} must be more than zero, not {value!r}")
+    return float(found)
+
+
 def whole(argument: str, value: object, *, least: int) -> int:
     """A whole number of at least `least`.
 

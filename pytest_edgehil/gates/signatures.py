@@ -22,18 +22,24 @@ _TEXTS = {
         "a quantile of the latency, such as q=0.99, must be within a budget such as '20 ms'.",
     ),
     "peak_rss": (
-        "budget",
-        "the model's process must never hold more memory than a budget such as '180 MiB'.",
+        "budget, *, of='process'",
+        (
+            "the model's process must never hold more memory than a budget such as '180 MiB'; of='model' leaves out what "
+            "the process held before it loaded the model."
+        ),
     ),
     "thermal": (
         "max=None, *, throttling=False, duration='10 min', settle='60 s', alpha=None",
         "the board must settle below a temperature such as '80 C' under this model, and must not throttle.",
     ),
     "soak": (
-        "duration, *, leak=None, crash_rate=None, crash_trial='10 s', peak_rss=None, alpha=None",
         (
-            "the model must run for a duration such as '1 h' without crashing, growing (leak='5 MiB/h') or "
-            "holding too much memory (peak_rss='180 MiB')."
+            "duration, *, leak=None, drift=None, drift_of='median', crash_rate=None, crash_trial='10 s', "
+            "peak_rss=None, full=False, alpha=None"
+        ),
+        (
+            "the model must run for a duration such as '1 h' without crashing, growing (leak='5 MiB/h'), getting slower "
+            "(drift='10 %') or holding too much memory (peak_rss='180 MiB'); full=True never passes before the end."
         ),
     ),
     "size": (

@@ -1,15 +1,23 @@
-"""`soak`: does the model run for long, without crashing, without growing?
+"""`soak`: does the model run for long, without crashing, without growing, without getting slower?
 
-Up to four statements in one verdict: it ran for the whole duration; its process had to be restarted never, or at most
-at a rate; its memory grows at most so fast; and it never held more than so much. A statement that is broken fails at
-once. PASS needs the whole duration, whatever was clear before.
+Statements, each on its own (`gates.soaking`): its process died never, or at most at a rate (`crash_rate`); its memory
+grows at most so fast (`leak`); its latency grows at most so much (`drift`); it never held more than so much
+(`peak_rss`); and it ran. The worst of them is the verdict.
 
-*Crash rate.* A trial is a stretch of the soak, 10 s long unless `crash_trial` says otherwise: ``crash_rate=0.01``
-states that at most 1 % of such stretches contain a crash. Crashes are counted, not placed: two in one stretch count
-twice.
+*FAIL* as soon as one is broken, with the minute.
+
+*PASS* early, when nothing that was asked for can change any more: at least one of `crash_rate`, `leak` and `drift` is
+declared, and each of those is shown with its error rate. What has no error rate (no crash where no rate is declared,
+the ceiling) then holds for the time that ran, and the verdict says how long that was. A soak that declares none of the
+three has its duration as its only aim, and so has one with ``full=True``: both run to the end. An early PASS cannot
+see what begins later; a release policy that asks for an hour of soak looks at the real duration, so it needs
+``full=True``.
 
 *Overridden durations.* A run may replace the declared duration (``--edgehil-soak``). The verdict states both, and what
 the shorter one cannot decide stays INCONCLUSIVE.
+
+*Lost links.* A soak is measured by a program of its own on the board, which goes on without a link; the verdict says
+how often and how long the link was gone.
 """
 
 from __future__ import annotations
@@ -23,38 +31,14 @@ from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates import arguments, validity
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.memory import peak_bytes
-from pytest_edgehil.model.quantity import (
-    byte_rate_per_hour,
-    format_duration,
-    format_number,
-    format_size,
-    size_bytes,
-)
+from pytest_edgehil.gates.soaking import crashes, growth, slowing
+from pytest_edgehil.gates.soaking.statement import Statement
+from pytest_edgehil.model.quantity import byte_rate_per_hour, format_duration, format_number, format_size, size_bytes
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
 SLICE_S = 60.0
-LEAK_NEEDS_NS = 30 * 60 * 10**9
-"""A leak within its budget can be told from warming up no earlier (see `stats.leak.FIRST_PASS_S`)."""
 _WORST_FIRST = (Outcome.INVALID, Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Statement:
-    """One of the statements of a soak, as far as it is known.
-
-    Args:
-        hopeless: undecided, and no longer soak of this kind will change that.
-        observed, budget, unit, interval: as in `Verdict`; None where the statement has no number.
-    """
-
-    outcome: Outcome
-    said: str
-    hopeless: bool = False
-    observed: float | None = None
-    budget: float | None = None
-    unit: str = "s"
-    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,21 +47,27 @@ class Soak:
 
     Args:
         duration_ns: declared duration.
-        alpha: error rate of each side of the leak and of the crash rate.
+        alpha: error rate of each side of the leak, of the drift and of the crash rate.
         override_ns: duration that the run put in its place, or None.
         leak_bytes_per_h: largest growth of memory, or None.
+        drift: largest growth of the latency over the soak, 0.1 for a tenth, or None.
+        drift_of: ``median`` or ``p95``.
         crash_rate: largest share of trials with a crash; None allows no crash in this soak and states no rate.
         crash_trial_ns: length of a trial.
         peak_rss_bytes: most memory at any time, or None.
+        full: no PASS before the end.
     """
 
     duration_ns: int
     alpha: float
     override_ns: int | None = None
     leak_bytes_per_h: float | None = None
+    drift: float | None = None
+    drift_of: str = "median"
     crash_rate: float | None = None
     crash_trial_ns: int = 10 * 10**9
     peak_rss_bytes: int | None = None
+    full: bool = False
     name: ClassVar[str] = "soak"
 
     def arguments(self) -> dict[str, Any]:
@@ -98,25 +88,22 @@ class Soak:
         """Seconds, a minute at a time, so that what goes wrong is noticed within a minute."""
         if self.evaluate(sample).decided:
             return None
-        return Demand(seconds=min(SLICE_S, self.required_ns / 1e9 - sample.duration_s))
+        left = self.required_ns / 1e9 - sample.duration_s
+        return Demand(seconds=min(SLICE_S, left), horizon_s=left, restarts=True)
 
     def evaluate(self, sample: Sample) -> Verdict:
         """Put the statements together: the worst of them is the verdict; see ``docs/explanation/statistics.md``."""
         ended = sample.duration_s * 1e9 >= self.required_ns
-        statements = [self._duration(sample, ended=ended), self._crashes(sample, ended=ended)]
-        statements += [self._peak(sample, ended=ended)] if self.peak_rss_bytes is not None else []
-        statements += (
-            [self._leak(sample, self.leak_bytes_per_h, ended=ended)] if self.leak_bytes_per_h is not None else []
-        )
         rebooted = validity.reboot(sample)
+        statements = self._statements(sample, ended=ended)
         if rebooted.trouble is not None:
-            statements.append(_Statement(outcome=Outcome.INVALID, said=f"not usable: {rebooted.trouble}"))
-        outcome = min((one.outcome for one in statements), key=_WORST_FIRST.index)
-        deciding = [one for one in statements if one.outcome is outcome]
-        shown = next((one for one in reversed(deciding) if one.observed is not None), statements[0])
-        told = statements if outcome is Outcome.PASS else deciding
-        reason = "; ".join(one.said for one in told if one.said)
-        decided = outcome is not Outcome.INCONCLUSIVE or ended or any(one.hopeless for one in deciding)
+            statements.append(Statement(outcome=Outcome.INVALID, said=f"not usable: {rebooted.trouble}"))
+        certain = [one for one in statements if one.shown]
+        early = not ended and certain and all(one.holding or one.outcome is Outcome.PASS for one in statements)
+        outcome = Outcome.PASS if early else min((one.outcome for one in statements), key=_WORST_FIRST.index)
+        telling = statements if outcome is Outcome.PASS else [one for one in statements if one.outcome is outcome]
+        shown = next((one for one in reversed(telling) if one.observed is not None), statements[0])
+        hopeless = any(one.hopeless for one in telling)
         return Verdict(
             gate=self.name,
             outcome=outcome,
@@ -125,125 +112,70 @@ class Soak:
             interval=shown.interval,
             unit=shown.unit,
             n=sample.n,
-            reason=reason + self._overridden() + validity.provenance(sample),
-            decided=decided,
-            not_checked=self._unseen(sample, rebooted.unseen),
+            reason="; ".join(one.said for one in telling if one.said)
+            + self._when(sample, outcome, ended=ended)
+            + self._overridden()
+            + _without_link(sample)
+            + validity.provenance(sample),
+            decided=outcome is not Outcome.INCONCLUSIVE or ended or hopeless,
+            not_checked=self._unseen(sample, rebooted.unseen, early=bool(early)),
             statistics=self._figures(sample),
+            would_change=_would_change([one for one in telling if not (early and one.holding)]),
         )
 
-    def _duration(self, sample: Sample, *, ended: bool) -> _Statement:
+    def _statements(self, sample: Sample, *, ended: bool) -> list[Statement]:
+        early = not self.full
+        found = [self._ran(sample, ended=ended)]
+        if self.crash_rate is None:
+            found.append(crashes.none_allowed(sample, ended=ended))
+        else:
+            found.append(
+                crashes.at_rate(
+                    sample, self.crash_rate, trial_ns=self.crash_trial_ns, alpha=self.alpha, ended=ended, early=early
+                )
+            )
+        if self.peak_rss_bytes is not None:
+            found.append(_ceiling(sample, self.peak_rss_bytes, ended=ended))
+        duration_s = self.required_ns / 1e9
+        if self.drift is not None:
+            found.append(
+                slowing.drift(
+                    sample,
+                    self.drift,
+                    of=self.drift_of,
+                    duration_s=duration_s,
+                    alpha=self.alpha,
+                    ended=ended,
+                    early=early,
+                )
+            )
+        if self.leak_bytes_per_h is not None:
+            found.append(
+                growth.leak(
+                    sample, self.leak_bytes_per_h, duration_s=duration_s, alpha=self.alpha, ended=ended, early=early
+                )
+            )
+        return found
+
+    def _ran(self, sample: Sample, *, ended: bool) -> Statement:
         ran = format_duration(sample.duration_s * 1e9)
-        required = format_duration(self.required_ns)
         figures: dict[str, Any] = {"observed": sample.duration_s, "budget": self.required_ns / 1e9}
         if sample.conditions is None or sample.n == 0:
-            return _Statement(outcome=Outcome.INCONCLUSIVE, said="nothing ran yet", **figures)
+            said = "nothing ran yet"
+            return Statement(outcome=Outcome.INCONCLUSIVE, said=said, would_change="a soak that runs", **figures)
         if not ended:
-            return _Statement(outcome=Outcome.INCONCLUSIVE, said=f"{ran} of {required} so far", **figures)
-        return _Statement(outcome=Outcome.PASS, said=f"ran for {ran} ({sample.n} inferences)", **figures)
-
-    def _crashes(self, sample: Sample, *, ended: bool) -> _Statement:
-        crashes = 0 if sample.conditions is None else sample.conditions.restarts
-        times = f"{crashes or 'no'} crash{'' if crashes == 1 else 'es'} of the model's process"
-        if self.crash_rate is None:
-            if crashes:
-                ran = format_duration(sample.duration_s * 1e9)
-                return _Statement(outcome=Outcome.FAIL, said=f"{times} within {ran}, where none may be")
-            return _Statement(outcome=Outcome.PASS, said="without a crash")
-        return self._crash_rate(sample, crashes, times, self.crash_rate, ended=ended)
-
-    def _crash_rate(self, sample: Sample, crashes: int, times: str, rate: float, *, ended: bool) -> _Statement:
-        from pytest_edgehil.gates.stats.binomial import clopper_pearson, last_chance
-        from pytest_edgehil.gates.stats.eprocess import log_e_fail, rate_interval
-
-        trials = max(int(sample.duration_s * 1e9 // self.crash_trial_ns), crashes)
-        stretch = format_duration(self.crash_trial_ns)
-        counted = f"{times} in {trials} stretches of {stretch}"
-        allowed = f"{format_number(100 * rate)}% of the stretches"
-        low, high = rate_interval(trials, crashes, self.alpha) if trials else (0.0, 1.0)
-        if ended and trials:
-            low, high = clopper_pearson(trials, crashes, self.alpha)
-        figures: dict[str, Any] = {"unit": "fraction", "budget": rate, "interval": (low, high)}
-        figures["observed"] = crashes / trials if trials else 0.0
-        if trials and float(log_e_fail(trials, crashes, rate)) >= math.log(1.0 / self.alpha):
-            return _Statement(outcome=Outcome.FAIL, said=f"{counted}, where {allowed} may contain a crash", **figures)
-        if not ended:
-            return _Statement(outcome=Outcome.INCONCLUSIVE, said=f"{counted} so far", **figures)
-        # PASS is given at the end only, so the whole error rate goes into one exact test.
-        most, _ = last_chance(trials, rate, self.alpha, at=()) if trials else (-1, 0)
-        if crashes <= most:
-            return _Statement(
-                outcome=Outcome.PASS, said=f"{counted}, which shows a crash in at most {allowed}", **figures
+            said = f"{ran} of {format_duration(self.required_ns)} so far"
+            return Statement(
+                outcome=Outcome.INCONCLUSIVE, said=said, holding=True, would_change="a longer soak", **figures
             )
-        return _Statement(
-            outcome=Outcome.INCONCLUSIVE,
-            said=f"{counted}, too few to show a crash in at most {allowed} (up to {format_number(100 * high)}% may)",
-            **figures,
-        )
+        return Statement(outcome=Outcome.PASS, said=f"ran for {ran} ({sample.n} inferences)", **figures)
 
-    def _peak(self, sample: Sample, *, ended: bool) -> _Statement:
-        assert self.peak_rss_bytes is not None
-        peak = peak_bytes(sample)
-        budget = format_size(self.peak_rss_bytes, digits=4)
-        if peak is None:
-            return _Statement(outcome=Outcome.INCONCLUSIVE, said="the board reported no memory", hopeless=sample.n > 0)
-        figures: dict[str, Any] = {"unit": "bytes", "observed": float(peak), "budget": float(self.peak_rss_bytes)}
-        held = format_size(peak, digits=4)
-        if peak > self.peak_rss_bytes:
-            return _Statement(outcome=Outcome.FAIL, said=f"peak RSS {held} exceeds {budget}", **figures)
-        swapped = max((one.swap_bytes or 0 for one in sample.readings), default=0)
-        if peak + swapped > self.peak_rss_bytes:
-            said = f"peak RSS {held} is within {budget}, but {format_size(swapped)} were swapped out"
-            return _Statement(outcome=Outcome.INCONCLUSIVE, said=said, **figures)
-        outcome = Outcome.PASS if ended else Outcome.INCONCLUSIVE
-        return _Statement(outcome=outcome, said=f"peak RSS {held} within {budget}", **figures)
-
-    def _leak(self, sample: Sample, budget_per_h: float, *, ended: bool) -> _Statement:
-        import numpy as np
-
-        from pytest_edgehil.gates.stats import leak
-
-        readings = [one for one in sample.readings if one.rss_bytes is not None]
-        budget = f"{format_size(budget_per_h)}/h"
-        figures: dict[str, Any] = {"unit": "bytes/h", "budget": budget_per_h}
-        if sample.readings and not readings:
-            return _Statement(
-                outcome=Outcome.INCONCLUSIVE, said="a leak: the board reports no RSS", hopeless=True, **figures
-            )
-        if sample.conditions is not None and sample.conditions.restarts:
-            return _Statement(
-                outcome=Outcome.INCONCLUSIVE,
-                said="a leak cannot be told, for the model's process was restarted in between",
-                **figures,
-            )
-        at_s = np.array([one.at_s for one in readings])
-        at_s = np.concatenate(([0.0], np.cumsum(np.maximum(np.diff(at_s), 0.0)))) if at_s.size else at_s
-        held = np.array([(one.rss_bytes or 0) + (one.swap_bytes or 0) for one in readings], dtype=np.float64)
-        found = leak.look(
-            at_s,
-            held,
-            budget_per_h=budget_per_h,
-            duration_s=self.required_ns / 1e9,
-            alpha=self.alpha,
-            resolution=16384.0 if sample.conditions is None else float(sample.conditions.page_size_bytes),
-        )
-        if found is None:
-            ran = format_duration(float(at_s[-1]) * 1e9 if at_s.size else 0.0)
-            said = (
-                f"a leak cannot be told from warming up within {ran} (at least {format_duration(LEAK_NEEDS_NS)} needed)"
-            )
-            return _Statement(outcome=Outcome.INCONCLUSIVE, said=said, **figures)
-        figures |= {"observed": found.estimate, "interval": (found.low, found.high)}
-        when = f"at minute {found.at_s / 60:.0f}"
-        grows = (
-            f"memory grows by {_rate(found.estimate)} (between {_rate(found.low)} and {_rate(found.high)}, {when}, "
-            f"error rate {format_number(100 * self.alpha)}%)"
-        )
-        if found.decision == "above":
-            return _Statement(outcome=Outcome.FAIL, said=f"{grows}, more than {budget}", **figures)
-        if found.decision == "below":
-            return _Statement(outcome=Outcome.PASS, said=f"{grows}, at most {budget}", **figures)
-        told = f", which does not tell whether it is at most {budget}" if ended else " so far"
-        return _Statement(outcome=Outcome.INCONCLUSIVE, said=f"{grows}{told}", **figures)
+    def _when(self, sample: Sample, outcome: Outcome, *, ended: bool) -> str:
+        if ended or outcome is Outcome.INCONCLUSIVE:
+            return ""
+        minute = sample.duration_s / 60.0
+        certain = "certain" if outcome is Outcome.PASS else "decided"
+        return f" ({certain} at minute {format_number(minute)} of {format_number(self.required_ns / 6e10)})"
 
     def _overridden(self) -> str:
         if self.override_ns is None or self.override_ns == self.duration_ns:
@@ -251,8 +183,12 @@ class Soak:
         declared, override = format_duration(self.duration_ns), format_duration(self.override_ns)
         return f" (the run replaced the declared {declared} by {override})"
 
-    def _unseen(self, sample: Sample, unseen: tuple[str, ...]) -> tuple[str, ...]:
-        found = [*unseen, "latency drift over the soak", "throttling: declare thermal() beside it"]
+    def _unseen(self, sample: Sample, unseen: tuple[str, ...], *, early: bool) -> tuple[str, ...]:
+        found = [*unseen, "throttling: declare thermal() beside it"]
+        if early:
+            found.append("what begins later: it ended early; full=True runs the whole duration")
+        if self.drift is None:
+            found.append("latency drift: no budget was given")
         if self.leak_bytes_per_h is None:
             found.append("memory leak: no budget was given")
         elif all(one.swap_bytes is None for one in sample.readings):
@@ -269,20 +205,65 @@ class Soak:
             "measured_s": sample.duration_s,
             "declared_s": self.duration_ns / 1e9,
             "required_s": self.required_ns / 1e9,
-            "restarts": float(0 if sample.conditions is None else sample.conditions.restarts),
+            "restarts": float(crashes.count(sample)),
+            "link_drops": float(len(sample.link_drops)),
+            "without_link_s": sum(one.lasted_s for one in sample.link_drops),
         }
         if self.override_ns is not None:
             figures["override_s"] = self.override_ns / 1e9
         return figures
 
 
+def _ceiling(sample: Sample, most_bytes: int, *, ended: bool) -> Statement:
+    peak = peak_bytes(sample)
+    budget = format_size(most_bytes, digits=4)
+    if peak is None:
+        return Statement(
+            outcome=Outcome.INCONCLUSIVE,
+            said="the board reported no memory",
+            hopeless=sample.n > 0,
+            would_change="a board that reports the memory of the model's process",
+        )
+    figures: dict[str, Any] = {"unit": "bytes", "observed": float(peak), "budget": float(most_bytes)}
+    held = format_size(peak, digits=4)
+    change = f"a ceiling of {'at least' if peak > most_bytes else 'less than'} {held}"
+    if peak > most_bytes:
+        said = f"peak RSS {held} exceeds {budget}"
+        return Statement(outcome=Outcome.FAIL, said=said, would_change=change, **figures)
+    swapped = max((one.swap_bytes or 0 for one in sample.readings), default=0)
+    if peak + swapped > most_bytes:
+        said = f"peak RSS {held} is within {budget}, but {format_size(swapped)} were swapped out"
+        change = f"a board that does not swap, or a ceiling of at least {format_size(peak + swapped, digits=4)}"
+        return Statement(outcome=Outcome.INCONCLUSIVE, said=said, would_change=change, **figures)
+    outcome = Outcome.PASS if ended else Outcome.INCONCLUSIVE
+    return Statement(
+        outcome=outcome, said=f"peak RSS {held} within {budget}", holding=not ended, would_change=change, **figures
+    )
+
+
+def _would_change(statements: list[Statement]) -> str:
+    return "; ".join(dict.fromkeys(one.would_change for one in statements if one.would_change))
+
+
+def _without_link(sample: Sample) -> str:
+    drops = sample.link_drops
+    if not drops:
+        return ""
+    gone = format_duration(sum(one.lasted_s for one in drops) * 1e9)
+    often = "once" if len(drops) == 1 else f"{len(drops)} times"
+    return f" (the link was lost {often}, for {gone} in all; the board went on and nothing is missing)"
+
+
 def declare(
     duration: object,
     *,
     leak: object = None,
+    drift: object = None,
+    drift_of: object = "median",
     crash_rate: object = None,
     crash_trial: object = "10 s",
     peak_rss: object = None,
+    full: object = False,
     alpha: object = None,
     settings: GateSettings,
 ) -> Soak:
@@ -295,9 +276,11 @@ def declare(
     trial = arguments.duration("crash_trial", crash_trial)
     error = arguments.alpha(alpha, settings.alpha)
     rate = None if crash_rate is None else arguments.fraction("crash_rate", crash_rate)
-    if leak is not None and declared < LEAK_NEEDS_NS:
+    if drift_of not in slowing.QUANTILES:
+        raise MarkerError(f"drift_of must be one of {', '.join(slowing.QUANTILES)}, not {drift_of!r}")
+    if leak is not None and declared < growth.NEEDS_NS:
         raise MarkerError(
-            f"a leak cannot be told from warming up in less than {format_duration(LEAK_NEEDS_NS)}; "
+            f"a leak cannot be told from warming up in less than {format_duration(growth.NEEDS_NS)}; "
             f"the soak is declared to last {format_duration(declared)}"
         )
     if rate is not None:
@@ -313,13 +296,12 @@ def declare(
         alpha=error,
         override_ns=settings.soak_ns,
         leak_bytes_per_h=None if leak is None else byte_rate_per_hour(leak),
+        drift=None if drift is None else arguments.share("drift", drift),
+        drift_of=str(drift_of),
         crash_rate=rate,
         crash_trial_ns=trial,
         peak_rss_bytes=None
         if peak_rss is None
         else int(arguments.positive("peak_rss", size_bytes(peak_rss), peak_rss)),
+        full=arguments.truth("full", full),
     )
-
-
-def _rate(bytes_per_h: float) -> str:
-    return f"{format_size(bytes_per_h)}/h"

@@ -26,6 +26,8 @@ BUSY_SHARE = 0.5
 """A reading counts as busy when inferences ran for this share of the second before it: idle governors clock down."""
 SWAP_GROWTH_BYTES = 256 * 1024
 """Growth of swap that counts: 16 pages of 16 KiB."""
+SWAP_IN_PAGES = 16
+"""So many pages read back from swap count."""
 CLOCK_COST_SHARE = 0.001
 """A clock whose one reading costs more than this share of the budget is named."""
 
@@ -42,7 +44,7 @@ class Validity:
 
 def of_timing(sample: Sample) -> Validity:
     """Throttling, Arm clock, reboot and swap: whatever makes a duration say something else than the model's speed."""
-    return _first(throttling(sample), clock_change(sample), reboot(sample), swap_growth(sample))
+    return _first(throttling(sample), clock_change(sample), reboot(sample), swap_growth(sample), swap_in(sample))
 
 
 def of_loading(sample: Sample) -> Validity:
@@ -161,6 +163,21 @@ def swap_growth(sample: Sample) -> Validity:
     if grown >= SWAP_GROWTH_BYTES:
         return Validity(
             trouble=f"the model's process was swapped out during the measurement ({format_size(grown)})", unseen=()
+        )
+    return Validity(trouble=None, unseen=())
+
+
+def swap_in(sample: Sample) -> Validity:
+    """Pages that the kernel read back from swap meanwhile; it counts them for all processes of the board together."""
+    pages = [one.swap_in_pages for one in sample.readings if one.swap_in_pages is not None]
+    if not pages:
+        return Validity(trouble=None, unseen=("swap-in: the board does not count it (/proc/vmstat)",))
+    read = max(pages) - pages[0]
+    if read >= SWAP_IN_PAGES:
+        return Validity(
+            trouble=f"the board read {read} pages back from swap during the measurement (for whichever process: the "
+            "kernel counts them for the whole board)",
+            unseen=(),
         )
     return Validity(trouble=None, unseen=())
 

@@ -28,7 +28,9 @@ class SensorReading:
         throttled: bits of ``vcgencmd get_throttled``.
         npu_percent: utilisation of the accelerator, 0 … 100.
         power_w: electrical power that the board's own meter reports.
-        swap_in_pages: pages that the kernel has read back from swap since boot (``pswpin`` of /proc/vmstat).
+        swap_in_pages: pages that the kernel has read back from swap since boot (``pswpin`` of /proc/vmstat), for
+            whatever process.
+        process: which of the model's processes it is of, counted from 0.
     """
 
     at_s: float
@@ -41,6 +43,7 @@ class SensorReading:
     npu_percent: float | None = None
     power_w: float | None = None
     swap_in_pages: int | None = None
+    process: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +115,8 @@ class Sample:
             cannot reset it.
         cgroup_peak_bytes: ``memory.peak`` of the model's control group, or None where there is none.
         crashes_at_s: shape (c,): after how many measured seconds the model's process died, one entry per crash.
+        crash_reasons: why it died each time, as far as is known; as many as `crashes_at_s`.
+        not_restarted: why it could not be started again after its last crash; empty otherwise.
         link_drops: times without a link in which the board went on measuring.
         open_loop: one series per rate.
         paired: one series per baseline.
@@ -139,6 +144,8 @@ class Sample:
     steady_peak_rss_bytes: int | None = None
     cgroup_peak_bytes: int | None = None
     crashes_at_s: tuple[float, ...] = ()
+    crash_reasons: tuple[str, ...] = ()
+    not_restarted: str = ""
     link_drops: tuple[LinkDrop, ...] = ()
     open_loop: tuple[OpenLoop, ...] = ()
     paired: tuple[Paired, ...] = ()

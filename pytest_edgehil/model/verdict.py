@@ -71,6 +71,9 @@ class Demand:
         seconds: so many more seconds of measuring.
         cold_starts: so many more loads in a fresh process.
         evaluations: so many more items of the held-out set.
+        horizon_s: not 0: so many seconds at most, this demand's among them, will be asked for in all. The measuring may
+            then go on on the board between two demands, and survive a lost link.
+        restarts: a model's process that dies meanwhile is counted (`Sample.crashes_at_s`) and started again.
         rate_hz: not 0: the inferences are due at this rate (`Sample.open_loop`), and nothing else is asked for.
         pairs: so many more pairs of blocks against `baseline`, and nothing else is asked for.
         block: inferences in each block of a pair.
@@ -82,6 +85,8 @@ class Demand:
     seconds: float = 0.0
     cold_starts: int = 0
     evaluations: int = 0
+    horizon_s: float = 0.0
+    restarts: bool = False
     rate_hz: float = 0.0
     pairs: int = 0
     block: int = 0

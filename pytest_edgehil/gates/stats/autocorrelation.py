@@ -111,6 +111,33 @@ def autocorrelations(series: FloatArray) -> FloatArray | None:
     return np.asarray(covariances / covariances[0], dtype=np.float64)
 
 
+def residual_inflation(residuals: FloatArray) -> float:
+    """How much the variance of a fitted slope grows by correlation of the residuals: AR(1)'s, or Geyer's where larger.
+
+    A fit takes correlation out of its residuals: r₁ is too low by about (1 + 4·r₁)/m (Kendall 1954), which is added.
+
+    Args:
+        residuals: shape (m,), in the order of time.
+
+    Returns:
+        At least 1.
+
+    >>> residual_inflation(np.where(np.arange(40) % 2, 1.0, -1.0))
+    1.0
+    """
+    correlations = autocorrelations(residuals)
+    if correlations is None:
+        return 1.0
+    m = residuals.shape[0]
+    first = float(correlations[1])
+    r1 = min(max(first + (1.0 + 4.0 * max(0.0, first)) / m, 0.0), 0.9)
+    pairs = correlations[: 2 * (m // 2)].reshape(-1, 2).sum(axis=1)
+    ends = np.flatnonzero(pairs <= 0.0)
+    initial: FloatArray = np.minimum.accumulate(pairs[: ends[0]] if ends.size else pairs)
+    geyer = float(2.0 * initial.sum() - 1.0) if initial.size else 1.0
+    return float(max(1.0, (1.0 + r1) / (1.0 - r1), geyer))
+
+
 def _initial_pairs(correlations: FloatArray) -> FloatArray:
     """Γ_m = ρ_2m + ρ_2m+1 up to the first that is not positive (Geyer's initial positive sequence)."""
     even = correlations[: 2 * (correlations.shape[0] // 2)]

@@ -7,7 +7,8 @@ the squared error over all other parameters, with the residual variance inflated
 are longer than the windows widens the bounds: such a soak ends undecided rather than wrong.
 
 Looks stand every 5 minutes from minute 25 and spend α·t/T of the error in all, so a leak may be called early. That
-there is none is said at the end, with the whole of its own α, or early in the same way when asked.
+there is none is said from minute 30 on, with an α of its own spent in the same way, or at the end alone with the whole
+of it. A leak that begins after "none" was said early is not seen.
 
 Source: profile-likelihood bounds, Bates & Watts 1988; checked by simulation in ``benchmarks/statistics``.
 """
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from pytest_edgehil.gates.stats.autocorrelation import autocorrelations
+from pytest_edgehil.gates.stats.autocorrelation import residual_inflation
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -30,7 +31,7 @@ FIRST_LOOK_S = 25 * 60.0
 FIRST_PASS_S = 30 * 60.0
 LOOK_EVERY_S = 5 * 60.0
 _FEWEST_WINDOWS = 12
-_TAUS = 600
+_TAUS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +102,7 @@ def slope_bounds(
     estimate, least = profile.minimum()
     residuals = profile.residuals(estimate)
     m = minima.shape[0]
-    inflation = _inflation(residuals)
+    inflation = residual_inflation(residuals)
     freedom = max(3.0, m / inflation - 4.0)  # correlated windows are fewer than they look
     variance = max(least / max(1, m - 4), resolution**2 / 12.0) * inflation
     edges = []
@@ -110,21 +111,6 @@ def slope_bounds(
         step = sign * quantile * math.sqrt(variance) / max(profile.spread, 1e-12)
         edges.append(profile.edge(estimate, least + variance * quantile**2, step))
     return estimate, edges[0], edges[1]
-
-
-def _inflation(residuals: FloatArray) -> float:
-    """Variance inflation of a fit's residuals: of an AR(1), or by Geyer's sequence where that is more."""
-    correlations = autocorrelations(residuals)
-    if correlations is None:
-        return 1.0
-    m = residuals.shape[0]
-    # A fit takes correlation out of its residuals: r₁ is too low by about (1 + 4·r₁)/m (Kendall 1954).
-    r1 = min(max(float(correlations[1]) + (1.0 + 4.0 * max(0.0, float(correlations[1]))) / m, 0.0), 0.9)
-    pairs = correlations[: 2 * (m // 2)].reshape(-1, 2).sum(axis=1)
-    ends = np.flatnonzero(pairs <= 0.0)
-    initial: FloatArray = np.minimum.accumulate(pairs[: ends[0]] if ends.size else pairs)
-    geyer = float(2.0 * initial.sum() - 1.0) if initial.size else 1.0
-    return float(max(1.0, (1.0 + r1) / (1.0 - r1), geyer))
 
 
 def look(
@@ -136,8 +122,11 @@ def look(
     alpha: float,
     resolution: float,
     early_pass: bool = False,
+    ended: bool = False,
 ) -> Slope | None:
-    """The first look that decides, or the last one that was made; None before the first.
+    """The first look that says *above*, or the last one that was made; None before the first.
+
+    An earlier *below* counts for nothing once a later look does not say so too: who goes on sees more.
 
     Args:
         times_s: shape (n,), growing, seconds; counted from the first reading.
@@ -146,31 +135,34 @@ def look(
         duration_s: T, the declared length of the soak; the error is spread over it.
         alpha: error rate of each side over the whole soak.
         resolution: bytes in which memory is counted.
-        early_pass: may a slope within the budget be called before the end, from minute 30 on? A leak that begins
-            later is then missed.
+        early_pass: may a slope within the budget be called before the end, from minute 30 on?
+        ended: there will be no more readings; what there is gets a last look.
     """
     since = times_s - times_s[0] if times_s.size else times_s
-    elapsed = float(since[-1]) if since.size else 0.0
+    elapsed = min(float(since[-1]), duration_s) if since.size else 0.0
+    end_s = elapsed if ended else duration_s
     middles, minima = window_minima(since, values)
     found: Slope | None = None
-    previous_s = 0.0
-    for at_s in looks(min(elapsed, duration_s), last_s=duration_s):
+    previous_above_s = previous_below_s = 0.0
+    for at_s in looks(elapsed, last_s=end_s):
         seen = middles + WINDOW_S / 2 <= at_s
         count = int(seen.sum())
-        spend = alpha * (at_s - previous_s) / duration_s
-        previous_s = at_s
+        may_pass = at_s >= (FIRST_PASS_S if early_pass else max(FIRST_PASS_S, end_s))
+        spend_above = alpha * (at_s - previous_above_s) / duration_s
+        spend_below = alpha * (at_s - previous_below_s) / duration_s if early_pass else alpha
+        previous_above_s = at_s
+        previous_below_s = at_s if may_pass else previous_below_s
         if count < _FEWEST_WINDOWS:
             continue
-        spend_below = spend if early_pass else alpha
-        scaled = (3600.0 * one for one in slope_bounds(middles[seen], minima[seen], (spend, spend_below), resolution))
-        estimate, low, high = scaled
+        bounds = slope_bounds(middles[seen], minima[seen], (spend_above, spend_below), resolution)
+        estimate, low, high = (3600.0 * one for one in bounds)
         decision = "open"
         if low > budget_per_h:
             decision = "above"
-        elif high <= budget_per_h and at_s >= (FIRST_PASS_S if early_pass else duration_s):
+        elif high <= budget_per_h and may_pass:
             decision = "below"
         found = Slope(at_s=at_s, estimate=estimate, low=low, high=high, windows=count, decision=decision)
-        if decision != "open":
+        if decision == "above":
             break
     return found
 
@@ -209,9 +201,13 @@ class _Profile:
 
     def error(self, slope: float) -> float:
         """The least squared error with this slope."""
-        warm_up = np.maximum(self._gy - slope * self._gt, 0.0)
-        rest = self._yy - 2.0 * slope * self._ty + slope * slope * self._tt
-        return max(0.0, rest - float(np.max(warm_up * warm_up / self._gg)))
+        return float(self.errors(np.array([slope]))[0])
+
+    def errors(self, slopes: FloatArray) -> FloatArray:
+        """The least squared error with each slope: shape (k,) to (k,)."""
+        warm_up = np.maximum(self._gy - slopes[:, None] * self._gt, 0.0)
+        rest = self._yy - 2.0 * slopes * self._ty + slopes * slopes * self._tt
+        return np.asarray(np.maximum(rest - np.max(warm_up * warm_up / self._gg, axis=1), 0.0))
 
     def residuals(self, slope: float) -> FloatArray:
         """What remains of the values at the best fit with this slope."""
@@ -228,22 +224,24 @@ class _Profile:
         free = self._tt - self._gt**2 / self._gg
         with np.errstate(divide="ignore", invalid="ignore"):
             slopes = np.where(free > 1e-9 * self._tt, (self._ty - self._gt * self._gy / self._gg) / free, np.nan)
-        candidates = [self._ty / self._tt, *slopes[np.isfinite(slopes)].tolist()]
-        errors = [self.error(one) for one in candidates]
+        candidates = np.concatenate(([self._ty / self._tt], slopes[np.isfinite(slopes)]))
+        errors = self.errors(candidates)
         best = int(np.argmin(errors))
-        return candidates[best], errors[best]
+        return float(candidates[best]), float(errors[best])
 
     def edge(self, estimate: float, limit: float, step: float) -> float:
         """The outermost slope in the direction of `step` whose error is still within the limit."""
         reach = step
         while self.error(estimate + reach) <= limit and abs(reach) < 1e12 * abs(step):
             reach *= 2.0
-        # The error is the least of many parabolas: it may dip again further out, so look on a grid before bisecting.
+        # The error is the least of many parabolas: it may dip again further out, so look on a grid before closing in.
         grid = estimate + 4.0 * reach * np.linspace(0.0, 1.0, 257)
-        inside = [number for number, one in enumerate(grid.tolist()) if self.error(one) <= limit]
-        last = inside[-1] if inside else 0
+        inside = np.flatnonzero(self.errors(grid) <= limit)
+        last = int(inside[-1]) if inside.size else 0
         low, high = float(grid[last]), float(grid[min(last + 1, 256)])
-        for _ in range(50):
-            middle = 0.5 * (low + high)
-            low, high = (middle, high) if self.error(middle) <= limit else (low, middle)
+        for _ in range(4):
+            finer = np.linspace(low, high, 33)
+            beyond = np.flatnonzero(self.errors(finer) > limit)
+            first = int(beyond[0]) if beyond.size else 32
+            low, high = float(finer[max(first - 1, 0)]), float(finer[first])
         return low

@@ -55,6 +55,37 @@ def test_memory_that_was_swapped_out_may_have_been_part_of_the_peak() -> None:
     assert gate("peak_rss", "160 MiB").evaluate(sample).outcome is Outcome.FAIL
 
 
+def test_memory_and_swap_of_one_moment_fail_together() -> None:
+    rows = (reading(0.0, rss_bytes=170 * MIB, swap_bytes=20 * MIB),)
+    sample = RAN.replace(peak_rss_bytes=170 * MIB, readings=rows)
+    assert gate("peak_rss", "180 MiB").evaluate(sample).outcome is Outcome.FAIL
+
+
+def test_the_spike_of_a_load_is_told_apart_from_the_steady_state() -> None:
+    sample = RAN.replace(
+        cold_starts=(start(100, peak_bytes=150 * MIB),),
+        peak_rss_bytes=150 * MIB,
+        steady_peak_rss_bytes=110 * MIB,
+        cgroup_peak_bytes=160 * MIB,
+    )
+    verdict = gate("peak_rss", "180 MiB").evaluate(sample)
+    assert "150 MiB while loading, 110 MiB since" in verdict.reason
+    assert "control group peaked at 160 MiB" in verdict.reason
+    assert verdict.would_change == "a budget of less than 150 MiB"
+    blind = gate("peak_rss", "180 MiB").evaluate(RAN)
+    assert any("spike" in one for one in blind.not_checked)
+    assert any("memory.peak" in one for one in blind.not_checked)
+
+
+@pytest.mark.parametrize(("budget", "outcome"), [("150 MiB", Outcome.PASS), ("130 MiB", Outcome.FAIL)])
+def test_what_the_process_held_before_is_not_the_models(budget: str, outcome: Outcome) -> None:
+    sample = RAN.replace(cold_starts=(start(100, peak_bytes=150 * MIB),), peak_rss_bytes=150 * MIB)
+    verdict = gate("peak_rss", budget, of="model").evaluate(sample)
+    assert verdict.outcome is outcome
+    assert verdict.observed == 140 * MIB
+    assert gate("peak_rss", budget, of="model").evaluate(RAN).outcome is Outcome.INCONCLUSIVE
+
+
 def test_no_reading_of_the_peak_is_never_a_pass() -> None:
     sample = RAN.replace(peak_rss_bytes=None, readings=())
     assert gate("peak_rss", "180 MiB").evaluate(sample).outcome is Outcome.INCONCLUSIVE
