@@ -94,7 +94,9 @@ class Measured:
         starts_ns: shape (n,), int64, board's monotonic clock.
         outputs: name → the outputs of the first items, item by item on axis 0; empty unless they were kept.
         readings: rows of the sampler since the last measurement.
-        peak_rss_bytes: VmHWM of the model's process at the end.
+        peak_rss_bytes: VmHWM of the model's process at the end, its load's included.
+        steady_peak_rss_bytes: VmHWM since the load; None where the kernel cannot set it back.
+        cgroup_peak_bytes: ``memory.peak`` of the process's own control group, if it has one.
         duration_s: from the first inference to the end of the last one, board's clock.
         cancelled: it was ended early.
     """
@@ -107,6 +109,8 @@ class Measured:
     conditions: Conditions
     duration_s: float
     cancelled: bool
+    steady_peak_rss_bytes: int | None = None
+    cgroup_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +123,8 @@ class Timed:
     readings: tuple[SensorReading, ...]
     peak_rss_bytes: int | None
     conditions: Conditions
+    steady_peak_rss_bytes: int | None = None
+    cgroup_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +308,7 @@ def reading(fields: Fields) -> SensorReading:
         arm_hz=fields.integer_or_none("arm_hz"),
         throttled=fields.integer_or_none("throttled"),
         npu_percent=fields.number_or_none("npu_percent"),
+        swap_in_pages=fields.integer_or_none("swap_in_pages"),
     )
 
 

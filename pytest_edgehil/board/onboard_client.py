@@ -209,6 +209,8 @@ class OnboardClient:
             latency_ns=fields.integer("latency_ns"),
             readings=self._conversation.take_readings(),
             peak_rss_bytes=fields.integer_or_none("peak_rss_bytes"),
+            steady_peak_rss_bytes=fields.integer_or_none("steady_peak_rss_bytes"),
+            cgroup_peak_bytes=fields.integer_or_none("cgroup_peak_bytes"),
             conditions=answers.conditions(fields),
         )
 
@@ -274,6 +276,8 @@ class OnboardClient:
             outputs=gathered.outputs(),
             readings=self._conversation.take_readings(),
             peak_rss_bytes=fields.integer_or_none("peak_rss_bytes"),
+            steady_peak_rss_bytes=fields.integer_or_none("steady_peak_rss_bytes"),
+            cgroup_peak_bytes=fields.integer_or_none("cgroup_peak_bytes"),
             conditions=answers.conditions(fields),
             duration_s=fields.integer("duration_ns") / 1e9,
             cancelled=fields.flag("cancelled"),

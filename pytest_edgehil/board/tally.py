@@ -11,6 +11,7 @@ from pytest_edgehil.board.answers import Measured, Timed
 from pytest_edgehil.board.evaluation import Evaluation
 from pytest_edgehil.errors import UserError
 from pytest_edgehil.model.sample import ColdStart, Conditions, Sample, SensorReading
+from pytest_edgehil.model.series import LinkDrop
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,6 +30,11 @@ class Tally:
         self._compared: dict[str, list[Array]] = {"agreed": [], "correct": [], "baseline_correct": []}
         self._evaluated_of: int | None = None
         self._peak_rss_bytes: int | None = None
+        self._steady_peak_rss_bytes: int | None = None
+        self._cgroup_peak_bytes: int | None = None
+        self._crashes: list[tuple[float, str]] = []
+        self._not_restarted = ""
+        self._link_drops: list[LinkDrop] = []
         self._artifact_size_bytes: int | None = None
         self._duration_s = 0.0
         self._conditions: Conditions | None = None
@@ -56,7 +62,13 @@ class Tally:
                 peak_rss_bytes=self._peak_rss_bytes,
                 artifact_size_bytes=self._artifact_size_bytes,
                 duration_s=self._duration_s,
-                conditions=self._conditions,
+                conditions=self._with_restarts(),
+                steady_peak_rss_bytes=self._steady_peak_rss_bytes,
+                cgroup_peak_bytes=self._cgroup_peak_bytes,
+                crashes_at_s=tuple(at_s for at_s, _ in self._crashes),
+                crash_reasons=tuple(reason for _, reason in self._crashes),
+                not_restarted=self._not_restarted,
+                link_drops=tuple(self._link_drops),
             )
         return self._sample
 
@@ -82,7 +94,22 @@ class Tally:
 
     def add_readings(self, readings: tuple[SensorReading, ...]) -> None:
         """Rows of the sampler from a time that is not measured (a warm-up)."""
-        self._readings += readings
+        self._note_readings(readings)
+        self._sample = None
+
+    def add_crash(self, reason: str) -> None:
+        """The model's process died, here in the measurement, and will be started again."""
+        self._crashes.append((self._duration_s, reason))
+        self._sample = None
+
+    def add_not_restarted(self, reason: str) -> None:
+        """It could not be started again."""
+        self._not_restarted = reason
+        self._sample = None
+
+    def add_link_drop(self, drop: LinkDrop) -> None:
+        """The board went on measuring without a link."""
+        self._link_drops.append(drop)
         self._sample = None
 
     def add_evaluation(self, evaluation: Evaluation, *, new: bool) -> None:
@@ -112,15 +139,29 @@ class Tally:
         self._starts.append(starts_ns)
         self._latencies.append(latencies_ns)
         self._n += len(latencies_ns)
-        self._readings += source.readings
+        self._note_readings(source.readings)
         self._note_peak(source.peak_rss_bytes)
+        self._steady_peak_rss_bytes = _larger(self._steady_peak_rss_bytes, source.steady_peak_rss_bytes)
+        self._cgroup_peak_bytes = _larger(self._cgroup_peak_bytes, source.cgroup_peak_bytes)
         self._conditions = _over_both(self._conditions, source.conditions)
         self._duration_s += duration_s
         self._sample = None
 
     def _note_peak(self, peak_rss_bytes: int | None) -> None:
-        known = [one for one in (self._peak_rss_bytes, peak_rss_bytes) if one is not None]
-        self._peak_rss_bytes = max(known, default=None)
+        self._peak_rss_bytes = _larger(self._peak_rss_bytes, peak_rss_bytes)
+
+    def _note_readings(self, readings: tuple[SensorReading, ...]) -> None:
+        process = max(0, len(self._cold_starts) - 1)
+        self._readings += (dataclasses.replace(one, process=process) for one in readings)
+
+    def _with_restarts(self) -> Conditions | None:
+        if self._conditions is None or not self._crashes:
+            return self._conditions
+        return dataclasses.replace(self._conditions, restarts=len(self._crashes))
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    return max((value for value in (one, other) if value is not None), default=None)
 
 
 def _all_of(parts: list[Array]) -> Array | None:

@@ -24,8 +24,8 @@ _TEXTS = {
     "peak_rss": (
         "budget, *, of='process'",
         (
-            "the model's process must never hold more memory than a budget such as '180 MiB'; of='model' leaves out what "
-            "the process held before it loaded the model."
+            "the model's process must never hold more memory than a budget such as '180 MiB'; of='model' leaves out "
+            "what the process held before it loaded the model."
         ),
     ),
     "thermal": (
@@ -38,8 +38,8 @@ _TEXTS = {
             "peak_rss=None, full=False, alpha=None"
         ),
         (
-            "the model must run for a duration such as '1 h' without crashing, growing (leak='5 MiB/h'), getting slower "
-            "(drift='10 %') or holding too much memory (peak_rss='180 MiB'); full=True never passes before the end."
+            "the model must run for a duration such as '1 h' without crashing, growing (leak='5 MiB/h'), getting "
+            "slower (drift='10 %') or holding too much memory (peak_rss='180 MiB'); full=True never passes before the end."
         ),
     ),
     "size": (

@@ -22,7 +22,7 @@ from typing import Any
 from . import runtimes, tensors
 from .frames import Blob, FrameReader, FrameWriter, Message, claim_standard_streams, error_message
 from .problem import Problem
-from .processes import status_bytes
+from .processes import reset_peak, status_bytes
 from .sensors import clock_cost_ns
 
 BLOCK_NS = 250_000_000
@@ -134,6 +134,7 @@ class Child:
         after = status_bytes()
         self._session = session
         self._clock_cost_ns = clock_cost_ns()
+        apart = reset_peak()  # from here on VmHWM is that of the steady state
         cold = {
             "load_ns": ready_ns - message["spawned_ns"],
             "rss_before_bytes": before["VmRSS"],
@@ -141,6 +142,7 @@ class Child:
             "peak_rss_bytes": after["VmHWM"],
         }
         if recorded := session.facts().get("load"):
+            apart = False
             cold = {
                 "load_ns": recorded["load_ns"],
                 "rss_before_bytes": 0,
@@ -153,6 +155,7 @@ class Child:
             "outputs": session.outputs,
             "runtime_version": session.version,
             "replayed": session.replayed,
+            "peak_apart": apart,
             "clock_cost_ns": self._clock_cost_ns,
         }
 

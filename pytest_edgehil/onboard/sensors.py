@@ -113,6 +113,15 @@ def memory_bytes() -> int | None:
     return None
 
 
+def vmstat(name: str) -> int | None:
+    """A counter of ``/proc/vmstat``, such as ``pswpin``; counted for the whole board."""
+    for line in (text_of("proc/vmstat") or "").splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return None
+
+
 def reading(pid: int | None) -> dict[str, object]:
     """One row of the sampler, named as `SensorReading` on the host."""
     from .processes import pss_bytes, status_bytes
@@ -127,6 +136,7 @@ def reading(pid: int | None) -> dict[str, object]:
         "arm_hz": arm_hz(),
         "throttled": throttled(),
         "npu_percent": npu_percent(),
+        "swap_in_pages": vmstat("pswpin"),
     }
 
 

@@ -31,7 +31,7 @@ from .frames import Blob, FrameReader, FrameWriter, Message, error_message
 from .home import Home
 from .model_process import ModelProcess
 from .problem import VERSION, Problem
-from .processes import status_bytes
+from .processes import cgroup_peak_bytes, status_bytes
 from .unpack import install
 
 HEARTBEAT_S = 0.5
@@ -307,6 +307,8 @@ class Server:
         for key in ("type", "id"):
             answer.pop(key)
         self._loaded["version"] = answer["runtime_version"]
+        self._loaded["load_peak"] = answer["cold"]["peak_rss_bytes"]
+        self._loaded["peak_apart"] = answer.pop("peak_apart")
         return {**answer, "runtime": self._loaded["runtime"], "digest": self._loaded["digest"]}
 
     def _restart(self, _message: Message, _blob: Blob) -> tuple[Message, Blob]:
@@ -361,7 +363,9 @@ class Server:
     def _under(self, before: Message, answer: Message, *, throttled_after: int | None) -> Message:
         """An answer of the model's process, with the conditions that it came under."""
         model, throttled_before = self._running_model(), before["throttled"]
-        peak = status_bytes(model.pid).get("VmHWM")
+        since_load = peak = status_bytes(model.pid).get("VmHWM")
+        if self._loaded["peak_apart"] and peak is not None:
+            peak = max(peak, self._loaded["load_peak"])
         if recorded := answer.pop("recorded", None):
             throttled_before, throttled_after = recorded["throttled_before"], recorded["throttled"]
             peak = recorded["peak_rss_bytes"]
@@ -376,6 +380,8 @@ class Server:
             "boot_id_before": before["boot_id"],
             "boot_id_after": sensors.boot_id(),
             "peak_rss_bytes": peak,
+            "steady_peak_rss_bytes": since_load if self._loaded["peak_apart"] else None,
+            "cgroup_peak_bytes": None if self._loaded["replayed"] else cgroup_peak_bytes(model.pid),
             "replayed": self._loaded["replayed"],
         }
 

@@ -124,6 +124,8 @@ def test_an_inference_is_timed_where_it_runs_and_becomes_part_of_the_sample(dut)
     assert dut.sample.duration_s == pytest.approx(dut.sample.latencies_ns.sum() / 1e9)
     assert dut.sample.conditions.runtime == "onnxruntime"
     assert dut.sample.peak_rss_bytes >= dut.sample.cold_starts[0].peak_rss_bytes
+    steady = dut.sample.steady_peak_rss_bytes
+    assert steady is None or dut.sample.cold_starts[0].rss_before_bytes < steady <= dut.sample.peak_rss_bytes
 
 
 def test_a_held_out_set_is_compared_with_labels_and_baseline(dut):

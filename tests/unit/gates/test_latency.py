@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -245,3 +247,15 @@ def test_drift_of_the_temperature_is_looked_at_when_asked() -> None:
     assert gate().evaluate(sample).outcome is Outcome.PASS
     assert gate(max_drift="5 C").evaluate(sample).outcome is Outcome.INVALID
     assert gate(max_drift="40 C").evaluate(sample).outcome is Outcome.PASS
+
+
+def test_pages_read_back_from_swap_make_a_latency_invalid() -> None:
+    sample = timed(to_ns(latencies_ms(np.random.default_rng(1), 1000)))
+    rows = tuple(dataclasses.replace(one, swap_in_pages=100 + 20 * at) for at, one in enumerate(sample.readings))
+    assert len(rows) > 1
+    verdict = gate("20 ms").evaluate(sample.replace(readings=rows))
+    assert verdict.outcome is Outcome.INVALID
+    assert "read 2" in verdict.reason
+    assert "whole board" in verdict.reason
+    still = tuple(dataclasses.replace(one, swap_in_pages=100) for one in sample.readings)
+    assert gate("20 ms").evaluate(sample.replace(readings=still)).outcome is Outcome.PASS

@@ -79,3 +79,43 @@ def test_a_process_that_is_gone_has_no_memory():
 
 def test_the_clock_cost_is_that_of_one_reading():
     assert 1 <= sensors.clock_cost_ns() < 1_000_000
+
+
+def test_the_mark_of_memory_is_set_back_where_the_kernel_can(bench):
+    block = bytearray(64 * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    before = processes.status_bytes()["VmHWM"]
+    del block
+    done = processes.reset_peak()
+    after = processes.status_bytes()["VmHWM"]
+    assert after <= before
+    assert done == (before - after > 32 * 2**20)
+    assert not processes.reset_peak("none")
+
+
+def test_a_control_group_is_the_models_only_if_it_is_alone_there(tmp_path):
+    proc, groups = tmp_path / "proc/7", tmp_path / "cgroup/model.scope"
+    proc.mkdir(parents=True)
+    groups.mkdir(parents=True)
+
+    def peak():
+        return processes.cgroup_peak_bytes(7, proc=tmp_path / "proc", cgroups=tmp_path / "cgroup")
+
+    assert peak() is None
+    (proc / "cgroup").write_text("0::/model.scope\n")
+    (groups / "memory.peak").write_text("123456\n")
+    (groups / "cgroup.procs").write_text("7\n8\n")
+    assert peak() is None
+    (groups / "cgroup.procs").write_text("7\n")
+    assert peak() == 123456
+    (groups / "memory.peak").unlink()
+    assert peak() is None
+    (proc / "cgroup").write_text("0::/\n")
+    assert peak() is None
+
+
+def test_pages_read_back_from_swap_are_counted_for_the_board(bench):
+    assert sensors.reading(None)["swap_in_pages"] is None
+    bench.put("proc/vmstat", "pswpin 17\npswpout 40\noom_kill 2\n")
+    assert sensors.reading(None)["swap_in_pages"] == 17
+    assert sensors.vmstat("oom_kill") == 2
