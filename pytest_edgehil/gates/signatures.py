@@ -38,8 +38,9 @@ _TEXTS = {
             "peak_rss=None, full=False, alpha=None"
         ),
         (
-            "the model must run for a duration such as '1 h' without crashing, growing (leak='5 MiB/h'), getting "
-            "slower (drift='10 %') or holding too much memory (peak_rss='180 MiB'); full=True never passes before the end."
+            "the model must run for a duration such as '1 h' without crashing, growing (leak='5 MiB/h'), "
+            "getting slower (drift='10 %') or holding too much memory (peak_rss='180 MiB'); full=True never passes "
+            "before the end."
         ),
     ),
     "size": (
