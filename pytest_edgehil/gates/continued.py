@@ -282,5 +282,5 @@ def _paired(runs: Sequence[Sample]) -> tuple[Paired, ...]:
     for baseline, digest in kinds:
         parts = [s for one in runs for s in one.paired if (s.baseline, s.digest) == (baseline, digest)]
         pairs = tuple(pair for part in parts for pair in part.pairs)
-        found.append(Paired(baseline=baseline, digest=digest, seed=parts[0].seed, pairs=pairs))
+        found.append(dataclasses.replace(parts[-1], seed=parts[0].seed, pairs=pairs))
     return tuple(found)

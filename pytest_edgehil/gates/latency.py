@@ -1,4 +1,4 @@
-"""`p95_latency` and `quantile_latency`: is a quantile of the latency within its budget?
+"""`p95_latency` and `quantile_latency` with a budget: is a quantile of the latency within it?
 
 "The p95 is at most 12 ms" is the same statement as "at most 5 % of all inferences take longer than 12 ms". The second
 form is about a rate, and a rate is decided by the e-process of `stats.eprocess`, corrected for correlated latencies
@@ -94,7 +94,7 @@ class LatencyQuantile:
             raise ValueError(f"latencies must have shape (n,), not {latencies.shape}")
         if latencies.shape[0] == 0:
             return self._open(sample, latencies)
-        trouble = _no_measurement(latencies)
+        trouble = no_measurement(latencies)
         if trouble is not None:
             return self._verdict(
                 Outcome.INVALID,
@@ -104,14 +104,14 @@ class LatencyQuantile:
                 would_change=outlook.AGAIN,
             )
         valid = validity.of_timing(sample)
-        drift = self._drift(sample)
+        drift = validity.temperature_drift(sample, self.max_drift_c)
         trouble = "; ".join(one for one in (valid.trouble, drift.trouble) if one is not None)
         if trouble:
             return self._verdict(
                 Outcome.INVALID,
                 sample,
                 n=latencies.shape[0],
-                observed=_quantile(latencies, self.quantile),
+                observed=observed_quantile(latencies, self.quantile),
                 reason=f"{self._label} latency is not usable: {trouble}",
                 would_change=outlook.AGAIN,
             )
@@ -156,7 +156,7 @@ class LatencyQuantile:
         if decision is Decision.OPEN or look is None:
             return self._open(sample, latencies, look, judge=judge, unseen=unseen)
         part = latencies[: look.n]
-        observed = _quantile(part, self.quantile)
+        observed = observed_quantile(part, self.quantile)
         passed = decision is Decision.BELOW
         bounds = self._bounds(part, look.inflation)
         budget, rate = _ms(self.budget_ns), format_number(100 * self._rate)
@@ -206,7 +206,7 @@ class LatencyQuantile:
             Outcome.INCONCLUSIVE,
             sample,
             n=sample.n,
-            observed=_quantile(latencies, self.quantile) if latencies.shape[0] else None,
+            observed=observed_quantile(latencies, self.quantile) if latencies.shape[0] else None,
             bounds=None if look is None else self._bounds(latencies, look.inflation),
             reason=f"{self._label} latency is undecided: {said}{spent}",
             look=look,
@@ -233,7 +233,7 @@ class LatencyQuantile:
             )
             return said, f"inferences over another {format_duration(missing_ns)}, which a PASS needs (min_duration)"
         change = outlook.of_quantile(Outcome.INCONCLUSIVE, self._around(latencies, look, judge))
-        observed, budget = _ms(_quantile(latencies, self.quantile)), _ms(self.budget_ns)
+        observed, budget = _ms(observed_quantile(latencies, self.quantile)), _ms(self.budget_ns)
         if n < fewest:
             said = f"{look.exceedances} of {look.n} inferences took longer than {budget}, too few inferences to tell"
             return f"{said} (a PASS takes at least {fewest})", change
@@ -274,23 +274,6 @@ class LatencyQuantile:
         low = float(ordered[n - fewest]) if fewest <= n else 0.0
         high = float(ordered[n - 1 - most]) if 0 <= most < n else None
         return low, high
-
-    def _drift(self, sample: Sample) -> validity.Validity:
-        """Did the temperature stand still while latency was measured? Looked at only when the marker asks."""
-        readings = [(one.at_s, one.temperature_c) for one in sample.readings if one.temperature_c is not None]
-        if self.max_drift_c is None or len(readings) < 2:
-            seen = "was not asked for (max_drift)" if self.max_drift_c is None else "fewer than two readings of it"
-            return validity.Validity(trouble=None, unseen=(f"thermal plateau: {seen}",))
-        values = [value for _, value in readings]
-        edge = max(1, min(30, len(values) // 3))
-        moved = sum(values[-edge:]) / edge - sum(values[:edge]) / edge
-        if abs(moved) > self.max_drift_c:
-            return validity.Validity(
-                trouble=f"the temperature moved by {moved:+.1f} °C during the measurement "
-                f"(at most {self.max_drift_c:g} °C are allowed)",
-                unseen=(),
-            )
-        return validity.Validity(trouble=None, unseen=())
 
     def _verdict(
         self,
@@ -338,30 +321,7 @@ class LatencyQuantile:
         )
 
 
-def declare_p95(  # noqa: D103 - the marker's signature; registry.SIGNATURES documents it
-    budget: object,
-    *,
-    alpha: object = None,
-    max_samples: object = 1000,
-    max_duration: object = "10 min",
-    min_duration: object = "0 s",
-    max_drift: object = None,
-    settings: GateSettings,
-) -> LatencyQuantile:
-    return declare_quantile(
-        0.95,
-        budget,
-        alpha=alpha,
-        max_samples=max_samples,
-        max_duration=max_duration,
-        min_duration=min_duration,
-        max_drift=max_drift,
-        settings=settings,
-        name="p95_latency",
-    )
-
-
-def declare_quantile(  # noqa: D103 - see above
+def declare_quantile(  # noqa: D103 - the form of the marker with a budget, see `latency_forms`
     q: object,
     budget: object,
     *,
@@ -385,7 +345,7 @@ def declare_quantile(  # noqa: D103 - see above
     )
 
 
-def _no_measurement(latencies: npt.NDArray[np.int64]) -> str | None:
+def no_measurement(latencies: npt.NDArray[np.int64]) -> str | None:
     """Why these numbers cannot be durations; None when they can."""
     import numpy as np
 
@@ -412,7 +372,7 @@ def _elapsed_ns(sample: Sample, latencies: npt.NDArray[np.int64]) -> npt.NDArray
     return np.asarray(np.concatenate(([0], np.cumsum(gaps))) + latencies)
 
 
-def _quantile(latencies: npt.NDArray[np.int64], quantile: float) -> float:
+def observed_quantile(latencies: npt.NDArray[np.int64], quantile: float) -> float:
     """The observed quantile: the smallest latency that at least this share of all does not exceed."""
     import numpy as np
 

@@ -6,6 +6,7 @@ The plugin imports this in every pytest run, so neither numpy nor scipy may be i
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_edgehil.errors import MarkerError, UserError
-from pytest_edgehil.gates import accuracy, cold_start, latency, memory, size, soak, thermal
+from pytest_edgehil.gates import accuracy, cold_start, latency_forms, memory, size, soak, thermal
 from pytest_edgehil.gates.gate import Gate, GateSettings
 from pytest_edgehil.gates.signatures import SIGNATURES, TAKES
 
@@ -35,12 +36,12 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
             restore=accuracy.Accuracy,
         ),
         "p95_latency": _Kind(
-            declare=latency.declare_p95,
-            restore=latency.LatencyQuantile,
+            declare=latency_forms.declare_p95,
+            restore=functools.partial(latency_forms.restore, "p95_latency"),
         ),
         "quantile_latency": _Kind(
-            declare=latency.declare_quantile,
-            restore=lambda **recorded: latency.LatencyQuantile(name="quantile_latency", **recorded),
+            declare=latency_forms.declare_quantile,
+            restore=functools.partial(latency_forms.restore, "quantile_latency"),
         ),
         "peak_rss": _Kind(
             declare=memory.declare,

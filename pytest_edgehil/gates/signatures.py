@@ -14,12 +14,21 @@ _TEXTS = {
         ),
     ),
     "p95_latency": (
-        "budget, *, alpha=None, max_samples=1000, max_duration='10 min', min_duration='0 s', max_drift=None",
-        "the 95th percentile of the latency must be within a budget such as '12 ms'.",
+        (
+            "budget=None, *, baseline=None, ratio=None, pairs=20, block=50, alpha=None, max_samples=1000, "
+            "max_duration='10 min', min_duration='0 s', max_drift=None"
+        ),
+        (
+            "the 95th percentile of the latency must be within a budget such as '12 ms', or at most ratio=1.10 times "
+            "that of a baseline='digits-fp32' on the same board."
+        ),
     ),
     "quantile_latency": (
-        "q, budget, *, alpha=None, max_samples=1000, max_duration='10 min', min_duration='0 s', max_drift=None",
-        "a quantile of the latency, such as q=0.99, must be within a budget such as '20 ms'.",
+        (
+            "q, budget=None, *, baseline=None, ratio=None, pairs=20, block=50, alpha=None, max_samples=1000, "
+            "max_duration='10 min', min_duration='0 s', max_drift=None"
+        ),
+        "the same for another quantile of the latency, such as q=0.99.",
     ),
     "peak_rss": (
         "budget, *, of='process'",

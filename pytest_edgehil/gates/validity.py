@@ -182,6 +182,24 @@ def swap_in(sample: Sample) -> Validity:
     return Validity(trouble=None, unseen=())
 
 
+def temperature_drift(sample: Sample, limit_c: float | None) -> Validity:
+    """Did the temperature stand still while latency was measured? Looked at only where there is a limit."""
+    readings = [(one.at_s, one.temperature_c) for one in sample.readings if one.temperature_c is not None]
+    if limit_c is None or len(readings) < 2:
+        seen = "was not asked for (max_drift)" if limit_c is None else "fewer than two readings of it"
+        return Validity(trouble=None, unseen=(f"thermal plateau: {seen}",))
+    values = [value for _, value in readings]
+    edge = max(1, min(30, len(values) // 3))
+    moved = sum(values[-edge:]) / edge - sum(values[:edge]) / edge
+    if abs(moved) > limit_c:
+        return Validity(
+            trouble=f"the temperature moved by {moved:+.1f} °C during the measurement "
+            f"(at most {limit_c:g} °C are allowed)",
+            unseen=(),
+        )
+    return Validity(trouble=None, unseen=())
+
+
 def clock_cost(sample: Sample, budget_ns: float) -> tuple[str, ...]:
     """A warning when reading the board's clock costs more than `CLOCK_COST_SHARE` of the budget."""
     if sample.conditions is None or sample.conditions.clock_cost_ns <= CLOCK_COST_SHARE * budget_ns:

@@ -60,16 +60,21 @@ class Paired:
     """Interleaved blocks of the model under test and of a baseline on the same board.
 
     Args:
-        baseline: label of the baseline's artifact.
+        baseline: the baseline's artifact as the gate's marker names it.
         digest: of its bundle, as the board re-hashed it.
-        seed: of the order within the pairs.
+        seed: of the order within the pairs: pair k's candidate comes first if draw k of `random.Random(seed)` is
+            below one half.
         pairs: in the order of time.
+        label: name, version and quantisation of the baseline, for people.
+        baseline_peak_rss_bytes: VmHWM of the baseline's process, which is apart from the candidate's; None if unknown.
     """
 
     baseline: str
     digest: str
     seed: int
     pairs: tuple[BlockPair, ...]
+    label: str = ""
+    baseline_peak_rss_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,6 +160,7 @@ _METRIC_UNITS: Final = {
     "bytes": ("mib", "MiB", 2.0**20),
     "bytes/h": ("mib_per_h", "MiB/h", 2.0**20),
     "fraction": ("percent", "%", 0.01),
+    "ratio": ("ratio", "×", 1.0),
     "°C": ("c", "°C", 1.0),
 }
 

@@ -37,6 +37,8 @@ def quantity(value: float | None, unit: str, *, digits: int = 3) -> str:
     ('12.3 ms', '99.3 %', '5 MiB/h')
     >>> quantity(71.25, "°C"), quantity(None, "ns"), quantity(float("inf"), "bytes")
     ('71.2 °C', '–', '∞')
+    >>> quantity(1.0312, "ratio")
+    '×1.03'
     """
     if value is None:
         return NOTHING
@@ -54,6 +56,7 @@ _WRITERS: Final[Mapping[str, Callable[[float, int], str]]] = {
     "bytes": lambda value, digits: format_size(value, digits=digits),
     "bytes/h": lambda value, digits: f"{format_size(value, digits=digits)}/h",
     "fraction": lambda value, digits: f"{format_number(value * 100, digits=digits)} %",
+    "ratio": lambda value, digits: f"×{format_number(value, digits=digits)}",
 }
 
 

@@ -1,15 +1,15 @@
 """Looking several times at a growing sample without spending more than α: group-sequential boundaries.
 
-For statistics that behave like a Brownian motion in the share of the information seen. The error is spent by
-O'Brien and Fleming's function: almost nothing early, nearly all at the end, so that the last look is hardly stricter
-than a single test would be.
+For statistics that behave like a Brownian motion in the share of the information seen. By O'Brien and Fleming's
+function almost nothing is spent early and nearly all at the end, so that the last look is hardly stricter than a
+single test would be. By Pocock's much is spent early: clear cases end soon, and close ones need a little more.
 
 Sources: Lan & DeMets 1983; Armitage, McPherson & Rowe 1969 (the recursive integration).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,21 +28,39 @@ def obrien_fleming(shares: npt.ArrayLike, alpha: float) -> FloatArray:
     return np.asarray(2.0 * special.ndtr(special.ndtri(alpha / 2.0) / np.sqrt(shares)), dtype=np.float64)
 
 
-def boundaries(shares: Sequence[float], alpha: float, *, points: int = 1001) -> tuple[float, ...]:
+def pocock(shares: npt.ArrayLike, alpha: float) -> FloatArray:
+    """The error spent by the time each share of the information is seen: α·ln(1 + (e - 1)·t).
+
+    >>> [round(float(one), 4) for one in pocock([0.3, 1.0], 0.05)]
+    [0.0208, 0.05]
+    """
+    return np.asarray(alpha * np.log1p((np.e - 1.0) * np.asarray(shares, dtype=np.float64)), dtype=np.float64)
+
+
+def boundaries(
+    shares: Sequence[float],
+    alpha: float,
+    *,
+    points: int = 1001,
+    spend: Callable[[npt.ArrayLike, float], FloatArray] = obrien_fleming,
+) -> tuple[float, ...]:
     """Critical values of z, one per look, of a one-sided test that spends `alpha` in all.
 
     Args:
         shares: information seen at each look, growing, in (0, 1].
         alpha: error rate of the whole procedure.
         points: grid of the numerical integration.
+        spend: shares, α → the error spent by then.
 
     Returns:
         z-values: cross one of them at its look and stop.
 
     >>> [round(one, 2) for one in boundaries([0.2, 0.4, 0.6, 0.8, 1.0], 0.025)]
     [4.88, 3.36, 2.68, 2.29, 2.03]
+    >>> [round(one, 2) for one in boundaries([0.3, 0.4, 0.6, 0.8, 1.0], 0.05, spend=pocock)]
+    [2.04, 2.2, 2.11, 2.08, 2.07]
     """
-    spent = obrien_fleming(shares, alpha)
+    spent = spend(shares, alpha)
     found: list[float] = []
     grid = density = np.empty(0)
     for look, share in enumerate(shares):

@@ -1,0 +1,117 @@
+"""What `p95_latency` and `quantile_latency` may be held against: a budget, a baseline on the same board, or a golden.
+
+One marker, three gates: which one it is says the argument that is given, and recorded arguments are told apart the
+same way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_edgehil.errors import MarkerError
+from pytest_edgehil.gates import against_baseline, arguments, latency
+from pytest_edgehil.gates.against_baseline import BLOCK, PAIRS, AgainstBaseline
+from pytest_edgehil.gates.gate import Gate, GateSettings
+
+MAX_SAMPLES = 1000
+MIN_DURATION = "0 s"
+
+
+def declare_p95(  # noqa: D103 - the marker's signature; registry.SIGNATURES documents it
+    budget: object = None,
+    *,
+    baseline: object = None,
+    ratio: object = None,
+    pairs: object = PAIRS,
+    block: object = BLOCK,
+    alpha: object = None,
+    max_samples: object = MAX_SAMPLES,
+    max_duration: object = "10 min",
+    min_duration: object = MIN_DURATION,
+    max_drift: object = None,
+    settings: GateSettings,
+) -> Gate:
+    return declare_quantile(
+        0.95,
+        budget,
+        baseline=baseline,
+        ratio=ratio,
+        pairs=pairs,
+        block=block,
+        alpha=alpha,
+        max_samples=max_samples,
+        max_duration=max_duration,
+        min_duration=min_duration,
+        max_drift=max_drift,
+        settings=settings,
+        name="p95_latency",
+    )
+
+
+def declare_quantile(  # noqa: D103 - see above
+    q: object,
+    budget: object = None,
+    *,
+    baseline: object = None,
+    ratio: object = None,
+    pairs: object = PAIRS,
+    block: object = BLOCK,
+    alpha: object = None,
+    max_samples: object = MAX_SAMPLES,
+    max_duration: object = "10 min",
+    min_duration: object = MIN_DURATION,
+    max_drift: object = None,
+    settings: GateSettings,
+    name: str = "quantile_latency",
+) -> Gate:
+    _one_of(budget=budget, baseline=baseline)
+    if baseline is not None:
+        _refuse("baseline", "pairs and block", max_samples=(max_samples, MAX_SAMPLES))
+        _refuse("baseline", "pairs and block", min_duration=(min_duration, MIN_DURATION))
+        return against_baseline.declare(
+            name,
+            arguments.fraction("q", q, low=0.5, high=1.0),
+            baseline=baseline,
+            ratio=ratio,
+            alpha=alpha,
+            pairs=pairs,
+            block=block,
+            max_duration=max_duration,
+            max_drift=max_drift,
+            settings=settings,
+        )
+    _refuse("budget", "max_samples", ratio=(ratio, None), pairs=(pairs, PAIRS), block=(block, BLOCK))
+    return latency.declare_quantile(
+        q,
+        budget,
+        alpha=alpha,
+        max_samples=max_samples,
+        max_duration=max_duration,
+        min_duration=min_duration,
+        max_drift=max_drift,
+        settings=settings,
+        name=name,
+    )
+
+
+def restore(name: str, **recorded: Any) -> Gate:
+    """The gate whose `Gate.arguments` these are."""
+    if "baseline" in recorded:
+        return AgainstBaseline(name=name, **recorded)
+    return latency.LatencyQuantile(name=name, **recorded)
+
+
+def _one_of(**given: object) -> None:
+    """Exactly one of these must be there."""
+    named = [name for name, value in given.items() if value is not None]
+    if not named:
+        raise MarkerError(f"missing what to hold it against: pass one of {', '.join(given)}")
+    if len(named) > 1:
+        raise MarkerError(f"{' and '.join(named)} are given, but only one of them can be held against; remove one")
+
+
+def _refuse(form: str, instead: str, **given: tuple[object, object]) -> None:
+    """Arguments that mean nothing in this form; given as (value, default)."""
+    for name, (value, default) in given.items():
+        if value != default:
+            raise MarkerError(f"{name} means nothing with {form}; there it is {instead} that say how much is measured")

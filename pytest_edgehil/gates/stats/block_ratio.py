@@ -1,0 +1,216 @@
+"""How many times as slow is one model as another, at a quantile? From blocks of inferences measured side by side.
+
+One model's block follows right after the other's on the same board, so whatever else changes there (temperature, what
+other programs do) meets both. The blocks of each model are pooled for the estimate, and the standard error comes from
+leaving one pair out at a time: that takes the correlation within a block into account, whatever its form, as long as
+blocks are long against it.
+
+The logarithm of the ratio is used: its distribution is nearly symmetric, and a board that is slower throughout adds
+the same to both sides.
+
+Sources: Harrell & Davis 1982 (the quantile); Efron & Stein 1981 (the jackknife's variance); Lan & DeMets 1983
+(looking several times); Kalibera & Jones 2013 (ratios of benchmarks with effects between runs).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from pytest_edgehil.gates.stats import spending
+from pytest_edgehil.gates.stats.harrell_davis import harrell_davis, weights
+
+FloatArray = npt.NDArray[np.float64]
+
+LOOK_SHARES = (0.3, 0.4, 0.6, 0.8, 1.0)
+"""Of the pairs that may be measured: where one looks; 6, 8, 12, 16 and 20 of 20."""
+
+FEWEST_BLOCKS = 6
+"""Fewer give a standard error that is itself known too badly: t with 4 degrees of freedom and less."""
+
+FEWEST_BEYOND = 5
+"""Inferences that must be expected beyond the quantile: with fewer the estimate rests on one or two values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogQuantile:
+    """The logarithm of a quantile, and what it would be without each block.
+
+    Args:
+        value: ln of the Harrell-Davis estimate over all blocks.
+        without: shape (k,): the same with block j left out.
+    """
+
+    value: float
+    without: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRatio:
+    """ln(candidate / baseline) with its standard error.
+
+    Args:
+        value: natural logarithm of the ratio.
+        error: its standard error; 0 when no pair differs from any other, which is no measurement.
+        df: degrees of freedom of the error.
+    """
+
+    value: float
+    error: float
+    df: float
+
+    def bounds(self, critical: float) -> tuple[float, float]:
+        """The ratio's lower and upper bound, `critical` standard errors away; each is one-sided.
+
+        >>> low, high = LogRatio(value=0.0, error=0.05, df=19).bounds(2.0)
+        >>> round(low, 4), round(high, 4)
+        (0.9048, 1.1052)
+        """
+        return math.exp(self.value - critical * self.error), math.exp(self.value + critical * self.error)
+
+
+def log_quantile(blocks: npt.ArrayLike, q: float) -> LogQuantile:
+    """Natural logarithm of a quantile over all blocks and without each of them.
+
+    Args:
+        blocks: shape (k, m), k ≥ 2, all above zero: one block per row.
+        q: which quantile, 0 < q < 1.
+
+    >>> found = log_quantile([[1.0, 2.0], [1.0, 2.0]], 0.5)
+    >>> round(math.exp(found.value), 3), found.without.round(3).tolist()
+    (1.5, [0.405, 0.405])
+    """
+    values = np.asarray(blocks, dtype=np.float64)
+    count, size = values.shape
+    flat = values.ravel()
+    order = np.argsort(flat, kind="stable")
+    ordered, owner = flat[order], order // size
+    # every row of `left` is the sorted pool without one block: sorted once, cut k times
+    kept = owner[np.newaxis, :] != np.arange(count)[:, np.newaxis]
+    left = np.broadcast_to(ordered, kept.shape)[kept].reshape(count, (count - 1) * size)
+    return LogQuantile(value=math.log(harrell_davis(ordered, q)), without=np.log(left @ weights((count - 1) * size, q)))
+
+
+def jackknife_error(without: npt.ArrayLike) -> float:
+    """Standard error from the delete-one estimates: sqrt((k - 1)/k · Σ (θ_j - mean θ)²).
+
+    Args:
+        without: shape (k,): the estimate with one block (or pair) left out.
+
+    >>> values = np.array([1.0, 2.0, 4.0, 7.0])
+    >>> left_out = (values.sum() - values) / 3
+    >>> bool(np.isclose(jackknife_error(left_out), values.std(ddof=1) / 2))  # of a mean: its classical error
+    True
+    """
+    estimates = np.asarray(without, dtype=np.float64)
+    k = estimates.shape[0]
+    error = math.sqrt((k - 1) / k * float(((estimates - estimates.mean()) ** 2).sum()))
+    return error if error > 1e-12 else 0.0  # blocks that are all alike, but for rounding
+
+
+def paired_ratio(candidate: npt.ArrayLike, baseline: npt.ArrayLike, q: float) -> LogRatio:
+    """Natural logarithm of the ratio of two quantiles, from pairs of blocks.
+
+    Args:
+        candidate, baseline: shape (k, m), k ≥ 2, all above zero; row j of both was measured side by side.
+        q: which quantile, 0 < q < 1.
+
+    >>> rng = np.random.default_rng(1)
+    >>> board = rng.lognormal(0.0, 0.3, (20, 1))  # a board that changes its speed all the time
+    >>> candidate, baseline = (board * rng.lognormal(0.0, 0.05, (20, 50)) for _ in range(2))
+    >>> found = paired_ratio(1.2 * candidate, baseline, 0.95)
+    >>> round(math.exp(found.value), 1), found.error < 0.05, found.df
+    (1.2, True, 19)
+    """
+    ours, theirs = log_quantile(candidate, q), log_quantile(baseline, q)
+    return LogRatio(
+        value=ours.value - theirs.value,
+        error=jackknife_error(ours.without - theirs.without),
+        df=ours.without.shape[0] - 1,
+    )
+
+
+def session_ratio(now: LogQuantile, then: LogQuantile, *, spread: float) -> LogRatio:
+    """Natural logarithm of the ratio of a quantile in this session to that in a stored one.
+
+    Every session (a boot, a day, a board of the same class) has a speed of its own: with a standard deviation of
+    `spread` each, two of them differ by 2·spread² in variance, which no number of inferences within one can show.
+
+    Args:
+        now, then: of blocks of consecutive inferences.
+        spread: relative standard deviation between sessions; it is believed, hence without degrees of freedom.
+
+    Returns:
+        The ratio; df by Welch and Satterthwaite.
+
+    >>> rng = np.random.default_rng(1)
+    >>> now, then = (log_quantile(rng.lognormal(0.0, 0.05, (20, 50)), 0.95) for _ in range(2))
+    >>> found = session_ratio(now, then, spread=0.03)
+    >>> found.error > 0.0424, found.df > 500
+    (True, True)
+    """
+    return stored_ratio(
+        now,
+        then_value=then.value,
+        then_error=jackknife_error(then.without),
+        then_blocks=then.without.shape[0],
+        spread=spread,
+    )
+
+
+def stored_ratio(
+    now: LogQuantile, *, then_value: float, then_error: float, then_blocks: int, spread: float
+) -> LogRatio:
+    """As `session_ratio`, where only the figures of the stored session are at hand.
+
+    Args:
+        now: of blocks of consecutive inferences.
+        then_value: ln of the stored session's quantile.
+        then_error: its jackknife standard error.
+        then_blocks: from so many blocks.
+        spread: relative standard deviation between sessions.
+
+    Returns:
+        The ratio; error 0 when this session's blocks are all alike.
+    """
+    error, k = jackknife_error(now.without), now.without.shape[0]
+    if error == 0.0:
+        return LogRatio(value=now.value - then_value, error=0.0, df=k - 1)
+    variance = error**2 + then_error**2 + 2.0 * spread**2
+    estimated = error**4 / (k - 1) + then_error**4 / (then_blocks - 1)
+    return LogRatio(value=now.value - then_value, error=math.sqrt(variance), df=variance**2 / estimated)
+
+
+@functools.lru_cache(maxsize=256)
+def looks(most: int, block: int, q: float) -> tuple[int, ...]:
+    """The numbers of pairs at which one looks; empty when `most` pairs are too few for this quantile.
+
+    >>> looks(20, 50, 0.95), looks(6, 50, 0.95), looks(20, 50, 0.99), looks(20, 50, 0.999)
+    ((6, 8, 12, 16, 20), (6,), (12, 16, 20), ())
+    """
+    # 1 - 0.99 is a little more or less than 0.01 in binary, and so is 0.3 · 20
+    counts = {max(FEWEST_BLOCKS, math.ceil(round(share * most, 9))) for share in LOOK_SHARES}
+    beyond = round(1.0 - q, 12) * block
+    return tuple(sorted(one for one in counts if one <= most and round(one * beyond, 9) >= FEWEST_BEYOND))
+
+
+@functools.lru_cache(maxsize=256)
+def critical_values(at: tuple[int, ...], most: int, alpha: float) -> tuple[float, ...]:
+    """How many standard errors away the limit must be at each look: t with one degree of freedom less than pairs.
+
+    The boundaries of a Brownian motion whose error is spent by Pocock's function, each moved from the normal
+    distribution to the t distribution at the same tail probability.
+
+    >>> [round(one, 2) for one in critical_values((6, 8, 12, 16, 20), 20, 0.05)]
+    [2.72, 2.77, 2.4, 2.29, 2.22]
+    >>> round(critical_values((20,), 20, 0.05)[0], 3)  # one look: an ordinary t test
+    1.729
+    """
+    normal = spending.boundaries([one / most for one in at], alpha, points=401, spend=spending.pocock)
+    tails = special.ndtr(-np.asarray(normal))
+    return tuple(float(stats.t.isf(tail, one - 1)) for tail, one in zip(tails, at, strict=True))
