@@ -11,10 +11,15 @@ schema              1
 latencies_ns        list of integers ≥ 1, at least one
 gap_ns              integer ≥ 0: idle time between two inferences; default 0
 period_s            number > 0: time between two sensor readings; default 1
-rss_bytes           list of integers ≥ 0; empty: the sensor does not exist (likewise the next three)
+rss_bytes           list of integers ≥ 0; empty: the sensor does not exist (likewise the next five)
 temperature_c       list of numbers
 throttled           list of integers: bits of ``vcgencmd get_throttled``
 arm_hz              list of integers ≥ 0
+npu_percent         list of numbers
+power_w             list of numbers
+first_token_ns      list of integers ≥ 1: from the start of a generation to its first token; empty: it generates none
+token_ns            list of integers ≥ 1: every further token
+token_ids           list of integers ≥ 0: what comes out, token by token; empty: 0 each time
 inputs              name → {"dtype": "float32", "shape": [1, 1, 8, 8]}; empty: any feed is taken
 outputs             name → nested list; its first axis is the item; every leaf is a float32
 load_ns             integer ≥ 1: what a load of the model is said to take
@@ -27,6 +32,11 @@ How it is played back:
 - The playback has a clock of its own that starts at 0 when the model is loaded; no real time passes. Inference *k*
   since the load (k = 0, 1, …; warm-up is not counted) takes ``latencies_ns[k mod n]``; the next one starts
   ``gap_ns`` after it ended. A demand for seconds is met on this clock, so an hour of soak takes moments.
+- At a given rate the schedule says when an inference is due and ``gap_ns`` plays no part: it starts then, or when the
+  one before has ended, whichever is later. The queue is a simulated one, so a trace gives the same responses each time.
+- Generation *g* since the load takes ``first_token_ns[g mod n]`` to its first token; further token *t* since the load
+  (counted over all generations) takes ``token_ns[t mod m]``; the token that comes out is ``token_ids[c mod k]``, with
+  *c* counting every token since the load. The first of the ids to stop at ends the generation and is part of it.
 - Reading *j* since the load (j = 0, 1, …) stands at ``at_s = j · period_s`` of that clock and takes
   ``list[j mod len(list)]`` of each sensor.
 - Item *i* of a request (row i of its feeds) gets ``outputs[name][i mod m]`` as ``outputs[name][i : i + 1]``;
@@ -76,6 +86,11 @@ class Trace:
     temperature_c: tuple[float, ...] = ()
     throttled: tuple[int, ...] = ()
     arm_hz: tuple[int, ...] = ()
+    npu_percent: tuple[float, ...] = ()
+    power_w: tuple[float, ...] = ()
+    first_token_ns: tuple[int, ...] = ()
+    token_ns: tuple[int, ...] = ()
+    token_ids: tuple[int, ...] = ()
     inputs: Mapping[str, TensorShape] = field(default_factory=dict)
     outputs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
@@ -138,6 +153,11 @@ def trace_bytes(trace: Trace) -> bytes:
         "temperature_c": list(trace.temperature_c),
         "throttled": list(trace.throttled),
         "arm_hz": list(trace.arm_hz),
+        "npu_percent": list(trace.npu_percent),
+        "power_w": list(trace.power_w),
+        "first_token_ns": list(trace.first_token_ns),
+        "token_ns": list(trace.token_ns),
+        "token_ids": list(trace.token_ids),
         "inputs": {name: {"dtype": one.dtype, "shape": list(one.shape)} for name, one in trace.inputs.items()},
         "outputs": {name: list(values) for name, values in trace.outputs.items()},
         "load_ns": trace.load_ns,
@@ -193,6 +213,11 @@ def parse_trace(data: bytes, *, where: str = TRACE_NAME) -> Trace:
         temperature_c=reader.numbers("temperature_c"),
         throttled=reader.integers("throttled", at_least=0),
         arm_hz=reader.integers("arm_hz", at_least=0),
+        npu_percent=reader.numbers("npu_percent"),
+        power_w=reader.numbers("power_w"),
+        first_token_ns=reader.integers("first_token_ns", at_least=1),
+        token_ns=reader.integers("token_ns", at_least=1),
+        token_ids=reader.integers("token_ids", at_least=0),
         inputs=reader.inputs(),
         outputs=reader.outputs(),
         load_ns=reader.integer("load_ns", 1_000_000, at_least=1),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_edgehil.board.wire import Message
 from pytest_edgehil.errors import ProtocolError
 from pytest_edgehil.model.sample import ColdStart, Conditions, SensorReading
+from pytest_edgehil.model.series import OpenLoop
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,6 +100,7 @@ class Measured:
         cgroup_peak_bytes: ``memory.peak`` of the process's own control group, if it has one.
         duration_s: from the first inference to the end of the last one, board's clock.
         cancelled: it was ended early.
+        at_rate: when each inference was due, if it was measured at a given rate.
     """
 
     latencies_ns: Int64Array
@@ -109,6 +111,7 @@ class Measured:
     conditions: Conditions
     duration_s: float
     cancelled: bool
+    at_rate: OpenLoop | None = None
     steady_peak_rss_bytes: int | None = None
     cgroup_peak_bytes: int | None = None
 
@@ -308,6 +311,7 @@ def reading(fields: Fields) -> SensorReading:
         arm_hz=fields.integer_or_none("arm_hz"),
         throttled=fields.integer_or_none("throttled"),
         npu_percent=fields.number_or_none("npu_percent"),
+        power_w=fields.number_or_none("power_w"),
         swap_in_pages=fields.integer_or_none("swap_in_pages"),
     )
 

@@ -30,6 +30,7 @@ from pytest_edgehil.board.tally import Tally
 from pytest_edgehil.errors import BoardError, DatasetError, ModelError, Overheated, UserError
 from pytest_edgehil.model.artifact import Combo
 from pytest_edgehil.model.board import Board
+from pytest_edgehil.model.quantity import rate_per_second
 from pytest_edgehil.model.record import BoardRef
 from pytest_edgehil.model.sample import Sample, SensorReading
 from pytest_edgehil.model.verdict import Demand
@@ -228,7 +229,12 @@ class Dut:
         return dict(timed.outputs)
 
     def measure(
-        self, feeds: Mapping[str, Array], *, inferences: int | None = None, seconds: float | None = None
+        self,
+        feeds: Mapping[str, Array],
+        *,
+        inferences: int | None = None,
+        seconds: float | None = None,
+        rate: str | None = None,
     ) -> Sample:
         """Time the same feeds again and again.
 
@@ -236,23 +242,25 @@ class Dut:
             feeds: input name → array, as the model takes them.
             inferences: end after so many.
             seconds: end after so long; with both, what comes first. One of them is needed.
+            rate: such as ``"20/s"``: so many are due, whether or not the one before has ended (`Sample.open_loop`).
 
         Returns:
             The sample with them.
 
         Raises:
-            UserError: neither a number nor a time is given.
+            UserError: neither a number nor a time is given, or the rate is none.
             ModelError, BoardError: as `run`.
         """
         self.loaded  # noqa: B018 - says what is missing when there is no model
         if inferences is None and seconds is None:
             raise UserError("dut.measure: pass inferences=… or seconds=…")
+        rate_hz = None if rate is None else rate_per_second(rate)
         arrays = {name: np.asarray(value) for name, value in feeds.items()}
         group = Group.of_one(arrays)
         with self._hands_on():
             self._warm_up(group)
             with self._step("measure"):
-                measured = self._measure(group, inferences=inferences, seconds=seconds)
+                measured = self._measure(group, inferences=inferences, seconds=seconds, rate_hz=rate_hz)
         self._fed.add_one(arrays)
         self._tally.add_measured(measured)
         return self._tally.sample
@@ -288,6 +296,9 @@ class Dut:
             UserError: the body fed nothing, so there is nothing to repeat.
             ModelError, BoardError: as `run`.
         """
+        if demand.rate_hz:
+            self._repeat(inferences=demand.inferences, seconds=None, rate_hz=demand.rate_hz)
+            return self._tally.sample
         before = self._tally.n
         left = demand.evaluations
         for course in self._courses:
@@ -393,7 +404,7 @@ class Dut:
         self._tally.add_evaluation(evaluation, new=first == 0)
         return evaluation
 
-    def _repeat(self, *, inferences: int | None, seconds: float | None) -> None:
+    def _repeat(self, *, inferences: int | None, seconds: float | None, rate_hz: float | None = None) -> None:
         groups = self._fed.groups()
         if not groups:
             raise UserError(
@@ -414,7 +425,10 @@ class Dut:
                 self._warm_up(group)
                 with self._step("measure"):
                     measured = self._measure(
-                        group, inferences=number, seconds=None if seconds is None else seconds * share
+                        group,
+                        inferences=number,
+                        seconds=None if seconds is None else seconds * share,
+                        rate_hz=rate_hz,
                     )
             self._tally.add_measured(measured)
 
@@ -426,9 +440,12 @@ class Dut:
         seconds: float | None,
         first: int = 0,
         keep_outputs: bool = False,
+        rate_hz: float | None = None,
     ) -> Measured:
         # Ten times as slow as the slowest warm-up is no slow board any more but a stuck one.
         expected_s = (inferences or 0) * self._pace_s * 10 + (seconds or 0.0) * 1.5
+        if rate_hz is not None:
+            expected_s += (inferences or 0) / rate_hz
         return self._session.client.measure(
             group.stacked,
             inferences=inferences,
@@ -436,6 +453,7 @@ class Dut:
             first=first,
             keep_outputs=keep_outputs,
             batched=group.batched,
+            rate_hz=rate_hz,
             timeout_s=RUN_S + expected_s,
             on_progress=self._watch,
         )

@@ -33,6 +33,7 @@ from pytest_edgehil.board.wire import Message
 from pytest_edgehil.board.zipapp import onboard_zipapp
 from pytest_edgehil.errors import EdgehilError, FlashError, ModelError, ProtocolError, RuntimeMissing
 from pytest_edgehil.model.sample import ColdStart, SensorReading
+from pytest_edgehil.model.series import OpenLoop
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -225,6 +226,7 @@ class OnboardClient:
         keep_outputs: bool = False,
         first: int = 0,
         batched: bool = True,
+        rate_hz: float | None = None,
         on_progress: Callable[[int, SensorReading | None], None] | None = None,
         timeout_s: float,
     ) -> Measured:
@@ -239,6 +241,8 @@ class OnboardClient:
             keep_outputs: bring back the outputs of the first min(m - first, inferences) items.
             first: number of the item to begin with.
             batched: an item is fed as ``feeds[name][i : i + 1]``; otherwise as ``feeds[name][i]``.
+            rate_hz: so many are due in a second, evenly spaced, whether or not the one before has ended; None: each
+                begins when the one before has ended. Measuring again at the same rate goes on with the same queue.
             on_progress: told the number of inferences so far and the newest sensor row, about every quarter of a
                 second; may raise, which cancels the measurement.
             timeout_s: deadline for all of it.
@@ -265,6 +269,7 @@ class OnboardClient:
             "warmup_s": warmup_s,
             "first": first,
             "keep": keep,
+            "rate_hz": rate_hz,
         }
         message, _ = self._conversation.ask("measure", asked, timeout_s=timeout_s, on_frame=gathered.add, on_tick=tick)
         fields = self._fields(message)
@@ -281,6 +286,7 @@ class OnboardClient:
             conditions=answers.conditions(fields),
             duration_s=fields.integer("duration_ns") / 1e9,
             cancelled=fields.flag("cancelled"),
+            at_rate=None if rate_hz is None else gathered.at_rate(rate_hz),
         )
 
     def cancel(self) -> None:
@@ -389,6 +395,8 @@ class _Gathered:
         self.inferences = 0
         self._starts: list[Array] = []
         self._latencies: list[Array] = []
+        self._intended: list[Array] = []
+        self._late: list[Array] = []
         self._outputs: list[dict[str, Array]] = []
         self._kept = 0
 
@@ -398,12 +406,13 @@ class _Gathered:
         count = fields.integer("count")
         match message.get("type"):
             case "samples":
-                if count < 1 or len(blob) != 16 * count:
-                    raise ProtocolError(f"{self._board_id}: {count} samples came in {len(blob)} bytes")
-                both = np.frombuffer(blob, dtype="<i8").reshape(2, count)
-                self._starts.append(both[0])
-                self._latencies.append(both[1])
-                self.inferences += count
+                starts, latencies = self._rows(blob, count, rows=2)
+                self._note(count, starts, latencies)
+            case "arrivals":
+                intended, starts, latencies, late = self._rows(blob, count, rows=4)
+                self._intended.append(intended)
+                self._late.append(late)
+                self._note(count, starts, latencies)
             case "outputs":
                 if fields.integer("first") != self._kept or count < 1:
                     raise ProtocolError(f"{self._board_id}: outputs of other items came than were expected")
@@ -413,6 +422,26 @@ class _Gathered:
                 self._kept += count
             case other:
                 raise ProtocolError(f"{self._board_id}: unexpected {str(other)[:40]!r} during a measurement")
+
+    def _rows(self, blob: bytes, count: int, *, rows: int) -> Array:
+        if count < 1 or len(blob) != 8 * rows * count:
+            raise ProtocolError(f"{self._board_id}: {count} samples came in {len(blob)} bytes")
+        return np.frombuffer(blob, dtype="<i8").reshape(rows, count)
+
+    def _note(self, count: int, starts: Array, latencies: Array) -> None:
+        self._starts.append(starts)
+        self._latencies.append(latencies)
+        self.inferences += count
+
+    def at_rate(self, rate_hz: float) -> OpenLoop:
+        """The same inferences with when they were due."""
+        return OpenLoop(
+            rate_hz=rate_hz,
+            intended_ns=_joined(self._intended),
+            starts_ns=self.starts_ns(),
+            latencies_ns=self.latencies_ns(),
+            late_ns=_joined(self._late),
+        )
 
     def starts_ns(self) -> Array:
         """Shape (n,), int64."""

@@ -11,7 +11,7 @@ from pytest_edgehil.board.answers import Measured, Timed
 from pytest_edgehil.board.evaluation import Evaluation
 from pytest_edgehil.errors import UserError
 from pytest_edgehil.model.sample import ColdStart, Conditions, Sample, SensorReading
-from pytest_edgehil.model.series import LinkDrop
+from pytest_edgehil.model.series import LinkDrop, OpenLoop
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,6 +39,7 @@ class Tally:
         self._duration_s = 0.0
         self._conditions: Conditions | None = None
         self._n = 0
+        self._open_loop: dict[float, list[OpenLoop]] = {}
         self._sample: Sample | None = None
 
     @property
@@ -63,6 +64,7 @@ class Tally:
                 artifact_size_bytes=self._artifact_size_bytes,
                 duration_s=self._duration_s,
                 conditions=self._with_restarts(),
+                open_loop=tuple(_one_series(parts) for parts in self._open_loop.values()),
                 steady_peak_rss_bytes=self._steady_peak_rss_bytes,
                 cgroup_peak_bytes=self._cgroup_peak_bytes,
                 crashes_at_s=tuple(at_s for at_s, _ in self._crashes),
@@ -89,7 +91,11 @@ class Tally:
         )
 
     def add_measured(self, measured: Measured) -> None:
-        """A measurement."""
+        """A measurement; one at a given rate is a series of its own."""
+        if measured.at_rate is not None:
+            self._open_loop.setdefault(measured.at_rate.rate_hz, []).append(measured.at_rate)
+            self._note(measured, duration_s=measured.duration_s)
+            return
         self._add(measured.starts_ns, measured.latencies_ns, measured, duration_s=measured.duration_s)
 
     def add_readings(self, readings: tuple[SensorReading, ...]) -> None:
@@ -139,6 +145,10 @@ class Tally:
         self._starts.append(starts_ns)
         self._latencies.append(latencies_ns)
         self._n += len(latencies_ns)
+        self._note(source, duration_s=duration_s)
+
+    def _note(self, source: Measured | Timed, *, duration_s: float) -> None:
+        """What every way of measuring tells of the board."""
         self._note_readings(source.readings)
         self._note_peak(source.peak_rss_bytes)
         self._steady_peak_rss_bytes = _larger(self._steady_peak_rss_bytes, source.steady_peak_rss_bytes)
@@ -172,6 +182,22 @@ def _joined(parts: list[Array]) -> Array:
     """One array of all parts; the list is left with that one, so that joining again costs nothing."""
     if len(parts) != 1:
         parts[:] = [np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)]
+    return parts[0]
+
+
+def _one_series(parts: list[OpenLoop]) -> OpenLoop:
+    """All parts as one; the list is left with that one, as `_joined` does."""
+    if len(parts) > 1:
+        known = [one.late_ns for one in parts if one.late_ns is not None]
+        parts[:] = [
+            OpenLoop(
+                rate_hz=parts[0].rate_hz,
+                intended_ns=np.concatenate([one.intended_ns for one in parts]),
+                starts_ns=np.concatenate([one.starts_ns for one in parts]),
+                latencies_ns=np.concatenate([one.latencies_ns for one in parts]),
+                late_ns=np.concatenate(known) if len(known) == len(parts) else None,
+            )
+        ]
     return parts[0]
 
 

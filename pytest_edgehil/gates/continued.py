@@ -263,13 +263,15 @@ def _open_loops(runs: Sequence[Sample]) -> tuple[OpenLoop, ...]:
     for rate_hz in rates:
         parts = [series for one in runs for series in one.open_loop if series.rate_hz == rate_hz]
         intended = _behind([(one.intended_ns, one.starts_ns + one.latencies_ns) for one in parts])
-        late = np.concatenate([one.starts_ns - one.intended_ns for one in parts])
+        waits = np.concatenate([one.starts_ns - one.intended_ns for one in parts])
+        late = [one.late_ns for one in parts if one.late_ns is not None]
         found.append(
             OpenLoop(
                 rate_hz=rate_hz,
                 intended_ns=intended,
-                starts_ns=intended + late,
+                starts_ns=intended + waits,
                 latencies_ns=np.concatenate([one.latencies_ns for one in parts]),
+                late_ns=np.concatenate(late) if len(late) == len(parts) else None,
             )
         )
     return tuple(found)

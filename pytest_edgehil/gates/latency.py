@@ -3,6 +3,10 @@
 "The p95 is at most 12 ms" is the same statement as "at most 5 % of all inferences take longer than 12 ms". The second
 form is about a rate, and a rate is decided by the e-process of `stats.eprocess`, corrected for correlated latencies
 by `stats.autocorrelation`. An inference that takes exactly the budget is within it.
+
+With ``rate="20/s"`` the same is asked of response times in an open loop (`timings`). There one stall delays a whole
+queue, and a sample that has not seen a stall yet looks better than it is; `stats.queueing` makes it count for less.
+`time_to_first_token` asks it of generations.
 """
 
 from __future__ import annotations
@@ -13,9 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_edgehil.gates import arguments, outlook, validity
+from pytest_edgehil.gates import arguments, outlook, timings, validity
 from pytest_edgehil.gates.gate import GateSettings
-from pytest_edgehil.model.quantity import duration_ns, format_duration, format_number
+from pytest_edgehil.gates.timings import Timings
+from pytest_edgehil.model.quantity import duration_ns, format_duration, format_number, format_rate, rate_per_second
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     Judge = Callable[[float], tuple[Decision, Look | None]]
     """From a budget in ns to what these latencies say of it."""
 
+FIRST_TOKEN = "time_to_first_token"  # noqa: S105 - no password
 _HORIZON = 10
 """Looks go on beyond `max_samples` when the test made more inferences than that, but not beyond so many times it."""
 
@@ -37,7 +43,7 @@ class LatencyQuantile:
     """The marker's arguments.
 
     Args:
-        name: ``p95_latency`` or ``quantile_latency``.
+        name: ``p95_latency``, ``quantile_latency`` or ``time_to_first_token``.
         quantile: which quantile of the latency, 0 < quantile < 1.
         budget_ns: its limit.
         alpha: error rate of each side.
@@ -45,6 +51,7 @@ class LatencyQuantile:
         max_duration_ns: no more are asked for after so long a measurement.
         min_duration_ns: no PASS before inferences were spread over so long a time.
         max_drift_c: INVALID when the temperature moved by more than this while measuring; None does not look.
+        rate_hz: so many inferences are due in a second, and times count from when each was due; None: closed loop.
     """
 
     budget_ns: int
@@ -55,6 +62,7 @@ class LatencyQuantile:
     max_duration_ns: int = 600 * 10**9
     min_duration_ns: int = 0
     max_drift_c: float | None = None
+    rate_hz: float | None = None
 
     def arguments(self) -> dict[str, Any]:
         """See `Gate.arguments`."""
@@ -71,80 +79,87 @@ class LatencyQuantile:
 
     def extended(self, by: Sample) -> LatencyQuantile:
         """See `continued.Sequential`."""
+        timed = self._timings(by)
         return dataclasses.replace(
             self,
-            max_samples=self.max_samples + by.n,
-            max_duration_ns=self.max_duration_ns + int(by.duration_s * 1e9),
+            max_samples=self.max_samples + timed.n,
+            max_duration_ns=self.max_duration_ns + int(timed.duration_s * 1e9),
         )
 
+    def _timings(self, sample: Sample) -> Timings:
+        if self.rate_hz is not None:
+            return timings.responses(sample, self.rate_hz)
+        return timings.first_tokens(sample) if self.name == FIRST_TOKEN else timings.latencies(sample)
+
     def demand(self, sample: Sample) -> Demand | None:
-        """Inferences up to the next look."""
+        """Inferences (or generations) up to the next look."""
         if self.evaluate(sample).decided:
             return None
         from pytest_edgehil.gates.stats.sequential import next_look
 
-        return Demand(inferences=next_look(sample.n, also=self.max_samples) - sample.n)
+        n = self._timings(sample).n
+        more = next_look(n, also=self.max_samples) - n
+        if self.name == FIRST_TOKEN:
+            return Demand(generations=more)
+        return Demand(inferences=more, rate_hz=self.rate_hz or 0.0)
 
     def evaluate(self, sample: Sample) -> Verdict:
         """Decide at the first look that allows it; see ``docs/explanation/statistics.md``."""
-        import numpy as np
-
-        latencies = np.asarray(sample.latencies_ns)
-        if latencies.ndim != 1:
-            raise ValueError(f"latencies must have shape (n,), not {latencies.shape}")
-        if latencies.shape[0] == 0:
-            return self._open(sample, latencies)
-        trouble = no_measurement(latencies)
+        timed = self._timings(sample)
+        if timed.values_ns.ndim != 1:
+            raise ValueError(f"{timed.what}: durations must have shape (n,), not {timed.values_ns.shape}")
+        if timed.n == 0:
+            return self._open(timed)
+        trouble = no_measurement(timed.values_ns)
         if trouble is not None:
             return self._verdict(
                 Outcome.INVALID,
-                sample,
-                n=latencies.shape[0],
-                reason=f"{self._label} latency is not usable: {trouble}",
+                timed,
+                n=timed.n,
+                reason=f"{self._label} {timed.what} is not usable: {trouble}",
                 would_change=outlook.AGAIN,
             )
-        valid = validity.of_timing(sample)
-        drift = validity.temperature_drift(sample, self.max_drift_c)
+        valid = validity.of_timing(timed.board)
+        drift = validity.temperature_drift(timed.board, self.max_drift_c)
         trouble = "; ".join(one for one in (valid.trouble, drift.trouble) if one is not None)
         if trouble:
             return self._verdict(
                 Outcome.INVALID,
-                sample,
-                n=latencies.shape[0],
-                observed=observed_quantile(latencies, self.quantile),
-                reason=f"{self._label} latency is not usable: {trouble}",
+                timed,
+                n=timed.n,
+                observed=observed_quantile(timed.values_ns, self.quantile),
+                reason=f"{self._label} {timed.what} is not usable: {trouble}",
                 would_change=outlook.AGAIN,
             )
-        judge = self._judge(sample, latencies)
+        judge = self._judge(timed)
         decision, look = judge(self.budget_ns)
-        return self._conclude(sample, latencies, decision, look, judge=judge, unseen=(*valid.unseen, *drift.unseen))
+        return self._conclude(timed, decision, look, judge=judge, unseen=(*valid.unseen, *drift.unseen))
 
-    def _judge(self, sample: Sample, latencies: npt.NDArray[np.int64]) -> Judge:
-        """Judge these latencies by any budget; V, which is the costly part, does not depend on it."""
+    def _judge(self, timed: Timings) -> Judge:
+        """Judge these durations by any budget; V, which is the costly part, does not depend on it."""
         import numpy as np
 
         from pytest_edgehil.gates.stats.autocorrelation import variance_inflation
         from pytest_edgehil.gates.stats.sequential import looks, walk
 
-        rate = self._rate
-        inflation = functools.cache(lambda n: variance_inflation(latencies[:n], rate))
-        elapsed_ns = _elapsed_ns(sample, latencies)
-        highest = np.maximum.accumulate(latencies)
-        lowest = np.minimum.accumulate(latencies)
+        rate, values = self._rate, timed.values_ns
+        inflation = functools.cache(lambda n: variance_inflation(values[:n], rate))
+        elapsed_ns = timed.elapsed_ns()
+        highest = np.maximum.accumulate(values)
+        lowest = np.minimum.accumulate(values)
         return lambda budget_ns: walk(
-            latencies > budget_ns,
+            values > budget_ns,
             p0=rate,
             alpha=self.alpha,
-            at=looks(min(latencies.shape[0], _HORIZON * self.max_samples), also=self.max_samples),
-            inflation=inflation,
+            at=looks(min(timed.n, _HORIZON * self.max_samples), also=self.max_samples),
+            inflation=lambda n: max(inflation(n), timed.cluster(n, budget_ns)),
             may_decide=lambda n: bool(highest[n - 1] > lowest[n - 1]),
-            may_pass=lambda n: bool(elapsed_ns[n - 1] >= self.min_duration_ns),
+            may_pass=lambda n: bool(elapsed_ns[n - 1] >= self.min_duration_ns) and not timed.overloaded(n),
         )
 
     def _conclude(
         self,
-        sample: Sample,
-        latencies: npt.NDArray[np.int64],
+        timed: Timings,
         decision: Decision,
         look: Look | None,
         *,
@@ -154,91 +169,97 @@ class LatencyQuantile:
         from pytest_edgehil.gates.stats.sequential import Decision
 
         if decision is Decision.OPEN or look is None:
-            return self._open(sample, latencies, look, judge=judge, unseen=unseen)
-        part = latencies[: look.n]
+            return self._open(timed, look, judge=judge, unseen=unseen)
+        part = timed.values_ns[: look.n]
         observed = observed_quantile(part, self.quantile)
         passed = decision is Decision.BELOW
         bounds = self._bounds(part, look.inflation)
         budget, rate = _ms(self.budget_ns), format_number(100 * self._rate)
-        counted = f"{look.exceedances} of {look.n} inferences ({look.exceedances / look.n:.1%}) took longer"
+        counted = f"{look.exceedances} of {look.n} {timed.unit} ({look.exceedances / look.n:.1%}) took longer"
         if passed:
-            said = f"{self._label} latency is within {budget}: {counted}, which shows that fewer than {rate}% do"
+            said = f"{self._label} {timed.what} is within {budget}: {counted}, which shows that fewer than {rate}% do"
             at_most = "" if bounds[1] is None else f", at most {_ms(bounds[1])}"
             figures = f"observed {self._label} {_ms(observed)}{at_most}"
         else:
-            said = f"{self._label} latency exceeds {budget}: {counted}, where {rate}% may"
+            said = f"{self._label} {timed.what} exceeds {budget}: {counted}, where {rate}% may"
             figures = f"observed {self._label} {_ms(observed)}, at least {_ms(bounds[0])}"
         reason = f"{said} ({figures}; error rate {format_number(100 * self.alpha)}%)"
         outcome = Outcome.PASS if passed else Outcome.FAIL
         return self._verdict(
             outcome,
-            sample,
+            timed,
             n=look.n,
             observed=observed,
             bounds=bounds,
             reason=reason,
             look=look,
             unseen=unseen,
-            would_change=outlook.of_quantile(outcome, self._around(latencies, look, judge)),
+            would_change=outlook.of_quantile(outcome, self._around(timed.values_ns, look, judge)),
         )
 
     def _open(
         self,
-        sample: Sample,
-        latencies: npt.NDArray[np.int64],
+        timed: Timings,
         look: Look | None = None,
         *,
         judge: Judge | None = None,
         unseen: tuple[str, ...] = (),
     ) -> Verdict:
-        elapsed_ns = int(_elapsed_ns(sample, latencies)[-1]) if latencies.shape[0] else 0
+        values = timed.values_ns
+        elapsed_ns = int(timed.elapsed_ns()[-1]) if timed.n else 0
         missing_ns = self.min_duration_ns - elapsed_ns
-        out_of_samples = sample.n >= self.max_samples and missing_ns <= 0
-        out_of_time = sample.duration_s * 1e9 >= self.max_duration_ns
+        out_of_samples = timed.n >= self.max_samples and missing_ns <= 0
+        out_of_time = timed.duration_s * 1e9 >= self.max_duration_ns
         spent = ""
         if out_of_samples:
-            spent = f"; no more than {self.max_samples} inferences may be made (max_samples)"
+            spent = f"; no more than {self.max_samples} {timed.unit} may be made (max_samples)"
         elif out_of_time:
             spent = f"; no more than {format_duration(self.max_duration_ns)} may be measured (max_duration)"
         final = out_of_samples or out_of_time
-        said, change = self._why_open(latencies, look, missing_ns=missing_ns, judge=judge if final else None)
+        said, change = self._why_open(timed, look, missing_ns=missing_ns, judge=judge if final else None)
         return self._verdict(
             Outcome.INCONCLUSIVE,
-            sample,
-            n=sample.n,
-            observed=observed_quantile(latencies, self.quantile) if latencies.shape[0] else None,
-            bounds=None if look is None else self._bounds(latencies, look.inflation),
-            reason=f"{self._label} latency is undecided: {said}{spent}",
+            timed,
+            n=timed.n,
+            observed=observed_quantile(values, self.quantile) if timed.n else None,
+            bounds=None if look is None else self._bounds(values, look.inflation),
+            reason=f"{self._label} {timed.what} is undecided: {said}{spent}",
             look=look,
             unseen=unseen,
             decided=final,
             would_change=change,
         )
 
-    def _why_open(
-        self, latencies: npt.NDArray[np.int64], look: Look | None, *, missing_ns: int, judge: Judge | None
-    ) -> tuple[str, str]:
+    def _why_open(self, timed: Timings, look: Look | None, *, missing_ns: int, judge: Judge | None) -> tuple[str, str]:
         """Why it is undecided, and what would change it."""
         from pytest_edgehil.gates.stats.projection import fewest_to_pass
 
-        n = latencies.shape[0]
+        n, unit = timed.n, timed.unit
         fewest = fewest_to_pass(self._rate, self.alpha)
         if look is None:
-            said = f"{n} of at least 30 inferences so far" if n else "no inference has been timed yet"
-            return said, f"{30 - n} more inferences for a first look; a PASS takes at least {fewest}"
+            said = f"{n} of at least 30 {unit} so far" if n else f"no {unit} have been timed yet"
+            return said, f"{30 - n} more {unit} for a first look; a PASS takes at least {fewest}"
+        if timed.overloaded(n):
+            return _cannot_keep_up(timed), "a faster model, or a lower rate"
         if missing_ns > 0:
             said = (
-                f"the {n} inferences cover less than the {format_duration(self.min_duration_ns)} that a PASS needs, "
+                f"the {n} {unit} cover less than the {format_duration(self.min_duration_ns)} that a PASS needs, "
                 f"and they do not show that the budget is missed"
             )
-            return said, f"inferences over another {format_duration(missing_ns)}, which a PASS needs (min_duration)"
-        change = outlook.of_quantile(Outcome.INCONCLUSIVE, self._around(latencies, look, judge))
-        observed, budget = _ms(observed_quantile(latencies, self.quantile)), _ms(self.budget_ns)
+            return said, f"{unit} over another {format_duration(missing_ns)}, which a PASS needs (min_duration)"
+        change = outlook.of_quantile(Outcome.INCONCLUSIVE, self._around(timed.values_ns, look, judge))
+        observed, budget = _ms(observed_quantile(timed.values_ns, self.quantile)), _ms(self.budget_ns)
         if n < fewest:
-            said = f"{look.exceedances} of {look.n} inferences took longer than {budget}, too few inferences to tell"
+            said = f"{look.exceedances} of {look.n} {unit} took longer than {budget}, too few {unit} to tell"
             return f"{said} (a PASS takes at least {fewest})", change
-        said = f"after {n} inferences the observed {self._label} of {observed} is too close to the budget of {budget}"
-        return f"{said} to tell at an error rate of {format_number(100 * self.alpha)}%", change
+        said = f"after {n} {unit} the observed {self._label} of {observed} is too close to the budget of {budget}"
+        said = f"{said} to tell at an error rate of {format_number(100 * self.alpha)}%"
+        if look.inflation > 1.0 and look.inflation == timed.cluster(n, self.budget_ns):
+            said = (
+                f"{said}, because at this load one stall that is just too long delays about {look.inflation:.0f} of "
+                f"them, so that they count as {n / look.inflation:.0f}"
+            )
+        return said, change
 
     def _around(self, latencies: npt.NDArray[np.int64], look: Look, judge: Judge | None) -> outlook.QuantileLook:
         """Which other budgets these latencies would have passed or missed; none is known to pass without `judge`."""
@@ -278,7 +299,7 @@ class LatencyQuantile:
     def _verdict(
         self,
         outcome: Outcome,
-        sample: Sample,
+        timed: Timings,
         *,
         n: int,
         reason: str,
@@ -289,7 +310,7 @@ class LatencyQuantile:
         decided: bool = True,
         would_change: str = "",
     ) -> Verdict:
-        figures = {"alpha": self.alpha, "quantile": self.quantile, "samples_available": float(sample.n)}
+        figures = {"alpha": self.alpha, "quantile": self.quantile, "samples_available": float(timed.n)}
         if look is not None:
             figures |= {
                 "log_e_pass": look.log_e_pass,
@@ -299,12 +320,16 @@ class LatencyQuantile:
                 "variance_inflation": look.inflation,
                 "effective_n": look.n / look.inflation,
             }
+        if timed.interval_ns is not None and timed.services_ns is not None and n:
+            figures["rate_hz"] = 1e9 / timed.interval_ns
+            figures["load_share"] = float(timed.services_ns[:n].mean() / timed.interval_ns)
+            figures["stall_cluster"] = timed.cluster(n, self.budget_ns)
         if bounds is not None:
             figures["lower_bound"] = bounds[0]
             if bounds[1] is not None:
                 figures["upper_bound"] = bounds[1]
         figures = {key: value for key, value in figures.items() if abs(value) != float("inf")}
-        not_checked = () if outcome is Outcome.INVALID else (*unseen, *validity.clock_cost(sample, self.budget_ns))
+        not_checked = () if outcome is Outcome.INVALID else (*unseen, *self._own_fault(timed))
         return Verdict(
             gate=self.name,
             outcome=outcome,
@@ -313,12 +338,26 @@ class LatencyQuantile:
             interval=None if bounds is None or bounds[1] is None else (bounds[0], bounds[1]),
             unit="ns",
             n=n,
-            reason=reason + validity.provenance(sample),
+            reason=reason + validity.provenance(timed.board),
             decided=decided,
             not_checked=not_checked,
             statistics=figures,
             would_change=would_change,
         )
+
+    def _own_fault(self, timed: Timings) -> tuple[str, ...]:
+        """What of the durations is the measuring's and not the model's, where it is too much."""
+        return (*validity.clock_cost(timed.board, self.budget_ns), *timed.lateness(self.quantile, self.budget_ns))
+
+
+def _cannot_keep_up(timed: Timings) -> str:
+    assert timed.services_ns is not None
+    assert timed.interval_ns is not None
+    mean, interval = format_duration(timed.services_ns.mean(), digits=4), format_duration(timed.interval_ns, digits=4)
+    return (
+        f"the model cannot keep up with {format_rate(1e9 / timed.interval_ns)}: an inference takes {mean} on average, "
+        f"one is due every {interval}, so the queue and the response times grow for as long as one measures"
+    )
 
 
 def declare_quantile(  # noqa: D103 - the form of the marker with a budget, see `latency_forms`
@@ -330,6 +369,7 @@ def declare_quantile(  # noqa: D103 - the form of the marker with a budget, see 
     max_duration: object = "10 min",
     min_duration: object = "0 s",
     max_drift: object = None,
+    rate: object = None,
     settings: GateSettings,
     name: str = "quantile_latency",
 ) -> LatencyQuantile:
@@ -342,6 +382,7 @@ def declare_quantile(  # noqa: D103 - the form of the marker with a budget, see 
         max_duration_ns=arguments.duration("max_duration", max_duration),
         min_duration_ns=duration_ns(min_duration),
         max_drift_c=None if max_drift is None else arguments.degrees("max_drift", max_drift),
+        rate_hz=None if rate is None else rate_per_second(rate),
     )
 
 
@@ -350,7 +391,7 @@ def no_measurement(latencies: npt.NDArray[np.int64]) -> str | None:
     import numpy as np
 
     if not np.isfinite(latencies).all():
-        return f"{int((~np.isfinite(latencies)).sum())} latencies are no finite numbers"
+        return f"{int((~np.isfinite(latencies)).sum())} durations are no finite numbers"
     if (latencies <= 0).any():
         return f"{int((latencies <= 0).sum())} latencies are zero or negative: the clock did not tick or went backwards"
     if latencies.shape[0] >= 30 and (latencies == latencies[0]).all():
@@ -359,17 +400,6 @@ def no_measurement(latencies: npt.NDArray[np.int64]) -> str | None:
             f"a clock that does not tick is no measurement"
         )
     return None
-
-
-def _elapsed_ns(sample: Sample, latencies: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Shape (n,): from the start of the first inference to the end of each; without starts, the time inferring."""
-    import numpy as np
-
-    starts = np.asarray(sample.starts_ns)
-    if starts.shape != latencies.shape:
-        return np.cumsum(latencies)
-    gaps = np.maximum(np.diff(starts), 0)  # the clock of a recording starts again at 0 in every fresh process
-    return np.asarray(np.concatenate(([0], np.cumsum(gaps))) + latencies)
 
 
 def observed_quantile(latencies: npt.NDArray[np.int64], quantile: float) -> float:

@@ -29,6 +29,7 @@ def declare_p95(  # noqa: D103 - the marker's signature; registry.SIGNATURES doc
     max_duration: object = "10 min",
     min_duration: object = MIN_DURATION,
     max_drift: object = None,
+    rate: object = None,
     settings: GateSettings,
 ) -> Gate:
     return declare_quantile(
@@ -43,6 +44,7 @@ def declare_p95(  # noqa: D103 - the marker's signature; registry.SIGNATURES doc
         max_duration=max_duration,
         min_duration=min_duration,
         max_drift=max_drift,
+        rate=rate,
         settings=settings,
         name="p95_latency",
     )
@@ -61,13 +63,14 @@ def declare_quantile(  # noqa: D103 - see above
     max_duration: object = "10 min",
     min_duration: object = MIN_DURATION,
     max_drift: object = None,
+    rate: object = None,
     settings: GateSettings,
     name: str = "quantile_latency",
 ) -> Gate:
     _one_of(budget=budget, baseline=baseline)
     if baseline is not None:
         _refuse("baseline", "pairs and block", max_samples=(max_samples, MAX_SAMPLES))
-        _refuse("baseline", "pairs and block", min_duration=(min_duration, MIN_DURATION))
+        _refuse("baseline", "pairs and block", min_duration=(min_duration, MIN_DURATION), rate=(rate, None))
         return against_baseline.declare(
             name,
             arguments.fraction("q", q, low=0.5, high=1.0),
@@ -89,6 +92,7 @@ def declare_quantile(  # noqa: D103 - see above
         max_duration=max_duration,
         min_duration=min_duration,
         max_drift=max_drift,
+        rate=rate,
         settings=settings,
         name=name,
     )

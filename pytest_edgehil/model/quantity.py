@@ -24,6 +24,8 @@ _SIZE_BYTES = {
 }  # fmt: skip
 _TEMPERATURE = {"C", "°C", "degC"}
 _PER_SECOND = {"s": 1.0, "min": 60.0, "h": 3600.0}
+_RATE = re.compile(rf"^\s*{_NUMBER}\s*(?:/\s*(?P<per>s|min|h)|Hz)\s*$")
+_ENERGY_J = {"mJ": 1e-3, "J": 1.0, "kJ": 1e3, "mWh": 3.6, "Wh": 3600.0}
 
 
 def _split(text: object, *, kind: str, example: str) -> tuple[float, str]:
@@ -113,19 +115,32 @@ def rate_per_second(text: object) -> float:
     Raises:
         QuantityError: see `duration_ns`.
 
-    >>> rate_per_second("20/s"), rate_per_second("90/min")
-    (20.0, 1.5)
+    >>> rate_per_second("20/s"), rate_per_second("90/min"), rate_per_second("5 Hz")
+    (20.0, 1.5, 5.0)
     """
-    if isinstance(text, str) and "/" in text:
-        number, per = text.rsplit("/", 1)
-        if per.strip() in _PER_SECOND:
-            try:
-                value = float(number)
-            except ValueError:
-                value = math.nan
-            if math.isfinite(value) and value > 0:
-                return value / _PER_SECOND[per.strip()]
-    raise QuantityError(f"{text!r} is no rate: expected a positive number per time such as '20/s'")
+    match = _RATE.match(text) if isinstance(text, str) else None
+    if match is not None:
+        value = float(match["number"]) / _PER_SECOND[match["per"] or "s"]
+        if math.isfinite(value) and value > 0:
+            return value
+    raise QuantityError(f"{text!r} is no rate: expected a positive number per time such as '20/s' or '5 Hz'")
+
+
+def energy_j(text: object) -> float:
+    """Parse an energy into joules.
+
+    Raises:
+        QuantityError: see `duration_ns`.
+
+    >>> energy_j("50 mJ"), energy_j("1.5 J")
+    (0.05, 1.5)
+    """
+    number, unit = _split(text, kind="energy", example="50 mJ")
+    if unit not in _ENERGY_J or number < 0:
+        raise QuantityError(
+            f"{text!r} is no energy: expected a number and one of {', '.join(_ENERGY_J)}, as in '50 mJ'"
+        )
+    return number * _ENERGY_J[unit]
 
 
 def format_duration(ns: float, *, digits: int = 3) -> str:
@@ -152,6 +167,26 @@ def format_size(size: float, *, digits: int = 3) -> str:
         if abs(size) >= scale:
             return f"{format_number(size / scale, digits=digits)} {unit}"
     return f"{format_number(size, digits=digits)} B"
+
+
+def format_rate(per_second: float, *, digits: int = 3) -> str:
+    """Write events per second.
+
+    >>> format_rate(19.96), format_rate(1234.5)
+    ('20/s', '1234/s')
+    """
+    return f"{format_number(per_second, digits=digits)}/s"
+
+
+def format_energy(joules: float, *, digits: int = 3) -> str:
+    """Write joules with the unit that reads best.
+
+    >>> format_energy(0.0501), format_energy(2.5), format_energy(0.0)
+    ('50.1 mJ', '2.5 J', '0 mJ')
+    """
+    if abs(joules) >= 1.0:
+        return f"{format_number(joules, digits=digits)} J"
+    return f"{format_number(joules * 1e3, digits=digits)} mJ"
 
 
 def format_number(value: float, *, digits: int = 3) -> str:

@@ -24,12 +24,15 @@ class OpenLoop:
         intended_ns: shape (n,): when each was due.
         starts_ns: shape (n,): when it really started; never before it was due.
         latencies_ns: shape (n,): from the real start to the end.
+        late_ns: shape (n,): how long it could have begun before it did (it was due, and the one before had ended);
+            part of the response that is the measuring's own fault. None: not known.
     """
 
     rate_hz: float
     intended_ns: Int64Array
     starts_ns: Int64Array
     latencies_ns: Int64Array
+    late_ns: Int64Array | None = None
 
     @property
     def responses_ns(self) -> Int64Array:

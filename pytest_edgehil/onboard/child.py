@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import runtimes, tensors
+from . import open_loop, runtimes, tensors
 from .frames import Blob, FrameReader, FrameWriter, Message, claim_standard_streams, error_message
 from .problem import Problem
 from .processes import reset_peak, status_bytes
@@ -88,6 +88,7 @@ class Child:
         self._cancelled: object = None
         self._writer = writer
         self._session: runtimes.Session | None = None
+        self._schedules: dict[float, open_loop.Schedule] = {}
         self._clock_cost_ns = 0
 
     def cancel(self, request: object) -> None:
@@ -177,17 +178,24 @@ class Child:
         gc.freeze()
         pauses = _Pauses()
         gc.callbacks.append(pauses)
+        schedule = self._schedule(message["rate_hz"], session.now_ns())
         done, ended_ns, began_ns = 0, 0, session.now_ns()
         deadline_ns = began_ns + round(message["seconds"] * 1e9) if message["seconds"] is not None else None
         try:
             while self._cancelled != request:
                 now = session.now_ns()
-                if done and (
+                if (done or schedule is not None) and (
                     (wanted is not None and done >= wanted) or (deadline_ns is not None and now >= deadline_ns)
                 ):
                     break
                 until = now + BLOCK_NS if deadline_ns is None else min(now + BLOCK_NS, deadline_ns)
                 limit = BLOCK_INFERENCES if wanted is None else min(BLOCK_INFERENCES, wanted - done)
+                if schedule is not None:
+                    limit = min(limit, BLOCK_INFERENCES // 2)
+                    due = open_loop.block(session, schedule, first=first + done, limit=limit, until_ns=until)
+                    self._send_arrivals(request, due)
+                    done, ended_ns = done + len(due.starts_ns), schedule.ended_ns
+                    continue
                 if done < keep:
                     limit = min(limit, one_at_once)
                 block = session.block(first=first + done, limit=limit, until_ns=until, keep=max(0, keep - done))
@@ -208,6 +216,14 @@ class Child:
             **self._recorded(),
         }
 
+    def _schedule(self, rate_hz: float | None, now_ns: int) -> open_loop.Schedule | None:
+        """The one of this rate, going on from now; None in a closed loop."""
+        if rate_hz is None:
+            return None
+        schedule = self._schedules.setdefault(rate_hz, open_loop.Schedule(rate_hz))
+        schedule.resume(now_ns)
+        return schedule
+
     def _warm_up(self, session: runtimes.Session, message: Message) -> None:
         left = message["warmup"]
         if session.replayed or not left:
@@ -225,6 +241,13 @@ class Child:
         rows = self._loaded().readings()
         for at in range(0, len(rows), READINGS_PER_FRAME):
             self._writer.write({"type": "readings", "id": request, "rows": rows[at : at + READINGS_PER_FRAME]})
+
+    def _send_arrivals(self, request: Any, found: open_loop.Arrivals) -> None:
+        if not found.starts_ns:
+            return
+        series = (found.intended_ns, found.starts_ns, found.latencies_ns, found.late_ns)
+        blob = b"".join(array.array("q", one).tobytes() for one in series)
+        self._writer.write({"type": "arrivals", "id": request, "count": len(found.starts_ns)}, blob)
 
     def _send(self, request: Any, block: runtimes.Block, *, first_index: int) -> None:
         blob = array.array("q", block.starts_ns).tobytes() + array.array("q", block.latencies_ns).tobytes()

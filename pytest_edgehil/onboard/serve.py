@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import attest, combos, facts, firmware, sensors, tensors
+from . import attest, combos, facts, firmware, requests, sensors, tensors
 from .durable import sha256_of
 from .fence import Fence
 from .frames import Blob, FrameReader, FrameWriter, Message, error_message
@@ -349,7 +349,7 @@ class Server:
         return self._under(before, answer, throttled_after=before["throttled"]), out
 
     def _measure(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
-        asked = {"op": "measure", "id": message["id"], **_measurement(message)}
+        asked = {"op": "measure", "id": message["id"], **requests.measurement(message)}
         model, before = self._running_model(), self._surroundings()
         answer, _ = model.request(asked, relay=self._writer.write)
         throttled_after = None if self._loaded["replayed"] else sensors.throttled()
@@ -452,32 +452,3 @@ class Server:
 
 def _unknown(message: Message, _blob: Blob) -> tuple[Message, Blob]:
     raise Problem("unknown-op", f"the on-board program knows no request {str(message.get('op'))[:40]!r}")
-
-
-def _measurement(message: Message) -> Message:
-    """Check what a measurement is asked for.
-
-    Raises:
-        Problem: ``bad-request``.
-    """
-    inferences, seconds = message.get("inferences"), message.get("seconds")
-    first, warmup, keep = message.get("first", 0), message.get("warmup", 0), message.get("keep", 0)
-    warmup_s = message.get("warmup_s", 0.0)
-    if inferences is None and seconds is None:
-        raise Problem("bad-request", "a measurement needs a number of inferences or of seconds")
-    if inferences is not None and (type(inferences) is not int or inferences < 1):
-        raise Problem("bad-request", f"inferences is {inferences!r}; expected 1 or more")
-    if seconds is not None and (type(seconds) not in {int, float} or not 0 < seconds < 1e7):
-        raise Problem("bad-request", f"seconds is {seconds!r}; expected more than 0")
-    if any(type(one) is not int or one < 0 for one in (first, warmup, keep)):
-        raise Problem("bad-request", "first, warmup and keep are numbers of 0 or more")
-    if type(warmup_s) not in {int, float} or not 0 <= warmup_s < 1e5:
-        raise Problem("bad-request", f"warmup_s is {warmup_s!r}; expected 0 or more")
-    return {
-        "inferences": inferences,
-        "seconds": seconds,
-        "first": first,
-        "warmup": warmup,
-        "warmup_s": float(warmup_s),
-        "keep": keep,
-    }

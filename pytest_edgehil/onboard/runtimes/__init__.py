@@ -56,6 +56,12 @@ class Session(Protocol):
     def run(self, tensors: list[Tensor]) -> tuple[list[Tensor], int, int]:
         """One inference on feeds as they are: outputs, start and latency in ns."""
 
+    def infer(self, number: int) -> tuple[int, int]:
+        """Time one inference on the staged item `number`, modulo their number: start and latency in ns."""
+
+    def wait_until(self, moment_ns: int) -> None:
+        """Return at this moment of `now_ns`, or at once when it has passed."""
+
     def now_ns(self) -> int:
         """The clock that this session's inferences are timed with."""
 

@@ -19,7 +19,7 @@ from ..tensors import Tensor
 from . import Block
 
 VERSION = "1"
-_SENSORS = ("rss_bytes", "temperature_c", "throttled", "arm_hz")
+_SENSORS = ("rss_bytes", "temperature_c", "throttled", "arm_hz", "npu_percent", "power_w")
 
 
 class ReplaySession:
@@ -80,6 +80,14 @@ class ReplaySession:
         began, latency = self._step()
         return self._answer(0, batch), began, latency
 
+    def infer(self, number: int) -> tuple[int, int]:  # noqa: ARG002 - a recording's latencies belong to no item
+        """See `Session.infer`. Only the closed loop idles for ``gap_ns``; here the schedule says when."""
+        return self._step(gap_ns=0)
+
+    def wait_until(self, moment_ns: int) -> None:
+        """See `Session.wait_until`: the recording's clock moves on by itself."""
+        self._clock_ns = max(self._clock_ns, moment_ns)
+
     def now_ns(self) -> int:
         """See `Session.now_ns`: the recording's clock."""
         return self._clock_ns
@@ -105,11 +113,11 @@ class ReplaySession:
     def _row(self, index: int) -> dict[str, Any]:
         return {name: (values[index % len(values)] if values else None) for name, values in self._sensors.items()}
 
-    def _step(self) -> tuple[int, int]:
+    def _step(self, *, gap_ns: int | None = None) -> tuple[int, int]:
         latency = self._latencies[self._inferences % len(self._latencies)]
         began = self._clock_ns
         self._inferences += 1
-        self._clock_ns += latency + self._gap_ns
+        self._clock_ns += latency + (self._gap_ns if gap_ns is None else gap_ns)
         return began, latency
 
     def _answer(self, first: int, count: int) -> list[Tensor]:

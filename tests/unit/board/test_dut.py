@@ -246,6 +246,33 @@ def test_a_recording_is_played_by_the_numbers_without_a_warm_up(session, tmp_pat
         assert sample.conditions.throttled_before == 0
 
 
+def test_inferences_are_due_at_a_given_rate_and_do_not_count_as_closed_loop(dut):
+    dut.run(X)
+    sample = dut.measure_more(Demand(inferences=40, rate_hz=400.0))
+    sample = dut.measure_more(Demand(inferences=10, rate_hz=400.0))
+    assert sample.n == 1
+    (series,) = sample.open_loop
+    assert series.rate_hz == 400.0
+    assert series.intended_ns.shape == series.late_ns.shape == (50,)
+    assert np.diff(series.intended_ns[:40]).min() == np.diff(series.intended_ns[:40]).max() == 2_500_000
+    assert (series.starts_ns >= series.intended_ns).all()
+    assert (series.responses_ns >= series.latencies_ns).all()
+    assert (series.late_ns >= 0).all()
+    assert sample.conditions.throttled_before == 0
+    faster = dut.measure(X, inferences=5, rate="2000/s")
+    assert [one.rate_hz for one in faster.open_loop] == [400.0, 2000.0]
+
+
+def test_a_recording_queues_at_a_rate_on_its_own_clock(session, tmp_path):
+    trace = Trace(latencies_ns=(2 * MS, 25 * MS, 2 * MS, 2 * MS), load_ns=1, load_rss_bytes=1, peak_rss_bytes=1)
+    artifact = build_replay(trace, name="played", version="1", out_dir=tmp_path)
+    with Dut.open(session, combo=Combo(model=artifact)) as dut:
+        (series,) = dut.measure(X, inferences=4, rate="100/s").open_loop
+        assert series.responses_ns.tolist() == [2 * MS, 25 * MS, 17 * MS, 9 * MS]
+        (series,) = dut.measure(X, seconds=60.0, rate="0.5/s").open_loop[1:]  # waiting takes no real time
+        assert len(series.starts_ns) == 30
+
+
 def test_nothing_fed_means_nothing_to_repeat(dut):
     with pytest.raises(UserError, match="fed nothing"):
         dut.measure_more(Demand(inferences=1))
