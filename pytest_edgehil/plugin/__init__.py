@@ -15,6 +15,7 @@ from pytest_edgehil.errors import UserError
 from pytest_edgehil.plugin import ending, markers, runner
 from pytest_edgehil.plugin.controller import Controller
 from pytest_edgehil.plugin.distributed import WORKERINPUT, Distributed, auto_workers
+from pytest_edgehil.plugin.error_rate import ErrorRate
 from pytest_edgehil.plugin.fixtures import baseline, board, combo, console, dut, heldout, rng
 from pytest_edgehil.plugin.options import Options, add_options, read_options
 from pytest_edgehil.plugin.run import Run
@@ -56,6 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if options.lab is not None:
             ending.die_with_controller()
     workbench = config.stash[WORKBENCH] = Workbench(options=options, run=run, worker=worker, lab=lab)
+    config.pluginmanager.register(ErrorRate(options), "edgehil_error_rate")
     config.pluginmanager.register(runner.Runner(workbench), "edgehil_runner")
 
 

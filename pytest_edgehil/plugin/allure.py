@@ -34,7 +34,12 @@ def sink_of(config: pytest.Config) -> AllureSink | None:
 
 
 def write_run(
-    config: pytest.Config, records: Sequence[TestRecord], *, run_id: str, quarantined: Mapping[str, str]
+    config: pytest.Config,
+    records: Sequence[TestRecord],
+    *,
+    run_id: str,
+    error_rate: str,
+    quarantined: Mapping[str, str],
 ) -> None:
     """Controller: what belongs to the whole run."""
     from pytest_edgehil.reporting.allure_files import write_run_files
@@ -48,6 +53,6 @@ def write_run(
         Path(config.option.allure_report_dir),
         records,
         lab="" if options.lab is None else workbench.lab.name,
-        run={"id": run_id},
+        run={"id": run_id, **({"error rate": error_rate} if error_rate else {})},
         environ=os.environ,
     )

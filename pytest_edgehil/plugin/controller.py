@@ -17,8 +17,10 @@ import pytest
 from pytest_edgehil.errors import ConfigError, EdgehilError
 from pytest_edgehil.plugin import allure
 from pytest_edgehil.plugin.run import Run
+from pytest_edgehil.plugin.stash import BUDGET
 
 if TYPE_CHECKING:
+    from pytest_edgehil.gates.multiplicity import ErrorBudget
     from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.model.record import TestRecord
     from pytest_edgehil.plugin.options import Options
@@ -39,6 +41,7 @@ class Controller:
         self.lab = lab
         self.records: list[TestRecord] = []
         self.expected: dict[str, None] = {}
+        self.budget: ErrorBudget | None = None
         self._seen: set[str] = set()
         self._problems: list[str] = []
         self._written: list[tuple[str, Path]] = []
@@ -56,6 +59,7 @@ class Controller:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self.expect([item.nodeid for item in session.items])
+        self.budget = session.config.stash.get(BUDGET, None)
 
     def expect(self, nodeids: list[str]) -> None:
         """These tests must all have a result in the end."""
@@ -72,6 +76,13 @@ class Controller:
                 return  # that was not its result yet
         if report.when != "setup" or not report.passed:
             self._seen.add(report.nodeid)
+
+    @property
+    def error_rate(self) -> str:
+        """What the run's verdicts are worth together, in one sentence; empty when no gate was judged."""
+        if self.budget is None or not any(record.verdicts for record in self.records):
+            return ""
+        return self.budget.told()
 
     def note_problem(self, text: str) -> None:
         """Say this at the end, and do not exit with success."""
@@ -122,8 +133,16 @@ class Controller:
 
         if not self._has_something_to_say:
             return
-        allure.write_run(config, self.records, run_id=self.run.run_id, quarantined=self.quarantined)
-        text = summary.markdown(self.records, quarantined=self.quarantined, not_run=self.not_run)
+        allure.write_run(
+            config,
+            self.records,
+            run_id=self.run.run_id,
+            error_rate=self.error_rate,
+            quarantined=self.quarantined,
+        )
+        text = summary.markdown(
+            self.records, quarantined=self.quarantined, not_run=self.not_run, error_rate=self.error_rate
+        )
         for_ci = os.environ.get("GITHUB_STEP_SUMMARY")
         if for_ci:
             with Path(for_ci).open("a", encoding="utf-8") as file:
@@ -135,11 +154,22 @@ class Controller:
         path = results.write(
             self.options.report,
             self.records,
-            run=self.run.describe(finished_at=time.time()),
+            run={**self.run.describe(finished_at=time.time()), **self._rates()},
             quarantined=self.quarantined,
             not_run=self.not_run,
         )
         self._written.append(("results", path))
+
+    def _rates(self) -> dict[str, Any]:
+        if self.budget is None:
+            return {}
+        return {
+            "alpha": self.budget.alpha,
+            "suite_alpha": self.budget.suite,
+            "statements": self.budget.statements,
+            "error_rate_at_most": self.budget.at_most,
+            "error_rate": self.error_rate,
+        }
 
     def _seal_evidence(self) -> None:
         if not any(record.attestations for record in self.records):
@@ -160,14 +190,18 @@ class Controller:
             return
         from pytest_edgehil.reporting import terminal
 
-        terminalreporter.section("edgehil")
-        for line in terminal.summary(
+        lines = terminal.summary(
             self.records,
             quarantined=self.quarantined,
             not_run=self.not_run,
+            error_rate=self.error_rate,
             width=terminalreporter._tw.fullwidth,  # noqa: SLF001 - the only way to know the width
             verbose=terminalreporter.verbosity > 0,
-        ):
+        )
+        if not (lines or self._written or self._problems):
+            return
+        terminalreporter.section("edgehil")
+        for line in lines:
             terminalreporter.write_line(line.text, **line.markup)
         for what, path in self._written:
             terminalreporter.write_line(f"{what}: {path}")

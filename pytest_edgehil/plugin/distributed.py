@@ -13,6 +13,7 @@ import pytest
 
 from pytest_edgehil.errors import EdgehilError, UserError
 from pytest_edgehil.plugin.allure import sink_of
+from pytest_edgehil.plugin.error_rate import WORKEROUTPUT
 
 if TYPE_CHECKING:
     from pytest_edgehil.plugin.controller import Controller
@@ -89,6 +90,11 @@ class Distributed:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
+        told = getattr(node, "workeroutput", {}).get(WORKEROUTPUT)
+        if told is not None:
+            from pytest_edgehil.gates.multiplicity import ErrorBudget
+
+            self._controller.budget = ErrorBudget.from_json(told)
         if error:
             self._free_boards_of(node.gateway.id)
 

@@ -62,7 +62,7 @@ def check(metafunc: pytest.Metafunc, options: Options) -> None:
     marks = list(metafunc.definition.iter_markers())
     complaint = ""
     try:
-        gates = gates_of(marks, options)
+        gates = gates_of(marks, options, alpha=options.loosest_alpha)
         combo_of(marks)
         requirement_of(marks)
         _refuse_gates_without_dut(gates, metafunc.fixturenames)
@@ -79,18 +79,32 @@ def _refuse_gates_without_dut(gates: tuple[Gate, ...], fixtures: Iterable[str]) 
         raise MarkerError(f"{named}: nothing can be measured; the test must ask for the fixture 'dut'")
 
 
-def gates_of(marks: Iterable[pytest.Mark], options: Options) -> tuple[Gate, ...]:
-    """The gates that these markers declare; of several markers of one name the closest wins."""
-    closest: dict[str, pytest.Mark] = {}
-    for mark in marks:
-        if mark.name in SIGNATURES:
-            closest.setdefault(mark.name, mark)
+def gates_of(marks: Iterable[pytest.Mark], options: Options, *, alpha: float) -> tuple[Gate, ...]:
+    """The gates that these markers declare; of several markers of one name the closest wins.
+
+    Args:
+        alpha: error rate of gates whose markers state none.
+    """
+    closest = _closest(marks)
     if not closest:
         return ()
     from pytest_edgehil.gates.registry import GateSettings, parse
 
-    settings = GateSettings(alpha=options.alpha, soak_ns=options.soak_ns)
+    settings = GateSettings(alpha=alpha, soak_ns=options.soak_ns)
     return tuple(parse(name, mark.args, mark.kwargs, settings=settings) for name, mark in closest.items())
+
+
+def own_alphas(marks: Iterable[pytest.Mark]) -> frozenset[str]:
+    """Names of the gates whose markers state an error rate of their own."""
+    return frozenset(name for name, mark in _closest(marks).items() if mark.kwargs.get("alpha") is not None)
+
+
+def _closest(marks: Iterable[pytest.Mark]) -> dict[str, pytest.Mark]:
+    found: dict[str, pytest.Mark] = {}
+    for mark in marks:
+        if mark.name in SIGNATURES:
+            found.setdefault(mark.name, mark)
+    return found
 
 
 def combo_of(marks: Iterable[pytest.Mark]) -> ComboRequest:

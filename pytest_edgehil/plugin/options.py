@@ -31,7 +31,8 @@ class Options:
         artifacts, datasets: where to look for artifacts and held-out sets, in this order.
         model, prompt, firmware: default combo of tests that name none.
         board: what every board must fulfil, besides what the test asks.
-        alpha: error rate of each gate.
+        alpha: error rate of each gate, unless `suite_alpha` is given.
+        suite_alpha: error rate of all gates together, or None.
         seed: seed of the `rng` fixture and of every shuffle.
         measure_s: how long gates may go on measuring in one test.
         inconclusive: Allure status of an inconclusive test.
@@ -52,12 +53,18 @@ class Options:
     firmware: str | None
     board: Requirement
     alpha: float
+    suite_alpha: float | None
     seed: int
     measure_s: float
     inconclusive: str
     trust: Path | None
     policy: Path | None
     source_revision: str | None
+
+    @property
+    def loosest_alpha(self) -> float:
+        """The largest error rate that a gate may get which states none: it may be the suite's only one."""
+        return self.alpha if self.suite_alpha is None else self.suite_alpha
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -116,10 +123,16 @@ def add_options(parser: pytest.Parser) -> None:
         default=0,
         help="seed of the rng fixture (default: %(default)s)",
     )
+    add(
+        "--edgehil-suite-alpha",
+        metavar="RATE",
+        help="error rate of all selected gates together, split over their statements (instead of ini edgehil_alpha)",
+    )
     parser.addini("edgehil_lab", "default of --edgehil-lab, relative to the ini file", default="")
     parser.addini("edgehil_artifacts", "where to look for artifacts", type="paths", default=[])
     parser.addini("edgehil_datasets", "where to look for held-out sets", type="paths", default=[])
     parser.addini("edgehil_alpha", "error rate of each gate", default="0.05")
+    parser.addini("edgehil_suite_alpha", "default of --edgehil-suite-alpha", default="")
     parser.addini(
         "edgehil_inconclusive", "how Allure shows inconclusive tests: broken, skipped, unknown", default="broken"
     )
@@ -152,7 +165,8 @@ def read_options(config: pytest.Config) -> Options:
             tags=frozenset(option("--edgehil-board-tag")),
             environment=_environment(option("--edgehil-environment")),
         ),
-        alpha=_alpha(config.getini("edgehil_alpha")),
+        alpha=_alpha("ini edgehil_alpha", config.getini("edgehil_alpha")),
+        suite_alpha=_suite_alpha(config),
         seed=option("--edgehil-seed"),
         measure_s=_duration_s("--edgehil-measure", option("--edgehil-measure")),
         inconclusive=_inconclusive(config.getini("edgehil_inconclusive")),
@@ -201,14 +215,21 @@ def _environment(text: str | None) -> Environment | None:
         raise pytest.UsageError(f"--edgehil-environment: {text!r} is none of {known}") from problem
 
 
-def _alpha(text: str) -> float:
+def _alpha(name: str, text: str) -> float:
     try:
         alpha = float(text)
     except ValueError as problem:
-        raise pytest.UsageError(f"ini edgehil_alpha: {text!r} is no number; expected for example 0.05") from problem
+        raise pytest.UsageError(f"{name}: {text!r} is no number; expected for example 0.05") from problem
     if not 0.0 < alpha < 0.5:
-        raise pytest.UsageError(f"ini edgehil_alpha: {alpha} is no error rate; expected a number between 0 and 0.5")
+        raise pytest.UsageError(f"{name}: {alpha} is no error rate; expected a number between 0 and 0.5")
     return alpha
+
+
+def _suite_alpha(config: pytest.Config) -> float | None:
+    given, ini = config.getoption("--edgehil-suite-alpha"), config.getini("edgehil_suite_alpha")
+    if given is not None:
+        return _alpha("--edgehil-suite-alpha", given)
+    return _alpha("ini edgehil_suite_alpha", ini) if ini else None
 
 
 def _inconclusive(text: str) -> str:

@@ -31,7 +31,7 @@ from pytest_edgehil.errors import (
 )
 from pytest_edgehil.plugin import markers
 from pytest_edgehil.plugin.allure import sink_of
-from pytest_edgehil.plugin.stash import ATTEMPT
+from pytest_edgehil.plugin.stash import ATTEMPT, BUDGET
 
 if TYPE_CHECKING:
     from pytest_edgehil.gates.gate import Gate
@@ -61,7 +61,9 @@ class Runner:
                 nodeid=item.nodeid,
                 number=number,
                 worker=self._workbench.worker,
-                gates=markers.gates_of(item.iter_markers(), self._workbench.options),
+                gates=markers.gates_of(
+                    item.iter_markers(), self._workbench.options, alpha=item.config.stash[BUDGET].alpha
+                ),
                 requirement=markers.merged(markers.requirement_of(item.iter_markers()), self._workbench.options.board),
                 directory=self._workbench.run.directory,
             )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_edgehil.gates.multiplicity import ErrorBudget
     from pytest_edgehil.plugin.attempt import Attempt
     from pytest_edgehil.plugin.controller import Controller
     from pytest_edgehil.plugin.options import Options
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
 WORKBENCH: pytest.StashKey[Workbench] = pytest.StashKey()
+BUDGET: pytest.StashKey[ErrorBudget] = pytest.StashKey()
+"""Once the tests are selected."""
 CONTROLLER: pytest.StashKey[Controller] = pytest.StashKey()
 ATTEMPT: pytest.StashKey[Attempt] = pytest.StashKey()
 """In the stash of a test that asks for a board, while it runs."""

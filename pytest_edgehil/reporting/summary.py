@@ -34,6 +34,7 @@ def markdown(
     *,
     quarantined: Mapping[str, str],
     not_run: Sequence[str],
+    error_rate: str = "",
     title: str = "Hardware-in-the-loop gates",
 ) -> str:
     """The whole account, ending in a line end.
@@ -42,6 +43,7 @@ def markdown(
         records: every attempt, in any order.
         quarantined: board id → reason.
         not_run: node ids that were collected and have no result.
+        error_rate: what the verdicts are worth together, as one sentence.
         title: the heading.
     """
     final = fmt.final_attempts(records)
@@ -73,7 +75,11 @@ def markdown(
         blocks += ["**Quarantined boards**", _bullets(lines)]
     if not_run:
         blocks += [f"**Not run: {fmt.counted(len(not_run), 'test')}**", _bullets([f"`{one}`" for one in not_run])]
-    notes = [*fmt.caveats(final), *(f"not checked by {gate}: {what}" for gate, what in fmt.unchecked(final))]
+    notes = [
+        *([error_rate] if error_rate else []),
+        *fmt.caveats(final),
+        *(f"not checked by {gate}: {what}" for gate, what in fmt.unchecked(final)),
+    ]
     if notes:
         blocks.append("\n".join(f"> {_cell(one)}  " for one in notes))
     return "\n\n".join(blocks) + "\n"

@@ -65,6 +65,7 @@ def summary(
     not_run: Sequence[str],
     width: int,
     verbose: bool = True,
+    error_rate: str = "",
 ) -> list[Line]:
     """The whole account.
 
@@ -74,6 +75,7 @@ def summary(
         not_run: node ids that were collected and have no result.
         width: columns of the terminal.
         verbose: list what each gate did not check; otherwise say only that there is such a list, and where.
+        error_rate: what the verdicts are worth together, as one sentence.
 
     Returns:
         Lines without line ends; none when there is nothing to say.
@@ -85,7 +87,7 @@ def summary(
         _requeued(records, final, width),
         _quarantined(quarantined, width),
         _not_run(not_run, width),
-        _small_print(final, width, verbose=verbose),
+        _small_print(final, width, verbose=verbose, error_rate=error_rate),
         _tally(final, quarantined, not_run, width),
     ]
     lines: list[Line] = []
@@ -269,8 +271,9 @@ def _not_run(not_run: Sequence[str], width: int) -> list[Line]:
     return lines
 
 
-def _small_print(records: Sequence[TestRecord], width: int, *, verbose: bool) -> list[Line]:
-    lines = [line for one in fmt.caveats(records) for line in _wrapped(f"note: {one}", width)]
+def _small_print(records: Sequence[TestRecord], width: int, *, verbose: bool, error_rate: str) -> list[Line]:
+    lines = _wrapped(f"error rate: {error_rate}", width) if error_rate else []
+    lines += [line for one in fmt.caveats(records) for line in _wrapped(f"note: {one}", width)]
     unchecked = fmt.unchecked(records)
     if verbose:
         for gate, what in unchecked:
