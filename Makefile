@@ -1,6 +1,9 @@
 # Two commands matter: `make demo` and `make test`. Both set themselves up on a machine with Python >= 3.11, git, make.
 VENV ?= .venv
 export VENV
+# The tests start hundreds of Python processes. Without compiled modules each compiles this package anew, and has
+# pytest rewrite its assertions: half of what a small run costs.
+unexport PYTHONDONTWRITEBYTECODE
 PY = $(VENV)/bin/python
 PYTEST_ARGS ?=
 

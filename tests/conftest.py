@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 from support.farm import Farm, onnx_artifact, replay_artifact
 
 ROOT = Path(__file__).parent.parent
+
+# Hundreds of processes are started here: each would compile the package anew, and rewrite its assertions.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
