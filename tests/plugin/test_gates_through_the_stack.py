@@ -1,10 +1,15 @@
-"""Each verdict of each gate, through the whole stack on virtual boards with recorded models, alone and with workers."""
+"""Each verdict of each gate, through the whole stack on virtual boards with recorded models, alone and with workers.
+
+All of it in one run each; the tests look at what came of it.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
 
 import pytest
-from support.farm import Farm, replay_artifact
-
-WORKERS = pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
-MIB = 2**20
+from support.farm import replay_artifact
+from support.standing_farm import Ran, StandingFarm, run_once
 
 FEEDS = """
     import numpy as np
@@ -23,133 +28,34 @@ def gate_test(name: str, *decorators: str, model: str = "steady", body: str = "d
     return f'\n    @pytest.mark.combo(model="{model}")\n{marks}    def test_{name}(dut):\n        {body}\n'
 
 
-def verdicts(farm: Farm) -> dict[str, list[str]]:
-    """Test name → its outcomes."""
-    return {
-        one["nodeid"].rpartition("::test_")[2]: [verdict["outcome"] for verdict in one["verdicts"]]
-        for one in farm.results["tests"]
-    }
-
-
-@WORKERS
-def test_every_verdict_of_every_gate(farm: Farm, workers):
-    replay_artifact(farm.artifacts, name="hot", temperature_c=tuple(60.0 + i for i in range(40)))
-    replay_artifact(farm.artifacts, name="throttling", throttled=(0,) * 3 + (0x40004,) * 100, period_s=0.1)
-    replay_artifact(farm.artifacts, name="edge", p95_ms=10.0)
-    farm.pytester.makepyfile(
-        suite(
-            gate_test("p95_pass", 'p95_latency("12 ms")'),
-            gate_test("p95_fail", 'p95_latency("12 ms")', model="slow"),
-            gate_test("p95_inconclusive", 'p95_latency("10 ms", max_samples=60)', model="edge"),
-            gate_test("p95_invalid", 'p95_latency("12 ms")', model="throttling"),
-            gate_test("rss_pass", 'peak_rss("128 MiB")'),
-            gate_test("rss_fail", 'peak_rss("64 MiB")'),
-            gate_test("size_pass", 'size("1 MiB")'),
-            gate_test("size_fail", 'size("1 kB")'),
-            gate_test("cold_pass", 'cold_start("100 ms", starts=3)'),
-            gate_test("cold_fail", 'cold_start("10 ms", starts=3)'),
-            gate_test("thermal_fail", 'thermal(max="80 C", throttling=False)', 'soak("10 min")', model="hot"),
-            gate_test(
-                "thermal_throttling", 'thermal(max="80 C", throttling=False)', 'soak("2 min")', model="throttling"
-            ),
-        )
-    )
-    result = farm.run(*workers)
-    assert result.ret == 1
-    told = verdicts(farm)
-    assert told["p95_pass"] == ["PASS"]
-    assert told["p95_fail"] == ["FAIL"]
-    assert told["p95_inconclusive"] == ["INCONCLUSIVE"]
-    assert told["p95_invalid"] == ["INVALID"]
-    assert told["rss_pass"] == ["PASS"]
-    assert told["rss_fail"] == ["FAIL"]
-    assert told["size_pass"] == ["PASS"]
-    assert told["size_fail"] == ["FAIL"]
-    assert told["cold_pass"] == ["PASS"]
-    assert told["cold_fail"] == ["FAIL"]
-    assert "FAIL" in told["thermal_fail"]
-    assert "FAIL" in told["thermal_throttling"]
-
-
-@WORKERS
-def test_nothing_but_a_pass_passes(farm: Farm, workers):
-    replay_artifact(farm.artifacts, name="edge", p95_ms=10.0)
-    farm.pytester.makepyfile(
-        suite(
-            gate_test("passes", 'p95_latency("12 ms")'),
-            gate_test("misses", 'p95_latency("12 ms")', model="slow"),
-            gate_test("undecided", 'p95_latency("10 ms", max_samples=60)', model="edge"),
-        )
-    )
-    result = farm.run("-v", *workers)
-    result.assert_outcomes(passed=1, failed=2)
-    for name, letters in (("undecided", "INCONCLUSIVE"), ("misses", "FAILED"), ("passes", "PASSED")):
-        assert any(f"test_{name}" in line and letters in line for line in result.outlines)
-    assert "Traceback" not in result.stdout.str()
-    status = {one["nodeid"].rpartition("::")[2]: one["status"] for one in farm.results["tests"]}
-    assert status == {"test_passes": "passed", "test_misses": "failed", "test_undecided": "inconclusive"}
-
-
-@WORKERS
-def test_the_summary_names_board_combo_gate_numbers_and_verdict(farm: Farm, workers):
-    farm.pytester.makepyfile(suite(gate_test("misses", 'p95_latency("12 ms")', model="slow")))
-    result = farm.run(*workers)
-    text = result.stdout.str()
-    for word in ("b1", "slow 1.0.0", "p95_latency", "12 ms", "FAIL"):
-        assert word in text
-
-
-def test_a_gate_without_anything_to_measure_is_no_pass(farm: Farm):
-    farm.pytester.makepyfile(suite(gate_test("idle", 'p95_latency("12 ms")', body="assert dut is not None")))
-    result = farm.run()
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(["*fed*nothing*"])
-
-
-def test_a_failed_assertion_is_a_failure_of_the_test_and_is_not_judged(farm: Farm):
-    farm.pytester.makepyfile(
-        suite(gate_test("wrong", 'p95_latency("12 ms")', body='assert dut.run(X)["logits"].sum() == 99'))
-    )
-    result = farm.run()
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*assert*99*"])
-    assert verdicts(farm)["wrong"] == []
-
-
-def test_junit_carries_the_numbers(farm: Farm):
-    farm.pytester.makepyfile(suite(gate_test("passes", 'p95_latency("12 ms")')))
-    farm.run("--junitxml=junit.xml", "-o", "junit_family=xunit2")
-    text = (farm.pytester.path / "junit.xml").read_text()
-    for word in ("p95_latency", "PASS", "b1", "steady 1.0.0"):
-        assert word in text
-
-
-@WORKERS
-def test_replayed_evidence_is_signed_and_says_that_it_was_replayed(farm: Farm, workers):
-    farm.pytester.makepyfile(suite(gate_test("passes", 'p95_latency("12 ms")')))
-    assert farm.run(*workers).ret == 0
-    told = farm.edgehil("evidence", "verify", str(farm.report / "evidence"))
-    assert "1 statement" in told.stdout
-    assert "replay" in (told.stdout + (farm.report / "results.json").read_text())
-
-
-def test_combos_can_be_parametrised(farm: Farm):
-    farm.pytester.makepyfile(
-        FEEDS
-        + """
+GATES = suite(
+    gate_test("p95_pass", 'p95_latency("12 ms")'),
+    gate_test("p95_fail", 'p95_latency("12 ms")', model="slow"),
+    gate_test("p95_inconclusive", 'p95_latency("10 ms", max_samples=60)', model="edge"),
+    gate_test("p95_invalid", 'p95_latency("12 ms")', model="throttling"),
+    gate_test("rss_pass", 'peak_rss("128 MiB")'),
+    gate_test("rss_fail", 'peak_rss("64 MiB")'),
+    gate_test("size_pass", 'size("1 MiB")'),
+    gate_test("size_fail", 'size("1 kB")'),
+    gate_test("cold_pass", 'cold_start("100 ms", starts=3)'),
+    gate_test("cold_fail", 'cold_start("10 ms", starts=3)'),
+    gate_test("thermal_fail", 'thermal(max="80 C", throttling=False)', 'soak("10 min")', model="hot"),
+    gate_test("thermal_throttling", 'thermal(max="80 C", throttling=False)', 'soak("2 min")', model="throttling"),
+    gate_test("idle", 'p95_latency("12 ms")', body="assert dut is not None"),
+    gate_test("wrong", 'p95_latency("12 ms")', body='assert dut.run(X)["logits"].sum() == 99'),
+)
+PARAMETRISED = (
+    FEEDS
+    + """
     @pytest.mark.parametrize("combo", ["steady", "slow"], indirect=True)
     @pytest.mark.p95_latency("12 ms")
-    def test_it(dut):
+    def test_any(dut):
         dut.run(X)
-    """
-    )
-    farm.run().assert_outcomes(passed=1, failed=1)
-
-
-def test_markers_of_classes_and_modules_count_and_the_closest_wins(farm: Farm):
-    farm.pytester.makepyfile(
-        FEEDS
-        + """
+"""
+)
+MODULE = (
+    FEEDS
+    + """
     pytestmark = [pytest.mark.combo(model="slow"), pytest.mark.p95_latency("12 ms")]
 
     class TestRelaxed:
@@ -164,6 +70,104 @@ def test_markers_of_classes_and_modules_count_and_the_closest_wins(farm: Farm):
 
     def test_strict(dut):
         dut.run(X)
-    """
-    )
-    farm.run().assert_outcomes(passed=2, failed=1)
+"""
+)
+
+
+def prepare(farm: StandingFarm) -> None:
+    farm.boards(2)
+    replay_artifact(farm.artifacts, name="steady")
+    replay_artifact(farm.artifacts, name="slow", p95_ms=30.0)
+    replay_artifact(farm.artifacts, name="hot", temperature_c=tuple(60.0 + i for i in range(40)))
+    replay_artifact(farm.artifacts, name="throttling", throttled=(0,) * 3 + (0x40004,) * 100, period_s=0.1)
+    replay_artifact(farm.artifacts, name="edge", p95_ms=10.0)
+    farm.suite(GATES, "test_gates.py")
+    farm.suite(PARAMETRISED, "test_parametrised.py")
+    farm.suite(MODULE, "test_module.py")
+
+
+@pytest.fixture(scope="module", params=[(), ("-n2",)], ids=["alone", "n2"])
+def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    arguments = ("-v", "--junitxml=junit.xml", "-o", "junit_family=xunit2", *request.param)
+    return run_once(tmp_path_factory, f"gates{''.join(request.param)}", prepare, *arguments)
+
+
+def verdicts(ran: Ran) -> dict[str, list[str]]:
+    """Test name → its outcomes."""
+    return {
+        name.removeprefix("test_"): [verdict["outcome"] for verdict in one["verdicts"]]
+        for name, (one,) in ran.attempts.items()
+    }
+
+
+def statuses(ran: Ran) -> dict[str, str]:
+    return {name.removeprefix("test_"): one["status"] for name, (one,) in ran.attempts.items()}
+
+
+def test_every_verdict_of_every_gate(ran: Ran):
+    assert ran.result.ret == 1
+    told = verdicts(ran)
+    assert told["p95_pass"] == ["PASS"]
+    assert told["p95_fail"] == ["FAIL"]
+    assert told["p95_inconclusive"] == ["INCONCLUSIVE"]
+    assert told["p95_invalid"] == ["INVALID"]
+    assert told["rss_pass"] == ["PASS"]
+    assert told["rss_fail"] == ["FAIL"]
+    assert told["size_pass"] == ["PASS"]
+    assert told["size_fail"] == ["FAIL"]
+    assert told["cold_pass"] == ["PASS"]
+    assert told["cold_fail"] == ["FAIL"]
+    assert "FAIL" in told["thermal_fail"]
+    assert "FAIL" in told["thermal_throttling"]
+
+
+def test_nothing_but_a_pass_passes(ran: Ran):
+    passing = {name for name, outcomes in verdicts(ran).items() if outcomes and set(outcomes) == {"PASS"}}
+    assert passing == {"p95_pass", "rss_pass", "size_pass", "cold_pass", "any[steady]", "relaxed", "other_model"}
+    told = statuses(ran)
+    assert {name for name, status in told.items() if status == "passed"} == passing
+    assert (told["p95_fail"], told["p95_inconclusive"]) == ("failed", "inconclusive")
+    ran.result.assert_outcomes(passed=len(passing), failed=len(told) - len(passing))
+    for name, letters in (("p95_inconclusive", "INCONCLUSIVE"), ("p95_fail", "FAILED"), ("p95_pass", "PASSED")):
+        assert any(f"test_{name}" in line and letters in line for line in ran.result.outlines)
+    assert "Traceback" not in ran.result.stdout.str()
+
+
+def test_the_summary_names_board_combo_gate_numbers_and_verdict(ran: Ran):
+    ran.result.stdout.re_match_lines([r"b[12] +slow 1\.0\.0 .*p95_latency .*ms +> 12 ms +FAIL"])
+
+
+def test_a_gate_without_anything_to_measure_is_no_pass(ran: Ran):
+    assert statuses(ran)["idle"] not in {"passed", "skipped"}
+    ran.result.stdout.fnmatch_lines(["*fed*nothing*"])
+
+
+def test_a_failed_assertion_is_a_failure_of_the_test_and_is_not_judged(ran: Ran):
+    assert statuses(ran)["wrong"] == "failed"
+    ran.result.stdout.fnmatch_lines(["*assert*99*"])
+    assert verdicts(ran)["wrong"] == []
+
+
+def test_junit_carries_the_numbers(ran: Ran):
+    (case,) = [
+        one for one in ET.parse(ran.farm.path / "junit.xml").iter("testcase") if one.get("name") == "test_p95_pass"
+    ]
+    text = ET.tostring(case, encoding="unicode")
+    for word in ("p95_latency", "PASS", ran.attempts["test_p95_pass"][0]["board"]["id"], "steady 1.0.0"):
+        assert word in text
+
+
+def test_replayed_evidence_is_signed_and_says_that_it_was_replayed(ran: Ran):
+    told = ran.farm.edgehil("evidence", "verify", str(ran.farm.report / "evidence"))
+    judged = sum(bool(outcomes) for outcomes in verdicts(ran).values())
+    assert f"{judged} statement" in told.stdout
+    assert "replay" in (told.stdout + (ran.farm.report / "results.json").read_text())
+
+
+def test_combos_can_be_parametrised(ran: Ran):
+    assert (statuses(ran)["any[steady]"], statuses(ran)["any[slow]"]) == ("passed", "failed")
+
+
+def test_markers_of_classes_and_modules_count_and_the_closest_wins(ran: Ran):
+    told = statuses(ran)
+    assert (told["relaxed"], told["other_model"], told["strict"]) == ("passed", "passed", "failed")

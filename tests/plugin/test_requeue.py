@@ -10,12 +10,10 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from support.farm import Farm, replay_artifact
-from support.standing_farm import StandingFarm
+from support.standing_farm import Ran, StandingFarm, run_once
 
 WORKERS = pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
 
@@ -148,28 +146,19 @@ BREAKING = {
 CALM = {"test_parametrised[2]", "test_last"}
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What one run of the suite left behind."""
-
-    farm: StandingFarm
-    result: pytest.RunResult
-    attempts: dict[str, list[dict[str, Any]]]
-    states: dict[str, dict[str, Any]]
-
-    @property
-    def noted(self) -> list[str]:
-        return (self.farm.path / "noted").read_text().splitlines()
-
-
 @pytest.fixture(scope="module", params=[(), ("-n2",)], ids=["alone", "n2"])
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    farm = StandingFarm(tmp_path_factory.mktemp("requeue"))
-    farm.boards(len(BREAKING) + 2)
-    replay_artifact(farm.artifacts, name="steady")
-    farm.suite(SUITE)
-    result = farm.run("-v", "-rA", "--junitxml=junit.xml", "--alluredir=allure", *request.param)
-    return Ran(farm=farm, result=result, attempts=farm.attempts, states=farm.board_states())
+    def prepare(farm: StandingFarm) -> None:
+        farm.boards(len(BREAKING) + 2)
+        replay_artifact(farm.artifacts, name="steady")
+        farm.suite(SUITE)
+
+    arguments = ("-v", "-rA", "--junitxml=junit.xml", "--alluredir=allure", *request.param)
+    return run_once(tmp_path_factory, f"requeue{''.join(request.param)}", prepare, *arguments)
+
+
+def noted(ran: Ran) -> list[str]:
+    return (ran.farm.path / "noted").read_text().splitlines()
 
 
 def test_every_test_runs_again_and_the_second_attempt_counts(ran: Ran):
@@ -207,10 +196,10 @@ def test_what_the_test_made_of_the_broken_board_is_not_held_against_it(ran: Ran)
 
 def test_fixtures_of_class_module_and_session_survive(ran: Ran):
     # once per process, however many attempts there were
-    assert set(Counter(line for line in ran.noted if line.split()[1] in {"module", "session"}).values()) == {1}
-    ups = Counter(line for line in ran.noted if line.endswith("class up"))
+    assert set(Counter(line for line in noted(ran) if line.split()[1] in {"module", "session"}).values()) == {1}
+    ups = Counter(line for line in noted(ran) if line.endswith("class up"))
     assert set(ups.values()) == {1}
-    assert sum(line.endswith("class has class") for line in ran.noted) == 3
+    assert sum(line.endswith("class has class") for line in noted(ran)) == 3
 
 
 def test_junit_has_one_case_per_test_and_it_is_the_last_attempt(ran: Ran):

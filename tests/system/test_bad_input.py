@@ -9,7 +9,6 @@ import base64
 import json
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,9 @@ import pytest
 from support import bundles
 from support.farm import Farm, onnx_artifact, replay_artifact
 from support.keys import make_key
-from support.standing_farm import StandingFarm
+from support.standing_farm import Ran, StandingFarm, run_once
+
+from pytest_edgehil.board.hostkey import fingerprint
 
 WORKERS = pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
 
@@ -151,38 +152,14 @@ def bad_artifacts(directory: Path) -> None:
     )
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What one run of the suite left behind."""
-
-    farm: StandingFarm
-    result: pytest.RunResult
-    attempts: dict[str, list[dict[str, Any]]]
-    states: dict[str, dict[str, Any]]
-    fingerprint: str
-
-    @property
-    def output(self) -> str:
-        return self.result.stdout.str() + self.result.stderr.str()
-
-
 @pytest.fixture(scope="module", params=[(), ("-n2",)], ids=["alone", "n2"])
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    from pytest_edgehil.board.hostkey import fingerprint
+    def prepare(farm: StandingFarm) -> None:
+        farm.lab.write_text(lab(wrong_host_key=make_key(farm.path / "other").public))
+        bad_artifacts(farm.artifacts)
+        farm.suite(suite())
 
-    farm = StandingFarm(tmp_path_factory.mktemp("bad"))
-    pinned = make_key(farm.path / "other").public
-    farm.lab.write_text(lab(wrong_host_key=pinned))
-    bad_artifacts(farm.artifacts)
-    farm.suite(suite())
-    result = farm.run("-rA", *request.param)
-    return Ran(
-        farm=farm,
-        result=result,
-        attempts=farm.attempts,
-        states=farm.board_states(),
-        fingerprint=fingerprint(base64.b64decode(pinned.split()[1])),
-    )
+    return run_once(tmp_path_factory, f"bad-input{''.join(request.param)}", prepare, "-rA", *request.param)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -211,7 +188,8 @@ def test_a_wrong_host_key_quarantines_the_board_and_names_both_fingerprints(ran:
     assert (first["board"]["id"], second["board"]["id"]) == ("k1", "k2")
     assert ran.states["k1"]["state"] == "quarantined"
     reason = ran.states["k1"]["reason"]
-    assert ran.fingerprint in reason
+    pinned = json.loads(ran.farm.lab.read_text())["boards"]["k1"]["ssh"]["host_key"]
+    assert fingerprint(base64.b64decode(pinned.split()[1])) in reason
     assert len(set(re.findall(r"SHA256:[A-Za-z0-9+/]{43}", reason))) == 2
 
 

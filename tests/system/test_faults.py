@@ -1,39 +1,38 @@
 """Each fault in the middle of a test: the run ends, the model is not blamed, the board is quarantined with its reason,
-the test runs on another board, and exit status and summary tell the truth. Alone and with two workers."""
+the test runs on another board, and exit status and summary tell the truth. Alone and with two workers.
+
+Every fault has a test of its own, all of them in one pytest run; the tests below look at what came of it.
+"""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from random import Random
 
 import pytest
 from support.farm import Farm, onnx_artifact
+from support.standing_farm import Ran, StandingFarm, run_once
 
 WORKERS = pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
 
-SUITE = """
-    import re
+PRELUDE = """
     import numpy as np
     import pytest
     from pathlib import Path
     from pytest_edgehil.model import Demand, Fault
 
     X = {"image": np.zeros((1, 1, 8, 8), dtype=np.float32)}
-    HIT = Path(__file__).with_name("hit")
 
-    def once(board, *faults, **options):
+    def once(request, board, kind, **options):
         '''Break the first board that comes along, and only that one.'''
         try:
-            with HIT.open("x") as file:
+            with Path(__file__).with_name(f"{request.node.name}.hit").open("x") as file:
                 file.write(board.id)
         except FileExistsError:
             return False
-        for fault in faults:
-            board.virtual.inject(Fault(kind=fault, **options))
+        board.virtual.inject(Fault(kind=kind, **options))
         return True
-
-    @pytest.mark.combo(model="digits")
-    def test_victim(request, board):
-        BODY
 
     def test_bystander(rng):
         assert rng.random() < 1
@@ -42,74 +41,119 @@ SUITE = """
 MEASURE = """
         dut = request.getfixturevalue("dut")
         dut.run(X)
-        once(board, "KIND", OPTIONS)
+        once(request, board, KIND)
         for _ in range(400):
             dut.run(X)
 """
+OVERHEAT = (
+    MEASURE
+    + """
+            dut.measure_more(Demand(seconds=0.2))
+"""
+)
+# the board may have served a test before: then it has a link that goes on, and a login prompt in its log
 FLASH = """
-        once(board, "KIND", OPTIONS)
+        if once(request, board, KIND):
+            board.forget_link()
         dut = request.getfixturevalue("dut")
         dut.run(X)
 """
 BOOT = """
-        if once(board, "KIND", OPTIONS):
+        since = board.console.position
+        if once(request, board, KIND):
             board.forget_link()
             board.power.cycle()
-        board.console.wait_for(r"login:", timeout_s=15, since=0)
+            board.console.wait_for(r"login:", timeout_s=15, since=since)
         dut = request.getfixturevalue("dut")
         dut.run(X)
 """
 
-# fault, its options, the test's body, a word of the reason that must be given
-CASES = [
-    pytest.param(("link-cut", "after_bytes=2000", MEASURE, r"link|connection"), id="link-cut"),
-    pytest.param(("link-stall", "", MEASURE, r"link|answer|stall|silent|deadline|within"), id="link-stall"),
-    pytest.param(("power-cut", "after_bytes=2000", MEASURE, r"link|power|connection|reboot"), id="power-cut"),
-    pytest.param(("panic", "", MEASURE, r"panic"), id="panic"),
-    pytest.param(("out-of-memory", "", MEASURE, r"[Mm]emory"), id="out-of-memory"),
-    pytest.param(("overheat", "", MEASURE + "            time_passes(dut)\n", r"°C|heat|temperature"), id="overheat"),
-    pytest.param(("ssh-refused", "", FLASH, r"refused|connect"), id="ssh-refused"),
-    pytest.param(("disk-full", "", FLASH, r"space|disk|full"), id="disk-full"),
-    pytest.param(("link-cut", "after_bytes=100000", FLASH, r"link|connection"), id="link-cut-while-flashing"),
-    pytest.param(("power-cut", "after_bytes=100000", FLASH, r"link|power|connection"), id="power-cut-while-flashing"),
-    pytest.param(("stuck-boot", "", BOOT, r"login"), id="stuck-boot"),
-]
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A fault, when it comes (`body`), and a word of the reason that must be given."""
+
+    fault: str
+    body: str
+    reason: str
 
 
-@WORKERS
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.timeout(240)
-def test_a_fault_costs_a_board_not_a_verdict(farm: Farm, workers, case):
-    kind, options, body, reason = case
-    text = SUITE.replace("\n        BODY", body).replace("KIND", kind).replace("OPTIONS", options)
-    text = text.replace("time_passes(dut)", "dut.measure_more(Demand(seconds=0.2))")
-    farm.pytester.makepyfile(text)
-    result = farm.run("-rA", *workers)
+CASES = {
+    "link_cut": Case("'link-cut', after_bytes=2000", MEASURE, r"link|connection"),
+    "link_stall": Case("'link-stall'", MEASURE, r"link|answer|stall|silent|deadline|within"),
+    "power_cut": Case("'power-cut', after_bytes=2000", MEASURE, r"link|power|connection|reboot"),
+    "panic": Case("'panic'", MEASURE, r"panic"),
+    "out_of_memory": Case("'out-of-memory'", MEASURE, r"[Mm]emory"),
+    "overheat": Case("'overheat'", OVERHEAT, r"°C|heat|temperature"),
+    "ssh_refused": Case("'ssh-refused'", FLASH, r"refused|connect"),
+    "disk_full": Case("'disk-full'", FLASH, r"space|disk|full"),
+    "link_cut_while_flashing": Case("'link-cut', after_bytes=100000", FLASH, r"link|connection"),
+    "power_cut_while_flashing": Case("'power-cut', after_bytes=100000", FLASH, r"link|power|connection"),
+    "stuck_boot": Case("'stuck-boot'", BOOT, r"login"),
+}
 
-    result.assert_outcomes(passed=2)
-    assert result.ret == 0
-    hit = (farm.pytester.path / "hit").read_text()
-    attempts = [one for one in farm.results["tests"] if "test_victim" in one["nodeid"]]
-    assert [one["status"] for one in attempts] == ["infrastructure", "passed"]
-    assert attempts[0]["requeued"]
-    assert attempts[0]["board"] is None or attempts[0]["board"]["id"] == hit
-    assert attempts[1]["board"]["id"] != hit
 
-    state = farm.board_states()[hit]
+def victim(name: str, case: Case) -> str:
+    body = case.body.replace("KIND", case.fault)
+    return f"\n    @pytest.mark.combo(model={name!r})\n    def test_{name}(request, board):{body}"
+
+
+def prepare(farm: StandingFarm) -> None:
+    farm.longest_s = 580.0
+    farm.boards(len(CASES) + 2)
+    for seed, name in enumerate(CASES):
+        ballast = farm.path / f"{name}.bin"
+        ballast.write_bytes(Random(seed).randbytes(300_000))
+        onnx_artifact(farm.artifacts, name=name, ballast=ballast)  # there is something to send, whoever was here before
+    farm.suite(PRELUDE + "".join(victim(name, case) for name, case in CASES.items()))
+
+
+@pytest.fixture(scope="module", params=[(), ("-n2",)], ids=["alone", "n2"])
+def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return run_once(tmp_path_factory, f"faults{''.join(request.param)}", prepare, "-rA", *request.param)
+
+
+@pytest.mark.timeout(600)  # the first one waits for all of them
+@pytest.mark.parametrize("name", CASES)
+def test_a_fault_costs_a_board_not_a_verdict(ran: Ran, name: str):
+    hit = (ran.farm.path / f"test_{name}.hit").read_text()
+    first, second = ran.attempts[f"test_{name}"]
+    assert (first["status"], second["status"]) == ("infrastructure", "passed"), first["message"]
+    assert first["requeued"]
+    assert first["board"] is None or first["board"]["id"] == hit
+    assert second["board"]["id"] != hit
+
+    state = ran.states[hit]
     assert state["state"] == "quarantined"
-    assert re.search(reason, state["reason"]), state["reason"]
-    summary = result.stdout.str()
+    assert re.search(CASES[name].reason, state["reason"]), state["reason"]
+    summary = ran.result.stdout.str()
     assert "quarantined" in summary.lower()
-    assert hit in summary
+    assert re.search(rf"\b{hit}\b", summary)
+
+
+@pytest.mark.timeout(600)
+def test_faults_cost_nothing_else(ran: Ran):
+    ran.result.assert_outcomes(passed=len(CASES) + 1)
+    assert ran.result.ret == 0
+    assert sum(one["state"] == "quarantined" for one in ran.states.values()) == len(CASES)
+    assert {one["state"] for one in ran.states.values()} == {"quarantined", "free"}
+
+
+ONE = (
+    PRELUDE
+    + """
+    @pytest.mark.combo(model="digits")
+    def test_victim(dut):
+        dut.run(X)
+"""
+)
 
 
 @WORKERS
 @pytest.mark.timeout(240)
 def test_when_no_board_is_left_it_is_an_infrastructure_error_and_no_failure_of_the_model(farm: Farm, workers):
     farm.boards(1, faults=[{"kind": "link-cut", "after_bytes": 150_000}])
-    farm.pytester.makepyfile(
-        SUITE.replace("\n        BODY", FLASH.replace('        once(board, "KIND", OPTIONS)\n', ""))
-    )
+    farm.pytester.makepyfile(ONE)
     result = farm.run(*(("-n1",) if workers else ()))
     result.assert_outcomes(passed=1, errors=1)
     assert result.ret == 1
@@ -119,11 +163,8 @@ def test_when_no_board_is_left_it_is_an_infrastructure_error_and_no_failure_of_t
 
 
 def test_a_slow_link_is_slow_and_nothing_else(farm: Farm):
-    onnx_artifact(farm.artifacts)
     farm.boards(1, faults=[{"kind": "slow-link", "options": {"rate_bytes_per_s": 600_000}}])
-    farm.pytester.makepyfile(
-        SUITE.replace("\n        BODY", FLASH.replace('        once(board, "KIND", OPTIONS)\n', ""))
-    )
+    farm.pytester.makepyfile(ONE)
     result = farm.run()
     result.assert_outcomes(passed=2)
     assert farm.board_states()["b1"]["state"] == "free"
