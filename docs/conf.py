@@ -50,7 +50,8 @@ DESCRIBED = {  # module whose text describes a format → language of its exampl
 
 
 def _definition(term: str, text: str) -> str:
-    return f"`{term}`\n: {text}\n"
+    inline = " ".join(text.split()).replace("``", "`")  # docstrings mark code as reStructuredText does
+    return f"`{term}`\n: {inline}\n"
 
 
 def _gates() -> str:
@@ -100,7 +101,18 @@ def _lab() -> str:
     """The sections of lab.yaml, from the JSON Schema that editors read."""
     from pytest_edgehil.lab.schema import lab_schema
 
-    schema = lab_schema()
+    return _of_schema(lab_schema())
+
+
+def _manifest() -> str:
+    """The fields of manifest.json, from its JSON Schema."""
+    from pytest_edgehil.artifacts.manifest import manifest_schema
+
+    return _of_schema(manifest_schema())
+
+
+def _of_schema(schema: dict) -> str:
+    """The sections of a document."""
 
     def forms(node: dict) -> list[dict]:
         """What a value may be, with null left out."""
@@ -189,7 +201,13 @@ def _described(module: str, language: str) -> str:
 
 def _generate(_app: object) -> None:
     GENERATED.mkdir(exist_ok=True)
-    for name, make in (("gates", _gates), ("options", _options), ("commands", _commands), ("lab", _lab)):
+    for name, make in (
+        ("gates", _gates),
+        ("options", _options),
+        ("commands", _commands),
+        ("lab", _lab),
+        ("manifest", _manifest),
+    ):
         (GENERATED / f"{name}.md").write_text(make())
     for module, language in DESCRIBED.items():
         name = module.removesuffix(".py").replace("/", "-")

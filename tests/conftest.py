@@ -7,12 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck as Health
+from hypothesis import settings
 from support.farm import Farm, onnx_artifact, replay_artifact
 
 ROOT = Path(__file__).parent.parent
 
 # Hundreds of processes are started here: each would compile the package anew, and rewrite its assertions.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# timings never decide a test: neither an example's, nor how long it took to draw one
+settings.register_profile("edgehil", deadline=None, suppress_health_check=[Health.too_slow])
+settings.load_profile("edgehil")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

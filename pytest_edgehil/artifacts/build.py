@@ -189,6 +189,7 @@ def _manifest(
         provides={**provides, **recipe.provides},
         depends=recipe.depends,
         budgets=recipe.budgets,
+        timing=recipe.timing,
         provenance=Provenance(
             source=source,
             recipe=recipe.digest,

@@ -3,7 +3,9 @@
 Rules:
 
 - the board's class matches one of the artifact's patterns, and its machine is one of the artifact's architectures;
-- the board has the artifact's runtime, new enough (``replay`` is part of the on-board program and always there);
+- its accelerator and its kernel's page size are among those that the artifact names, if it names any;
+- the board has the artifact's runtime, within its range of versions (``replay`` is part of the on-board program and
+  always there);
 - each of the artifact's `depends` is provided: by another artifact of the combo, by the board
   (``board.class``, ``board.accelerator``), or by what the caller says is on it already. A value may be a shell
   pattern.
@@ -15,8 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
-from itertools import zip_longest
 
+from pytest_edgehil.artifacts.manifest import version_key
 from pytest_edgehil.errors import WrongTarget
 from pytest_edgehil.model.artifact import Artifact, Combo, Track
 from pytest_edgehil.model.board import Board
@@ -32,6 +34,7 @@ def clashes(
     board: Board,
     *,
     machine: str | None = None,
+    page_size_bytes: int | None = None,
     runtimes: Mapping[str, str] | None = None,
     provided: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
@@ -41,6 +44,7 @@ def clashes(
         combo: what would be flashed.
         board: where.
         machine: what ``uname -m`` says on the board; None: not known yet.
+        page_size_bytes: of its kernel; None: not known yet.
         runtimes: runtime → version, as the board reports them; None: not known yet.
         provided: what is on the board already and stays there, such as ``{"firmware.name": "edge-os"}``.
     """
@@ -50,7 +54,7 @@ def clashes(
             continue
         if artifact.manifest.track is not track:
             found.append(f"{artifact.label} is of track {artifact.manifest.track}, but stands in the combo as {track}")
-        found.extend(_target_clashes(artifact, board, machine))
+        found.extend(_target_clashes(artifact, board, machine, page_size_bytes))
         clash = _runtime_clash(artifact, runtimes)
         if clash:
             found.append(clash)
@@ -63,6 +67,7 @@ def check_combo(
     board: Board,
     *,
     machine: str | None = None,
+    page_size_bytes: int | None = None,
     runtimes: Mapping[str, str] | None = None,
     provided: Mapping[str, str] | None = None,
 ) -> None:
@@ -71,7 +76,9 @@ def check_combo(
     Raises:
         WrongTarget: with every clash.
     """
-    found = clashes(combo, board, machine=machine, runtimes=runtimes, provided=provided)
+    found = clashes(
+        combo, board, machine=machine, page_size_bytes=page_size_bytes, runtimes=runtimes, provided=provided
+    )
     if found:
         raise WrongTarget(f"{combo.label} does not fit board {board.id} ({board.cls}): {'; '.join(found)}")
 
@@ -81,7 +88,9 @@ def missing_runtimes(combo: Combo, runtimes: Mapping[str, str]) -> tuple[str, ..
     return tuple(clash for artifact in combo.artifacts if (clash := _runtime_clash(artifact, runtimes)))
 
 
-def _target_clashes(artifact: Artifact, board: Board, machine: str | None) -> Iterator[str]:
+def _target_clashes(
+    artifact: Artifact, board: Board, machine: str | None, page_size_bytes: int | None
+) -> Iterator[str]:
     target = artifact.manifest.target
     if not any(fnmatchcase(board.cls, pattern) for pattern in target.board_classes):
         yield f"{artifact.label} is made for board class {' or '.join(target.board_classes)}, the board is {board.cls}"
@@ -89,6 +98,13 @@ def _target_clashes(artifact: Artifact, board: Board, machine: str | None) -> It
         allowed = {_SAME_MACHINE.get(one, one) for one in target.architectures}
         if _SAME_MACHINE.get(machine, machine) not in allowed:
             yield f"{artifact.label} is made for {' or '.join(target.architectures)}, the board is {machine}"
+    kind = None if board.accelerator is None else board.accelerator.kind
+    if target.accelerators and not any(fnmatchcase(kind or "", pattern) for pattern in target.accelerators):
+        wanted = " or ".join(target.accelerators)
+        yield f"{artifact.label} needs the accelerator {wanted}, the board has {kind or 'none'}"
+    if page_size_bytes is not None and target.page_sizes_bytes and page_size_bytes not in target.page_sizes_bytes:
+        made = " or ".join(map(str, target.page_sizes_bytes))
+        yield f"{artifact.label} is made for pages of {made} bytes, the board's kernel has {page_size_bytes}"
 
 
 def _runtime_clash(artifact: Artifact, runtimes: Mapping[str, str] | None) -> str | None:
@@ -99,8 +115,11 @@ def _runtime_clash(artifact: Artifact, runtimes: Mapping[str, str] | None) -> st
     if name not in runtimes:
         has = ", ".join(f"{one} {version}" for one, version in sorted(runtimes.items())) or "no runtime"
         return f"{artifact.label} needs the runtime {name}, the board has {has}"
-    if lowest is not None and not _at_least(runtimes[name], lowest):
+    found = version_key(runtimes[name])
+    if lowest is not None and found < version_key(lowest):
         return f"{artifact.label} needs {name} {lowest} or newer, the board has {runtimes[name]}"
+    if target.below_runtime_version is not None and found >= version_key(target.below_runtime_version):
+        return f"{artifact.label} needs a {name} before {target.below_runtime_version}, the board has {runtimes[name]}"
     return None
 
 
@@ -118,23 +137,3 @@ def _dependency_clashes(artifact: Artifact, combo: Combo, board: Board, on_board
             yield f"{artifact.label} needs {key} {wanted}, which nothing in the combo or on the board provides"
         elif not any(fnmatchcase(provided[key], pattern) for pattern in acceptable):
             yield f"{artifact.label} needs {key} {wanted}, but it is {provided[key]}"
-
-
-def _at_least(version: str, lowest: str) -> bool:
-    """Compare the leading numbers of versions: ``1.20.1`` is at least ``1.20``."""
-    for have, want in zip_longest(_numbers(version), _numbers(lowest), fillvalue=0):
-        if have != want:
-            return have > want
-    return True
-
-
-def _numbers(version: str) -> list[int]:
-    numbers = []
-    for part in version.split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-        if digits != part:
-            break
-    return numbers

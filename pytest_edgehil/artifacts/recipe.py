@@ -13,6 +13,7 @@
       per_channel: true
     evaluate: {dataset: heldout.npz, output: logits}
     budgets: {p95_latency: 12 ms, peak_rss: 180 MiB, size: 1 MiB}
+    timing: []                    # worst-case execution times: {task, budget: 250 us, tool, report: sha256:…}
     provides: {}                  # beside model.name and model.version
     depends: {}                   # key: [acceptable values]
 
@@ -31,12 +32,24 @@ from typing import Annotated, Any, Literal
 import rfc8785
 from pydantic import AfterValidator, Field, RootModel, model_validator
 
-from pytest_edgehil.artifacts.manifest import Key, Machine, Name, Numbers, Pattern, Printable, Version, Word
+from pytest_edgehil.artifacts.manifest import (
+    Digest,
+    Key,
+    Machine,
+    Name,
+    Numbers,
+    PageSize,
+    Pattern,
+    Printable,
+    Version,
+    Word,
+    check_runtime_range,
+)
 from pytest_edgehil.documents.checking import Section, checked
 from pytest_edgehil.documents.reading import Document, FileKind, first_only, read_document
 from pytest_edgehil.errors import QuantityError, RecipeError
 from pytest_edgehil.model import quantity
-from pytest_edgehil.model.artifact import Budgets, Target, Track
+from pytest_edgehil.model.artifact import Budgets, Target, TimingBudget, Track
 
 # --- what the rest of the room reads -----------------------------------------------------------------
 
@@ -110,6 +123,7 @@ class Recipe:
     version: str
     target: Target
     budgets: Budgets
+    timing: tuple[TimingBudget, ...]
     provides: Mapping[str, str]
     depends: Mapping[str, tuple[str, ...]]
     step: ModelStep | PromptStep | FirmwareStep
@@ -148,13 +162,15 @@ class _Target(Section):
     name: Word
     board_classes: Annotated[list[Pattern], Field(min_length=1, max_length=64)]
     architectures: Annotated[list[Machine], Field(max_length=64)] = []
+    accelerators: Annotated[list[Pattern], Field(max_length=64)] = []
+    page_sizes: Annotated[list[PageSize], Field(max_length=8)] = []
     runtime: Word | None = None
     min_runtime_version: Numbers | None = None
+    below_runtime_version: Numbers | None = None
 
     @model_validator(mode="after")
-    def _version_needs_runtime(self) -> _Target:
-        if self.runtime is None and self.min_runtime_version is not None:
-            raise ValueError("min_runtime_version says nothing without a runtime")
+    def _range_makes_sense(self) -> _Target:
+        check_runtime_range(self.runtime, self.min_runtime_version, self.below_runtime_version)
         return self
 
 
@@ -162,6 +178,13 @@ class _Budgets(Section):
     p95_latency: Duration | None = None
     peak_rss: Size | None = None
     size: Size | None = None
+
+
+class _Timing(Section):
+    task: Word
+    budget: Duration
+    tool: Printable
+    report: Digest
 
 
 class _Quantise(Section):
@@ -198,6 +221,7 @@ class _Common(Section):
     version: Version
     target: _Target
     budgets: _Budgets = _Budgets()
+    timing: Annotated[list[_Timing], Field(max_length=256)] = []
     provides: Annotated[dict[Key, Printable], Field(max_length=64)] = {}
     depends: Annotated[dict[Key, Annotated[list[Printable], Field(min_length=1)]], Field(max_length=64)] = {}
 
@@ -242,13 +266,22 @@ def load_recipe(path: Path) -> Recipe:
             name=value.target.name,
             board_classes=tuple(value.target.board_classes),
             architectures=tuple(value.target.architectures),
+            accelerators=tuple(value.target.accelerators),
+            page_sizes_bytes=tuple(value.target.page_sizes),
             runtime=value.target.runtime,
             min_runtime_version=value.target.min_runtime_version,
+            below_runtime_version=value.target.below_runtime_version,
         ),
         budgets=Budgets(
             p95_latency_us=None if budgets.p95_latency is None else quantity.duration_ns(budgets.p95_latency) // 1000,
             peak_rss_bytes=None if budgets.peak_rss is None else quantity.size_bytes(budgets.peak_rss),
             size_bytes=None if budgets.size is None else quantity.size_bytes(budgets.size),
+        ),
+        timing=tuple(
+            TimingBudget(
+                task=one.task, budget_us=quantity.duration_ns(one.budget) // 1000, tool=one.tool, report=one.report
+            )
+            for one in value.timing
         ),
         provides=value.provides,
         depends={key: tuple(values) for key, values in value.depends.items()},

@@ -174,7 +174,13 @@ def check_fit(combo: Combo, session: BoardSession) -> None:
         provided = {"firmware.name": name, "firmware.version": version}
     missing = missing_runtimes(combo, platform.runtimes)
     try:
-        check_combo(combo, board, machine=platform.machine, provided=provided)
+        check_combo(
+            combo,
+            board,
+            machine=platform.machine,
+            page_size_bytes=platform.page_size_bytes,
+            provided=provided,
+        )
     except WrongTarget as problem:
         if missing:
             raise WrongTarget(f"{problem}; {'; '.join(missing)}") from None
@@ -193,7 +199,7 @@ def _try(session: BoardSession, artifact: Artifact, *, power: Power | None, boot
 
 
 def _activate(session: BoardSession, combo: Combo, trial: Trial | None) -> None:
-    asked: dict[str, object] = {"combo": combo.digests}
+    asked: dict[str, object] = {"combo": combo.digests, "board_class": session.board.cls}
     if trial is not None:
         asked |= {"partition": trial.partition, "other": trial.other}
     session.client.request("activate", asked, timeout_s=ACTIVATE_S)

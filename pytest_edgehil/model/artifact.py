@@ -37,15 +37,21 @@ class Target:
         name: short word in the bundle's file name, such as ``pi5``.
         board_classes: shell patterns of board classes; a board must match one.
         architectures: machines as ``uname -m`` says; empty means any.
+        accelerators: kinds of accelerators, one of which the board must have, such as ``hailo10h``; empty: none needed.
+        page_sizes_bytes: kernel page sizes that it runs with; empty means any.
         runtime: runtime that the board must have, or None.
         min_runtime_version: lowest version that will do, or None.
+        below_runtime_version: first version that will no longer do, or None.
     """
 
     name: str
     board_classes: tuple[str, ...]
     architectures: tuple[str, ...] = ()
+    accelerators: tuple[str, ...] = ()
+    page_sizes_bytes: tuple[int, ...] = ()
     runtime: str | None = None
     min_runtime_version: str | None = None
+    below_runtime_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,38 @@ class Budgets:
     p95_latency_us: int | None = None
     peak_rss_bytes: int | None = None
     size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingBudget:
+    """A worst-case execution time that somebody else has shown; the manifest carries the reference, not the proof.
+
+    Args:
+        task: what is bounded, such as ``control-loop``.
+        budget_us: the bound.
+        tool: what showed it, such as ``aiT 24.04``.
+        report: digest of its report (``sha256:<hex>``).
+    """
+
+    task: str
+    budget_us: int
+    tool: str
+    report: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheck:
+    """How an artifact proves on the board that it works.
+
+    Args:
+        path: file of the bundle: of a firmware an executable that the board runs after a trial boot (0 is well); of a
+            model an ``.npz`` with one array of items per input, which must give finite outputs, and
+            ``expected_class`` (int64, one per item) if the classes must be these.
+        timeout_s: how long it may take.
+    """
+
+    path: str
+    timeout_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +124,8 @@ class Manifest:
         entry: path of the file that the runtime opens, or None.
         provides: Mender's ``artifact_provides``.
         depends: Mender's ``artifact_depends``: name → acceptable values.
+        timing: worst-case execution times with their evidence.
+        health: how it proves itself after activation, or None.
     """
 
     schema: int
@@ -101,6 +141,8 @@ class Manifest:
     depends: Mapping[str, tuple[str, ...]]
     budgets: Budgets
     provenance: Provenance
+    timing: tuple[TimingBudget, ...] = ()
+    health: HealthCheck | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

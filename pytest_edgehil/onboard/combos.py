@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import firmware
+from . import firmware, fits
 from .durable import fsync_directory, switch_link, write_atomically
 from .frames import Message
 from .home import Home, hexadecimal, remove
@@ -29,21 +29,30 @@ def combo_id(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def activate(home: Home, digests: object, *, partition: int | None = None, other: int | None = None) -> Message:
+def activate(
+    home: Home,
+    digests: object,
+    *,
+    partition: int | None = None,
+    other: int | None = None,
+    board: fits.Here | None = None,
+) -> Message:
     """Switch to a combo.
 
     Args:
         digests: track → digest; an object from the wire.
         partition: with a new firmware: the partition it has proven itself on.
         other: the other partition of the pair.
+        board: what the combo must fit; None: nobody knows.
 
     Raises:
-        Problem: ``bad-request``, ``not-in-store``, ``corrupt-artifact``, ``disk-full``; the old combo is active.
+        Problem: ``wrong-target``, ``bad-request``, ``not-in-store``, ``corrupt-artifact``, ``disk-full``; the old combo
+            is active.
     """
     combo = _checked(digests)
     name = combo_id(combo)
     with home.locked():
-        _build(home, combo, name)
+        _build(home, combo, name, board)
         if partition is not None:
             if other is None or firmware.booted().partition != partition:
                 raise Problem("bad-request", f"partition {partition} is not the one that is running")
@@ -119,11 +128,13 @@ def _checked(digests: object) -> dict[str, str]:
     return dict(digests)
 
 
-def _build(home: Home, combo: Mapping[str, str], name: str) -> None:
-    for track, digest in combo.items():
-        manifest = install(home, digest)
+def _build(home: Home, combo: Mapping[str, str], name: str, board: fits.Here | None) -> None:
+    manifests = {track: install(home, digest) for track, digest in combo.items()}
+    for track, manifest in manifests.items():
         if manifest.track != track:
             raise Problem("wrong-target", f"{manifest.name} is of track {manifest.track} and cannot be the {track}")
+    if board is not None:
+        fits.check(manifests, board)
     directory = home.combos / name
     if directory.is_dir():
         return

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import attest, combos, facts, firmware, requests, sensors, tensors
+from . import attest, combos, facts, firmware, fits, requests, sensors, tensors
 from .durable import sha256_of
 from .fence import Fence
 from .frames import Blob, FrameReader, FrameWriter, Message, error_message
@@ -79,6 +79,7 @@ class Server:
         self._pending = threading.Lock()  # held while a request is waiting or running
         self._model: ModelProcess | None = None
         self._loaded: Message = {}
+        self._platform: Message = {}
         self._vouched: set[str] = set()
         self._throttled: tuple[float, int | None] | None = None
         self._ending = threading.Lock()
@@ -105,7 +106,7 @@ class Server:
             self._home.prepare()
             self._fence.enter(self._token, self._holder)
             recovered = combos.recover(self._home)
-            hello = facts.platform_facts(self._home, self._program)
+            hello = self._platform = facts.platform_facts(self._home, self._program)
         except Problem as problem:
             self._writer.write(error_message(problem))
             return EXIT_TROUBLE
@@ -267,11 +268,7 @@ class Server:
             raise Problem(
                 "wrong-target", f"{manifest.name} is of track {manifest.track} and cannot be loaded as a model"
             )
-        machine = os.uname().machine
-        if manifest.architectures and machine not in manifest.architectures:
-            raise Problem(
-                "wrong-target", f"{manifest.name} is made for {manifest.architectures}; this board is {machine}"
-            )
+        fits.check_alone(manifest, fits.here(self._home, self._platform))
         wrong = firmware.differences(manifest, tree)
         if wrong:
             raise Problem("digest-mismatch", f"{manifest.name} is altered on the board: {wrong[0]}")
@@ -396,7 +393,9 @@ class Server:
         partition, other = message.get("partition"), message.get("other")
         if not all(one is None or type(one) is int for one in (partition, other)):
             raise Problem("bad-request", "partition and other are numbers or null")
-        return combos.activate(self._home, message.get("combo"), partition=partition, other=other), b""
+        board = fits.here(self._home, self._platform, cls=message.get("board_class"))
+        combo = message.get("combo")
+        return combos.activate(self._home, combo, partition=partition, other=other, board=board), b""
 
     def _revert(self, _message: Message, _blob: Blob) -> tuple[Message, Blob]:
         return combos.revert(self._home), b""

@@ -67,7 +67,14 @@ class Manifest:
     format: str
     entry: str | None
     runtime: str | None
+    min_runtime_version: str | None
+    below_runtime_version: str | None
+    board_classes: tuple[str, ...]
     architectures: tuple[str, ...]
+    accelerators: tuple[str, ...]
+    page_sizes_bytes: tuple[int, ...]
+    provides: Mapping[str, str]
+    depends: Mapping[str, tuple[str, ...]]
     files: tuple[Entry, ...]
 
 
@@ -125,20 +132,21 @@ def parse_manifest(data: bytes) -> Manifest:
     entry = value.get("entry")
     if entry is not None and entry not in {one.path for one in entries}:
         raise corrupt(f"the manifest's entry {entry!r} is not one of its files")
-    architectures = target.get("architectures", [])
-    if not isinstance(architectures, list) or not all(isinstance(one, str) for one in architectures):
-        raise corrupt("the manifest's target.architectures is not a list of names")
-    runtime = target.get("runtime")
-    if runtime is not None and not isinstance(runtime, str):
-        raise corrupt("the manifest's target.runtime is not a name")
     return Manifest(
         name=_field(value, "name", str),
         version=_field(value, "version", str),
         track=_field(value, "track", str),
         format=_field(value, "format", str),
         entry=entry,
-        runtime=runtime,
-        architectures=tuple(architectures),
+        runtime=_text_or_none(target, "runtime"),
+        min_runtime_version=_text_or_none(target, "min_runtime_version"),
+        below_runtime_version=_text_or_none(target, "below_runtime_version"),
+        board_classes=_names(target, "board_classes"),
+        architectures=_names(target, "architectures"),
+        accelerators=_names(target, "accelerators"),
+        page_sizes_bytes=_page_sizes(target),
+        provides={key: str(one) for key, one in _field(value, "artifact_provides", dict).items()},
+        depends={key: _texts(one, key) for key, one in _field(value, "artifact_depends", dict).items()},
         files=entries,
     )
 
@@ -236,6 +244,30 @@ def _field(value: Mapping[str, Any], name: str, kind: type) -> Any:
     if not isinstance(found, kind):
         raise corrupt(f"the manifest's {name!r} is {type(found).__name__}, expected {kind.__name__}")
     return found
+
+
+def _names(target: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    return _texts(target.get(name), f"target.{name}")
+
+
+def _texts(value: object, what: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise corrupt(f"the manifest's {what[:120]} is not a list of names")
+    return tuple(value)
+
+
+def _text_or_none(target: Mapping[str, Any], name: str) -> str | None:
+    found = target.get(name)
+    if found is not None and not isinstance(found, str):
+        raise corrupt(f"the manifest's target.{name} is not a name")
+    return found
+
+
+def _page_sizes(target: Mapping[str, Any]) -> tuple[int, ...]:
+    found = target.get("page_sizes_bytes")
+    if not isinstance(found, list) or not all(type(one) is int for one in found):
+        raise corrupt("the manifest's target.page_sizes_bytes is not a list of sizes")
+    return tuple(found)
 
 
 def _entry(value: object) -> Entry:

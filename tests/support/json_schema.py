@@ -16,12 +16,15 @@ _TYPES: Mapping[str, Any] = {
 _ANNOTATIONS = {"$schema", "$id", "title", "description"}
 _KNOWN = _ANNOTATIONS | {
     "type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf", "minimum",
-    "minItems", "maxItems", "pattern",
+    "maximum", "minItems", "maxItems", "pattern", "maxLength", "maxProperties", "patternProperties", "propertyNames",
+    "$ref", "$defs",
 }  # fmt: skip
 
 
 def violations(value: Any, schema: Mapping[str, Any], path: str = "$") -> Iterator[str]:
     """Everything in which a value differs from a schema."""
+    if "$defs" in schema:
+        schema = _resolved({key: one for key, one in schema.items() if key != "$defs"}, schema["$defs"])
     unknown = set(schema) - _KNOWN
     if unknown:
         raise ValueError(f"{path}: the checker does not know {sorted(unknown)}")
@@ -36,10 +39,7 @@ def violations(value: Any, schema: Mapping[str, Any], path: str = "$") -> Iterat
         yield f"{path}: {value!r} is none of {schema['enum']}"
     if "anyOf" in schema and all(list(violations(value, one, path)) for one in schema["anyOf"]):
         yield f"{path}: {value!r} matches no alternative"
-    if "minimum" in schema and value < schema["minimum"]:
-        yield f"{path}: {value!r} is below {schema['minimum']}"
-    if "pattern" in schema and not re.search(schema["pattern"], value):
-        yield f"{path}: {value!r} does not match {schema['pattern']!r}"
+    yield from _limit_violations(value, schema, path)
     if isinstance(value, dict):
         yield from _object_violations(value, schema, path)
     if isinstance(value, list):
@@ -49,12 +49,41 @@ def violations(value: Any, schema: Mapping[str, Any], path: str = "$") -> Iterat
             yield from violations(one, schema.get("items", {}), f"{path}[{index}]")
 
 
+def _limit_violations(value: Any, schema: Mapping[str, Any], path: str) -> Iterator[str]:
+    if "minimum" in schema and value < schema["minimum"]:
+        yield f"{path}: {value!r} is below {schema['minimum']}"
+    if "maximum" in schema and value > schema["maximum"]:
+        yield f"{path}: {value!r} is above {schema['maximum']}"
+    if len(value if isinstance(value, str) else "") > schema.get("maxLength", 2**53):
+        yield f"{path}: has {len(value)} characters"
+    if "pattern" in schema and not re.search(schema["pattern"], value):
+        yield f"{path}: {value!r} does not match {schema['pattern']!r}"
+
+
+def _resolved(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """The schema with every reference replaced by what it refers to; ours do not refer to themselves."""
+    if isinstance(schema, Mapping):
+        if "$ref" in schema:
+            return _resolved(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+        return {key: _resolved(one, definitions) for key, one in schema.items()}
+    return [_resolved(one, definitions) for one in schema] if isinstance(schema, list) else schema
+
+
 def _object_violations(value: Mapping[str, Any], schema: Mapping[str, Any], path: str) -> Iterator[str]:
     for name in schema.get("required", ()):
         if name not in value:
             yield f"{path}.{name}: is missing"
     properties = schema.get("properties", {})
+    if len(value) > schema.get("maxProperties", len(value)):
+        yield f"{path}: has {len(value)} members"
+    patterns = schema.get("patternProperties", {})
     for name, one in value.items():
+        yield from violations(name, schema.get("propertyNames", {}), f"{path}: the name {name!r}")
+        matching = [inner for pattern, inner in patterns.items() if re.search(pattern, name)]
+        for inner in matching:
+            yield from violations(one, inner, f"{path}.{name}")
+        if matching:
+            continue
         further = schema.get("additionalProperties", {})
         if name in properties:
             yield from violations(one, properties[name], f"{path}.{name}")

@@ -10,10 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.bundles import DIGEST, manifest, manifest_json
+from support.json_schema import violations
 
-from pytest_edgehil.artifacts.manifest import check_paths, parse, stem, to_bytes
+from pytest_edgehil.artifacts.manifest import check_paths, manifest_schema, parse, stem, to_bytes
 from pytest_edgehil.errors import CorruptArtifact
-from pytest_edgehil.model.artifact import Budgets, FileEntry, Manifest, Provenance, Target, Track
+from pytest_edgehil.model.artifact import (
+    Budgets,
+    FileEntry,
+    HealthCheck,
+    Manifest,
+    Provenance,
+    Target,
+    TimingBudget,
+    Track,
+)
 
 FILES = {"model.onnx": b"weights"}
 
@@ -63,8 +73,11 @@ def manifests(draw: st.DrawFn) -> Manifest:
             name=draw(words),
             board_classes=tuple(draw(st.lists(words | st.just("pi5-*"), min_size=1, max_size=3))),
             architectures=tuple(draw(st.lists(st.sampled_from(["aarch64", "x86_64"]), max_size=2))),
+            accelerators=tuple(draw(st.lists(st.sampled_from(["hailo8", "hailo10h"]), max_size=2))),
+            page_sizes_bytes=tuple(draw(st.lists(st.sampled_from([4096, 16384]), max_size=2))),
             runtime=runtime,
             min_runtime_version=None if runtime is None else draw(st.none() | st.just("1.20")),
+            below_runtime_version=None if runtime is None else draw(st.none() | st.just("2.0")),
         ),
         files=tuple(FileEntry(path=path, digest=draw(digests), size_bytes=draw(sizes)) for path in listed),
         entry=draw(st.sampled_from(listed)),
@@ -79,7 +92,19 @@ def manifests(draw: st.DrawFn) -> Manifest:
             calibration=draw(st.none() | digests),
             tools=draw(st.dictionaries(keys, texts, max_size=3)),
         ),
+        timing=tuple(
+            TimingBudget(task=task, budget_us=draw(st.integers(1, 10**9)), tool=draw(texts), report=draw(digests))
+            for task in draw(st.lists(words, max_size=2, unique=True))
+        ),
+        health=None
+        if track is Track.PROMPT or draw(st.booleans())
+        else HealthCheck(path=draw(st.sampled_from(listed)), timeout_s=draw(st.integers(1, 3600))),
     )
+
+
+@given(manifests())
+def test_the_json_schema_takes_what_is_written(made: Manifest) -> None:
+    assert list(violations(json.loads(to_bytes(made)), manifest_schema())) == []
 
 
 @given(manifests())

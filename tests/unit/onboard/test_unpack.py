@@ -67,10 +67,13 @@ def test_the_packer_of_the_host_writes_what_the_board_reads(home, tmp_path):
 
 def fields(contents: dict[str, bytes], /, **change) -> dict:
     entries = [{"path": path, "digest": digest(one), "size_bytes": len(one)} for path, one in contents.items()]
-    target = {"name": "any", "board_classes": ["*"], "architectures": [], "runtime": None}
+    target = {
+        "name": "any", "board_classes": ["*"], "architectures": [], "accelerators": [], "page_sizes_bytes": [],
+        "runtime": None,
+    }  # fmt: skip
     return {
         "schema": 1, "name": "x", "version": "1", "track": "model", "format": "onnx", "target": target,
-        "files": entries, "entry": None, **change,
+        "files": entries, "entry": None, "artifact_provides": {}, "artifact_depends": {}, **change,
     }  # fmt: skip
 
 
