@@ -16,6 +16,7 @@ from pytest_edgehil.model.quantity import duration_ns
 from pytest_edgehil.model.requirement import Environment, Requirement
 
 INCONCLUSIVE_AS = ("broken", "skipped", "unknown")
+PLOTS = ("svg", "png", "off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,7 +85,7 @@ def least_to_pass(
         values: shape (n,).
         judge: from a budget to the decision about them and the look that decided.
     """
-    candidates = np.unique(values)
+    candidates = np.sort(values)  # numpy's `unique` hashes, which takes seconds for a million of them
     found: tuple[float, int] | None = None
     first, end = 0, candidates.shape[0]
     while first < end:
