@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_edgehil.errors import ConfigError, EdgehilError
-from pytest_edgehil.plugin import allure
+from pytest_edgehil.plugin import allure, plots
 from pytest_edgehil.plugin.run import Run
 from pytest_edgehil.plugin.stash import BUDGET
 
@@ -44,6 +44,7 @@ class Controller:
         self.budget: ErrorBudget | None = None
         self._seen: set[str] = set()
         self._problems: list[str] = []
+        self._notes: list[str] = []
         self._written: list[tuple[str, Path]] = []
 
     @pytest.hookimpl(tryfirst=True)
@@ -133,6 +134,7 @@ class Controller:
 
         if not self._has_something_to_say:
             return
+        self._draw(config)
         allure.write_run(
             config,
             self.records,
@@ -171,6 +173,22 @@ class Controller:
             "error_rate": self.error_rate,
         }
 
+    def _draw(self, config: pytest.Config) -> None:
+        """Draw the plots that the workers promised; what cannot be drawn is no failure."""
+        with_allure = allure.sink_of(config) is not None
+        note = plots.hint(self.options, self.records, allure=with_allure)
+        if note:
+            self._notes.append(note)
+        try:
+            drawn = plots.draw(config, self.options, self.records, run=self.run)
+        except Exception as problem:  # noqa: BLE001 - nobody's results are lost for a picture
+            self._notes.append(f"no plots: {type(problem).__name__}: {problem}")
+            return
+        self.records[:] = drawn.records
+        self._notes += [f"plot not drawn: {one}" for one in drawn.problems]
+        if drawn.count and self.options.report is not None:
+            self._written.append((f"plots ({drawn.count})", self.options.report / "plots"))
+
     def _seal_evidence(self) -> None:
         if not any(record.attestations for record in self.records):
             return
@@ -205,6 +223,8 @@ class Controller:
             terminalreporter.write_line(line.text, **line.markup)
         for what, path in self._written:
             terminalreporter.write_line(f"{what}: {path}")
+        for note in self._notes:
+            terminalreporter.write_line(f"note: {note}")
         for problem in self._problems:
             terminalreporter.write_line(f"edgehil: {problem}", red=True)
 

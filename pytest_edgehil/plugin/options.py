@@ -40,6 +40,7 @@ class Options:
         trust: trust file for the boards' identity keys, or None for the default one.
         policy: release policy whose digest the evidence is bound to, or None: then no policy takes the evidence.
         source_revision: revision of the tests, written into the evidence.
+        plots: format of the plots: ``svg``, ``png`` or ``off``.
     """
 
     lab: Path | None
@@ -61,6 +62,7 @@ class Options:
     trust: Path | None
     policy: Path | None
     source_revision: str | None
+    plots: str
 
     @property
     def loosest_alpha(self) -> float:
@@ -116,6 +118,14 @@ def add_options(parser: pytest.Parser) -> None:
         "--edgehil-revision",
         metavar="REV",
         help="revision of the tests, written into the evidence",
+    )
+    add(
+        "--edgehil-plots",
+        metavar="FORMAT",
+        choices=PLOTS,
+        default=PLOTS[0],
+        help="draw what the gates decided on into the report and into Allure: svg, png or off (default: %(default)s); "
+        "needs the extra pytest-edgehil[plots]",
     )
     add(
         "--edgehil-seed",
@@ -174,6 +184,7 @@ def read_options(config: pytest.Config) -> Options:
         trust=_file(option, "--edgehil-trust"),
         policy=_file(option, "--edgehil-policy"),
         source_revision=option("--edgehil-revision"),
+        plots=option("--edgehil-plots"),
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from pytest_edgehil.errors import ConfigError
 
-OWN_FILES = ("results.json", "samples", "console", "evidence", "summary.md")
+OWN_FILES = ("results.json", "samples", "console", "evidence", "plots", "summary.md")
 MARK = ".edgehil-run"
 """In a report directory: who writes to it now, or did last. Locked as long as that run lives."""
 

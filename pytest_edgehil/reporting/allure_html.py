@@ -16,6 +16,7 @@ from pytest_edgehil.model.board import Environment
 from pytest_edgehil.model.record import Status, TestRecord
 from pytest_edgehil.model.verdict import Outcome, Verdict
 from pytest_edgehil.reporting import format as fmt
+from pytest_edgehil.reporting.explain import explain
 
 _GREEN, _RED, _AMBER, _GREY, _BLUE = "#1a7f37", "#cf222e", "#9a6700", "#57606a", "#0969da"
 
@@ -109,7 +110,7 @@ def _row(verdict: Verdict) -> str:
     return (
         f'<tr><td style="{_CELL}"><b>{escape(verdict.gate)}</b></td>{cells}'
         f'<td style="{_CELL}">{_chip(verdict.outcome.value, _OUTCOME_COLOUR[verdict.outcome])}</td>'
-        f'<td style="{_TEXT}">{escape(verdict.reason)}</td></tr>'
+        f'<td style="{_TEXT}">{escape(verdict.reason)}{_more(verdict)}</td></tr>'
     )
 
 
@@ -142,6 +143,11 @@ def _small_print(record: TestRecord) -> str:
 def _list(notes: Sequence[str]) -> str:
     items = "".join(f"<li>{escape(one)}</li>" for one in notes)
     return f'<ul style="{_SMALL};margin:6px 0 0;padding-left:18px">{items}</ul>' if items else ""
+
+
+def _more(verdict: Verdict) -> str:
+    """The figures behind a verdict and what would change it, smaller, below its sentence."""
+    return "".join(f'<div style="{_SMALL};margin-top:4px">{escape(one)}</div>' for one in explain(verdict)[1:])
 
 
 def _chip(text: str, colour: str) -> str:

@@ -40,6 +40,7 @@ from pytest_edgehil.reporting import format as fmt
 from pytest_edgehil.reporting.allure_files import write_metrics
 from pytest_edgehil.reporting.allure_html import description_html, plain_text_as_html
 from pytest_edgehil.reporting.allure_result import add_labels, add_parameters, figures, milliseconds, set_status, steps
+from pytest_edgehil.reporting.plots import album
 
 SPOOL: Final = "allure-running"
 """Directory below the report directory, in which workers name the test that they run."""
@@ -207,9 +208,15 @@ class AllureSink:
     # --- attachments ---------------------------------------------------------------------------------
 
     def _attach_files(self, result: Any, record: TestRecord) -> None:
+        for purpose, relative in record.files.items():
+            if album.is_picture(relative):  # the controller draws it when the last test is done
+                name = album.allure_name(record, relative)
+                result.attachments.append(Attachment(name=purpose, source=name, type=_mime(Path(relative))))
         if record.verdicts:
             self._attach_bytes(result, "figures", figures(record.verdicts), "text/csv", ".csv")
         for purpose, relative in record.files.items():
+            if album.is_picture(relative):
+                continue
             path = self._report_directory / relative
             try:
                 self._attach_file(result, purpose, path)

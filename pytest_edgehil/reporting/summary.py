@@ -12,6 +12,7 @@ from typing import Final
 from pytest_edgehil.model.record import Status, TestRecord
 from pytest_edgehil.model.verdict import Outcome, Verdict
 from pytest_edgehil.reporting import format as fmt
+from pytest_edgehil.reporting.explain import explain
 
 _ROWS: Final = 500
 _LISTED: Final = 100
@@ -54,9 +55,7 @@ def markdown(
     passed = [one for one in pairs if one[1].outcome is Outcome.PASS]
     if missed:
         blocks.append(_table(missed))
-        blocks.append(
-            _bullets([f"**{one.outcome.value}** {_cell(fmt.sentence(record, one))}" for record, one in missed])
-        )
+        blocks.append(_bullets([_explained(record, one) for record, one in missed]))
     wrong = [one for one in final if one.status in {Status.ERROR, Status.INFRASTRUCTURE}]
     wrong += [one for one in final if one.status is Status.FAILED and fmt.worst(one) is not Outcome.FAIL]
     if wrong:
@@ -125,6 +124,12 @@ def _row(record: TestRecord, verdict: Verdict) -> str:
         fmt.short_name(record.nodeid),
     )
     return f"| {' | '.join(_cell(one) for one in cells)} |"
+
+
+def _explained(record: TestRecord, verdict: Verdict) -> str:
+    """A verdict's sentence, and below it its figures and what would change it."""
+    told = [f"**{verdict.outcome.value}** {_cell(fmt.sentence(record, verdict))}"]
+    return "\n  - ".join([*told, *(_cell(one) for one in explain(verdict)[1:])])
 
 
 def _bullets(lines: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from typing import Final
 from pytest_edgehil.model.record import Status, TestRecord
 from pytest_edgehil.model.verdict import Outcome, Verdict
 from pytest_edgehil.reporting import format as fmt
+from pytest_edgehil.reporting.explain import explain
 
 _COLOUR: Final = {
     Outcome.PASS: "green",
@@ -74,7 +75,8 @@ def summary(
         quarantined: board id → reason.
         not_run: node ids that were collected and have no result.
         width: columns of the terminal.
-        verbose: list what each gate did not check; otherwise say only that there is such a list, and where.
+        verbose: explain every verdict, and list what each gate did not check; otherwise explain only those that are
+            not PASS, and say only that there is such a list, and where.
         error_rate: what the verdicts are worth together, as one sentence.
 
     Returns:
@@ -83,7 +85,7 @@ def summary(
     final = fmt.final_attempts(records)
     sections = [
         _table(final, width),
-        _explanations(final, width),
+        _explanations(final, width, verbose=verbose),
         _requeued(records, final, width),
         _quarantined(quarantined, width),
         _not_run(not_run, width),
@@ -191,21 +193,29 @@ def _joined(cells: Mapping[str, str], heads: Sequence[str], widths: Mapping[str,
 # --- what the table does not say ---------------------------------------------------------------------
 
 
-def _explanations(records: Sequence[TestRecord], width: int) -> list[Line]:
-    """One sentence per verdict that is not PASS, and one per attempt that went wrong without a verdict saying so."""
-    found: list[tuple[int, str, str, str]] = []
+def _explanations(records: Sequence[TestRecord], width: int, *, verbose: bool) -> list[Line]:
+    """Verdicts that are not PASS with their figures and what would change them; attempts that no verdict speaks for."""
+    told = [
+        (record, verdict)
+        for record in records
+        for verdict in record.verdicts
+        if verbose or verdict.outcome is not Outcome.PASS
+    ]
+    told.sort(key=lambda one: fmt.SEVERITY.index(one[1].outcome))
+    found: list[tuple[int, list[Line]]] = []
+    for number, (record, verdict) in enumerate(told):
+        colour = _COLOUR[verdict.outcome]
+        lines = _wrapped(f"{verdict.outcome.value} {fmt.sentence(record, verdict)}", width, colour=colour)
+        if verbose or number < _LISTED:  # where everything is missed, the sentences say enough
+            lines += [line for more in explain(verdict)[1:] for line in _wrapped(f"    {more}", width)]
+        found.append((fmt.SEVERITY.index(verdict.outcome), lines))
     for record in records:
-        missed = [one for one in record.verdicts if one.outcome is not Outcome.PASS]
-        for verdict in missed:
-            rank = fmt.SEVERITY.index(verdict.outcome)
-            found.append((rank, verdict.outcome.value, fmt.sentence(record, verdict), _COLOUR[verdict.outcome]))
         if not _spoken_for(record):
             rank = 0 if record.status is Status.FAILED else len(fmt.SEVERITY)
-            found.append(
-                (rank, _STATUS_WORD[record.status], fmt.attempt_sentence(record), _STATUS_COLOUR[record.status])
-            )
+            word = f"{_STATUS_WORD[record.status]} {fmt.attempt_sentence(record)}"
+            found.append((rank, _wrapped(word, width, colour=_STATUS_COLOUR[record.status])))
     found.sort(key=lambda one: one[0])
-    return [line for _, word, text, colour in found for line in _wrapped(f"{word} {text}", width, colour=colour)]
+    return [line for _, lines in found for line in lines]
 
 
 def _spoken_for(record: TestRecord) -> bool:

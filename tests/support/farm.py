@@ -103,6 +103,7 @@ class Farm:
             f"--edgehil-artifacts={self.artifacts}",
             f"--edgehil-report={self.report}",
             "--edgehil-wait=60 s",
+            "--edgehil-plots=off",  # a second or two each time; tests of plots ask for them
             *more,
         ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,11 @@ def pictures(
 def is_picture(path: str) -> bool:
     """Is this one of `TestRecord.files` a promised picture?"""
     return path.startswith(f"{DIRECTORY}/")
+
+
+def allure_name(record: TestRecord, path: str) -> str:
+    """The name that a picture has among Allure's results, known before it is drawn."""
+    return f"{uuid.uuid5(uuid.NAMESPACE_URL, f'{record.nonce}/{path}')}-attachment{Path(path).suffix}"
 
 
 def draw_all(

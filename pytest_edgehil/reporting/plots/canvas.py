@@ -124,8 +124,10 @@ def render(draw: Callable[[Any], Caption], *, file_format: str) -> bytes:
         return out.getvalue()
 
 
-def apology(text: str) -> bytes:
-    """An SVG that says in words why there is no picture; drawn without matplotlib."""
+def apology(text: str, *, file_format: str) -> bytes:
+    """A picture that says in words why there is no other one; as SVG it needs no matplotlib."""
+    if file_format == "png":
+        return render(lambda axes: _words_only(axes, text), file_format=file_format)
     lines = textwrap.wrap(text, 90) or [""]
     spans = "".join(f'<tspan x="12" dy="18">{escape(one)}</tspan>' for one in lines)
     height = 24 + 18 * len(lines)
@@ -134,6 +136,11 @@ def apology(text: str) -> bytes:
         f'<title>{escape(text)}</title><rect width="100%" height="100%" fill="{PAPER}"/>'
         f'<text y="6" font-family="sans-serif" font-size="13" fill="{INK}">{spans}</text></svg>\n'
     ).encode()
+
+
+def _words_only(axes: Any, text: str) -> Caption:
+    axes.set_axis_off()
+    return Caption(outcome=Outcome.INVALID, headline=text, note="", alt=text)
 
 
 def _head(figure: Any, axes: Any, caption: Caption) -> None:

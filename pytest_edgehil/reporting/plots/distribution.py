@@ -19,9 +19,9 @@ from pytest_edgehil.reporting.plots.words import headline, note
 NAME: Final = "distribution"
 
 
-def applies(gate: Gate, sample: Sample, verdict: Verdict) -> bool:  # noqa: ARG001 - alike for all pictures
+def applies(gate: Gate, sample: Sample, verdict: Verdict) -> bool:
     """Is there anything to draw?"""
-    return isinstance(gate, LatencyQuantile) and sample.n >= 2
+    return isinstance(gate, LatencyQuantile) and sample.n >= 2 and verdict.observed is not None
 
 
 def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Caption:
@@ -45,15 +45,25 @@ def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Capt
     decided = verdict.outcome in {Outcome.PASS, Outcome.FAIL}
     told = f"the {judged.shape[0]} inferences that decided" if decided else f"{judged.shape[0]} inferences"
     if judged.shape[0] < latencies.shape[0]:
-        _steps(axes, latencies, scale, colour=canvas.QUIET, width=0.8, label=f"all {latencies.shape[0]} measured")
-    _steps(axes, judged, scale, colour=canvas.BLUE, width=1.8, label=told)
-    axes.axvline(budget, color=canvas.INK, linewidth=1.4, linestyle=(0, (5, 2)), label=f"budget {_say(gate.budget_ns)}")
+        _steps(
+            axes,
+            latencies,
+            scale,
+            colour=canvas.QUIET,
+            width=0.8,
+            label=f"all {latencies.shape[0]} measured",
+            gid="all",
+        )
+    _steps(axes, judged, scale, colour=canvas.BLUE, width=1.8, label=told, gid="judged")
+    said = f"budget {_say(gate.budget_ns)}"
+    axes.axvline(budget, color=canvas.INK, linewidth=1.4, linestyle=(0, (5, 2)), label=said, gid="budget")
     axes.axhline(level, color=canvas.QUIET, linewidth=0.8, linestyle=":")
     if verdict.observed is not None:
         _interval(axes, verdict, level, scale, low=low, high=high, right=right + pad)
     axes.set_xlabel(f"latency of one inference, {unit}")
     axes.set_ylabel("share of inferences at most as long, %")
-    axes.set_yticks([0, 25, 50, 75, level], ["0", "25", "50", "75", f"p{level:g}"])
+    ticks = [one for one in (0, 25, 50, 75) if abs(one - level) > 4] + [level]
+    axes.set_yticks(ticks, [f"p{one:g}" if one == level else f"{one:g}" for one in ticks])
     beyond = int((judged / scale > right + pad).sum())
     outside = f"{beyond} slower than shown, the slowest {_say(float(judged.max()))}" if beyond else ""
     return canvas.Caption(
@@ -67,12 +77,12 @@ def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Capt
     )
 
 
-def _steps(axes: Any, values: Any, scale: float, *, colour: str, width: float, label: str) -> None:
+def _steps(axes: Any, values: Any, scale: float, *, colour: str, width: float, label: str, gid: str) -> None:
     import numpy as np
 
     x, share = thinning.distribution(values)
     x, share = np.append(x[:1], x), np.append(0.0, share)
-    axes.step(x / scale, 100.0 * share, where="post", color=colour, linewidth=width, label=label)
+    axes.step(x / scale, 100.0 * share, where="post", color=colour, linewidth=width, label=label, gid=gid)
 
 
 def _interval(
@@ -84,13 +94,14 @@ def _interval(
     colour = canvas.OUTCOME_COLOUR[verdict.outcome]
     if low is not None and low > 0:
         end = right if high is None else high / scale
-        axes.plot([low / scale, end], [level, level], color=colour, linewidth=5.0, alpha=0.45, solid_capstyle="butt")
+        bar = {"linewidth": 5.0, "alpha": 0.45, "solid_capstyle": "butt", "gid": "interval"}
+        axes.plot([low / scale, end], [level, level], color=colour, **bar)
         closed = [low / scale] if high is None else [low / scale, end]
         axes.plot(closed, [level] * len(closed), "|", color=colour, markersize=13, markeredgewidth=1.8)
     told = f"p{level:g} {_say(verdict.observed)}"
     if low is not None and low > 0:
         told += f", {'at least ' + _say(low) if high is None else f'{_say(low)} to {_say(high)}'}"
-    axes.plot([observed], [level], "o", color=colour, markersize=6.5, label=told)
+    axes.plot([observed], [level], "o", color=colour, markersize=6.5, label=told, gid="observed")
 
 
 def _right_edge(values: Any, budget_ns: float, high: float | None) -> float:

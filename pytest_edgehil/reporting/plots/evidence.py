@@ -62,7 +62,7 @@ def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Capt
     axes.set_yscale("log")
     axes.set_ylim(_LOWEST / 1.6, _HIGHEST * 1.6)
     axes.set_xlim(0, 1.06 * max(last, 60))
-    axes.axhline(threshold, color=canvas.INK, linewidth=1.2, linestyle=(0, (5, 2)))
+    axes.axhline(threshold, gid="threshold", color=canvas.INK, linewidth=1.2, linestyle=(0, (5, 2)))
     axes.axhline(1.0, color=canvas.QUIET, linewidth=0.8, linestyle=":")
     at = [0, *(one.n for one in steps)]
     for name, marker, colour, values in (
@@ -71,7 +71,17 @@ def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Capt
     ):
         shown = [min(max(math.exp(min(one, 300.0)), _LOWEST), _HIGHEST) for one in values]
         told = f"evidence for {name}"
-        axes.plot(at, shown, color=colour, linewidth=1.6, marker=marker, markersize=4.0, markevery=slice(1, None), label=told)
+        axes.plot(
+            at,
+            shown,
+            color=colour,
+            linewidth=1.6,
+            marker=marker,
+            markersize=4.0,
+            markevery=slice(1, None),
+            label=told,
+            gid=f"evidence-{name}",
+        )
         cut = [(n, y) for n, y, e in zip(at, shown, values, strict=True) if e > math.log(_HIGHEST)]
         if cut:
             axes.plot(*zip(*cut, strict=True), "^", color=colour, markersize=7.0, clip_on=False)

@@ -49,7 +49,7 @@ def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Capt
     left_out = min(gate.settle_ns / 1e9, right) / scale
     axes.axvspan(0.0, left_out, color=canvas.GRID, alpha=0.5, linewidth=0, label="left out of the fit")
     x, y = thinning.line(at, values, buckets=120)
-    axes.plot(x / scale, y, ".", color=canvas.BLUE, markersize=3.0, alpha=0.75, label="readings")
+    axes.plot(x / scale, y, ".", color=canvas.BLUE, markersize=3.0, alpha=0.75, label="readings", gid="readings")
     shown = [float(values.min()), float(values.max())]
     if predicted and found is not None:
         colour = canvas.OUTCOME_COLOUR[verdict.outcome]
@@ -60,11 +60,16 @@ def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Capt
         axes.plot(ahead[~seen] / scale, curve[~seen], color=canvas.INK, linewidth=1.4, linestyle=(0, (2, 2)))
         end = f"settles at {found.end_c:.1f} °C ({found.low_c:.1f} to {found.high_c:.1f})"
         axes.axhspan(found.low_c, found.high_c, color=colour, alpha=0.3, linewidth=0)
-        axes.axhline(found.end_c, color=colour, linewidth=1.2, label=end)
+        axes.axhline(found.end_c, color=colour, linewidth=1.2, label=end, gid="settles")
         shown += [found.end_c, min(found.high_c, found.end_c + 20.0), max(found.low_c, found.end_c - 20.0)]
     if gate.max_c is not None:
         axes.axhline(
-            gate.max_c, color=canvas.INK, linewidth=1.4, linestyle=(0, (5, 2)), label=f"limit {gate.max_c:g} °C"
+            gate.max_c,
+            color=canvas.INK,
+            linewidth=1.4,
+            linestyle=(0, (5, 2)),
+            label=f"limit {gate.max_c:g} °C",
+            gid="limit",
         )
         shown.append(gate.max_c)
     hot = [

@@ -74,12 +74,27 @@ def test_eighty_columns_wrap_the_combo_and_drop_what_is_needed_least() -> None:
 
 def test_every_verdict_that_is_not_pass_gets_its_reason() -> None:
     record = make.failed()
-    shown = text(account([record]))
+    shown = text(account([record], verbose=False))
     missed = [one for one in record.verdicts if one.outcome is not Outcome.PASS]
     assert len(missed) == 2
     for one in missed:
         assert f"FAIL test_coarse on pi5-02: {one.gate}: {one.reason}" in shown
+        assert "figures: observed" in shown
     assert record.verdicts[2].reason not in shown
+    assert record.verdicts[2].reason in text(account([record], verbose=True))
+
+
+def test_what_would_change_a_missed_verdict_stands_below_it() -> None:
+    verdict = replace(make.latency(Outcome.FAIL, observed_ms=16.2), would_change="a faster model")
+    shown = text(account([replace(make.failed(), verdicts=(verdict,))], verbose=False))
+    assert shown.index(verdict.reason) < shown.index("figures: ") < shown.index("would change it: a faster model")
+
+
+def test_where_hundreds_are_missed_only_the_first_are_explained_in_full() -> None:
+    many = [replace(make.failed(), nodeid=f"t.py::test_{i}", verdicts=(make.latency(Outcome.FAIL),)) for i in range(99)]
+    shown = text(account(many, verbose=False))
+    assert shown.count("FAIL test_") == 99
+    assert shown.count("figures: ") == 30
 
 
 def test_an_assertion_that_failed_beside_passing_gates_is_told() -> None:
