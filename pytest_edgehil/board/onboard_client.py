@@ -79,14 +79,19 @@ class OnboardClient:
         conversation: with the running program.
         board_id: for messages.
         platform: what the board said of itself.
+        role: None: of the model under test; ``baseline``: of the one beside it.
     """
 
-    def __init__(self, conversation: Conversation, *, board_id: str, platform: PlatformFacts) -> None:
+    def __init__(
+        self, conversation: Conversation, *, board_id: str, platform: PlatformFacts, role: str | None = None
+    ) -> None:
         self._conversation = conversation
         self._board_id = board_id
         self._platform = platform
+        self._role = role
         self._loaded: Loaded | None = None
         self._staged: str | None = None
+        self._beside: OnboardClient | None = None
 
     @classmethod
     def start(
@@ -147,6 +152,18 @@ class OnboardClient:
         """The newest row of the sampler."""
         return self._conversation.last_reading
 
+    @property
+    def beside(self) -> OnboardClient:
+        """The same session for a baseline beside the model: its `load`, `measure` and `unload`, and nothing else.
+
+        Its process and the model's take turns: whoever is not asked is stopped. It ends with the model's.
+        """
+        if self._beside is None:
+            self._beside = OnboardClient(
+                self._conversation, board_id=self._board_id, platform=self._platform, role="baseline"
+            )
+        return self._beside
+
     def load(self, digest: str, *, threads: int = 1, timeout_s: float = 120.0) -> Loaded:
         """Load a model of the board's store in a fresh process.
 
@@ -161,8 +178,9 @@ class OnboardClient:
             OutOfMemory: the board's kernel killed it.
             FlashError: the board has no such bundle, or it is altered.
         """
-        self._loaded, self._staged = None, None
-        message, _ = self._conversation.ask("load", {"digest": digest, "threads": threads}, timeout_s=timeout_s)
+        self._loaded, self._staged, self._beside = None, None, None
+        asked = self._about({"digest": digest, "threads": threads})
+        message, _ = self._conversation.ask("load", asked, timeout_s=timeout_s)
         loaded = answers.loaded(self._fields(message), board_id=self._board_id)
         if loaded.artifact_digest != digest:
             raise FlashError(f"{self._board_id}: the board loaded {loaded.artifact_digest}, asked for was {digest}")
@@ -178,8 +196,8 @@ class OnboardClient:
 
     def unload(self, *, timeout_s: float = 30.0) -> None:
         """End the model's process."""
-        self._loaded, self._staged = None, None
-        self._conversation.ask("unload", timeout_s=timeout_s)
+        self._loaded, self._staged, self._beside = None, None, None
+        self._conversation.ask("unload", self._about({}), timeout_s=timeout_s)
 
     def run(self, feeds: Mapping[str, Array], *, timeout_s: float = 60.0) -> tuple[dict[str, Array], int]:
         """One inference.
@@ -271,7 +289,9 @@ class OnboardClient:
             "keep": keep,
             "rate_hz": rate_hz,
         }
-        message, _ = self._conversation.ask("measure", asked, timeout_s=timeout_s, on_frame=gathered.add, on_tick=tick)
+        message, _ = self._conversation.ask(
+            "measure", self._about(asked), timeout_s=timeout_s, on_frame=gathered.add, on_tick=tick
+        )
         fields = self._fields(message)
         if fields.integer("inferences") != gathered.inferences:
             raise ProtocolError(f"{self._board_id}: {gathered.inferences} latencies came, not {message['inferences']}")
@@ -339,6 +359,10 @@ class OnboardClient:
     def _fields(self, message: Message) -> Fields:
         return Fields(message, board_id=self._board_id)
 
+    def _about(self, asked: Message) -> Message:
+        """A request, saying which of the two models it is about."""
+        return asked if self._role is None else {**asked, "as": self._role}
+
     def _stage(self, feeds: Mapping[str, Array], *, batched: bool, timeout_s: float) -> int:
         """Bring the items to the board, unless they are there already; returns their number."""
         arrays = {name: np.asarray(value) for name, value in feeds.items()}
@@ -361,7 +385,7 @@ class OnboardClient:
             specs, blob = wire.pack_tensors(piece, per_item=True)
             asked: Message = {"tensors": specs, "items": min(step, number - at), "append": at > 0}
             left = max(0.1, deadline - time.monotonic())
-            self._conversation.ask("stage", asked, blob=blob, timeout_s=left)
+            self._conversation.ask("stage", self._about(asked), blob=blob, timeout_s=left)
         self._staged = key
         return int(number)
 
@@ -374,15 +398,16 @@ class OnboardClient:
         if not inputs:
             return arrays  # a recording that takes any feed
         wanted = ", ".join(map(str, inputs))
+        whose = "model" if self._role is None else self._role
         if {one.name for one in inputs} != set(arrays):
             raise ModelError(
-                f"{self._board_id}: the model takes {wanted}; the feeds are {', '.join(arrays) or 'empty'}"
+                f"{self._board_id}: the {whose} takes {wanted}; the feeds are {', '.join(arrays) or 'empty'}"
             )
         for one in inputs:
             array = arrays[one.name]
             if array.dtype.name != one.dtype or not _fits(array.shape, one):
                 raise ModelError(
-                    f"{self._board_id}: the model takes {wanted}; feed {one.name!r} is {array.dtype} {array.shape}"
+                    f"{self._board_id}: the {whose} takes {wanted}; feed {one.name!r} is {array.dtype} {array.shape}"
                 )
         return arrays
 

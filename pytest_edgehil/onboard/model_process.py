@@ -47,6 +47,7 @@ class ModelProcess:
         self._writer = FrameWriter(self._process.stdin.fileno())
         self._reader = FrameReader(self._process.stdout.fileno())
         self._stderr: collections.deque[bytes] = collections.deque(maxlen=64)
+        self._paused = False
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -55,12 +56,34 @@ class ModelProcess:
         """Its process id."""
         return self._process.pid
 
+    def load(self, loaded: Message) -> Message:
+        """Load a model.
+
+        Args:
+            loaded: what to load: ``digest``, ``runtime``, ``entry`` and ``threads``. Told here: what became of it.
+
+        Returns:
+            What it says of the model.
+
+        Raises:
+            Problem: it does not load.
+        """
+        asked = {key: loaded[key] for key in ("runtime", "entry", "threads")}
+        answer, _ = self.request({"op": "load", "id": 0, **asked, "spawned_ns": self.spawned_ns})
+        for key in ("type", "id"):
+            answer.pop(key)
+        loaded["version"] = answer["runtime_version"]
+        loaded["load_peak"] = answer["cold"]["peak_rss_bytes"]
+        loaded["peak_apart"] = answer.pop("peak_apart")
+        return {**answer, "runtime": loaded["runtime"], "digest": loaded["digest"]}
+
     def request(self, message: Message, blob: Blob = b"", *, relay: Relay | None = None) -> tuple[Message, Blob]:
         """Ask, hand intermediate frames to `relay`, and return the result.
 
         Raises:
             Problem: the child's own, or ``child-killed`` or ``child-crashed`` when it died.
         """
+        self.resume()
         try:
             self._writer.write(message, blob)
         except BrokenPipeError as exc:
@@ -81,6 +104,21 @@ class ModelProcess:
                 raise Problem(str(answer.get("code")), str(answer.get("message")))
             if relay is not None:
                 relay(answer, out)
+
+    def pause(self) -> None:
+        """Stop it until it is asked something: its threads must not disturb what is measured meanwhile.
+
+        Waiting for a request costs nothing, but a runtime's idle threads may go on spinning for a while.
+        """
+        if not self._paused and self._process.poll() is None:
+            self._process.send_signal(signal.SIGSTOP)
+            self._paused = True
+
+    def resume(self) -> None:
+        """Let it go on; harmless when it was not stopped."""
+        if self._paused:
+            self._paused = False
+            self._process.send_signal(signal.SIGCONT)
 
     def cancel(self, request: object) -> None:
         """End a measurement early; harmless at any time."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from . import attest, combos, facts, firmware, fits, requests, sensors, tensors
+from .beside import ROLE, Beside, without_readings
 from .durable import sha256_of
 from .fence import Fence
 from .frames import Blob, FrameReader, FrameWriter, Message, error_message
@@ -80,6 +81,7 @@ class Server:
         self._model: ModelProcess | None = None
         self._loaded: Message = {}
         self._platform: Message = {}
+        self._beside = Beside(program)
         self._vouched: set[str] = set()
         self._throttled: tuple[float, int | None] | None = None
         self._ending = threading.Lock()
@@ -98,6 +100,12 @@ class Server:
             "firmware-prove": self._firmware_prove,
             "reboot": self._reboot,
             "attest": self._attest,
+        }
+        self._operations_beside: dict[str, Callable[[Message, Blob], tuple[Message, Blob]]] = {
+            "load": self._load_beside,
+            "stage": self._stage_beside,
+            "measure": self._measure_beside,
+            "unload": self._unload_beside,
         }
 
     def serve(self) -> int:
@@ -143,6 +151,7 @@ class Server:
                     model = self._model
                     if model is not None:
                         model.cancel(message.get("id"))
+                    self._beside.cancel(message.get("id"))
                 case _:
                     self._accept(message, blob)
 
@@ -198,6 +207,7 @@ class Server:
         model = self._model
         if model is not None:
             model.kill()
+        self._beside.forget()
         os._exit(status)
 
     def _tell(self, problem: Problem) -> None:
@@ -213,11 +223,14 @@ class Server:
         self._busy = (request, operation)
         try:
             self._fence.check(self._token)
-            result, out = self._operations.get(operation, _unknown)(message, blob)
+            result, out = self._operation(operation, message.get("as"))(message, blob)
             answer: Message = {"type": "result", "id": request, **result}
         except Problem as problem:
             if problem.code in {"child-killed", "child-crashed"}:
-                self._forget_model()
+                if message.get("as") == ROLE:
+                    self._beside.forget()
+                else:
+                    self._forget_model()
             answer, out = error_message(problem, request), b""
         except Exception as exc:  # noqa: BLE001 - the host must hear of our own bugs, and by a frame
             traceback.print_exc()
@@ -230,6 +243,17 @@ class Server:
             self._writer.write(error_message(problem, request))
         except BrokenPipeError:
             self._end(0)
+
+    def _operation(self, name: str, role: object) -> Callable[[Message, Blob], tuple[Message, Blob]]:
+        """Who answers a request; whichever model it is not about has to be quiet meanwhile."""
+        if role is None:
+            self._beside.pause()
+            return self._operations.get(name, _unknown)
+        if role != ROLE:
+            raise Problem("bad-request", f"as is {role!s:.40}; expected {ROLE}, or nothing")
+        if self._model is not None:
+            self._model.pause()
+        return self._operations_beside.get(name, _unknown)
 
     def _status(self, _message: Message, _blob: Blob) -> tuple[Message, Blob]:
         booted = firmware.booted()
@@ -255,6 +279,22 @@ class Server:
         return {"name": manifest.name, "version": manifest.version, "track": manifest.track}, b""
 
     def _load(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        self._loaded = self._prepared(message)
+        found = self._loaded["digest"]
+        self._beside.forget()  # it was somebody else's baseline
+        answer = self._start_model()
+        self._vouched.add(found)
+        if combos.current(self._home).get("model") == found:
+            combos.mark_good(self._home)
+        return answer, b""
+
+    def _load_beside(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        prepared = self._prepared(message)
+        self._running_model()
+        return self._beside.load(prepared), b""
+
+    def _prepared(self, message: Message) -> Message:
+        """What a model's process needs to know, after everything about its bundle was checked."""
         threads = message.get("threads", 1)
         if type(threads) is not int or not 1 <= threads <= 256:
             raise Problem("bad-request", f"threads is {threads!r}; expected 1 … 256")
@@ -272,41 +312,22 @@ class Server:
         wrong = firmware.differences(manifest, tree)
         if wrong:
             raise Problem("digest-mismatch", f"{manifest.name} is altered on the board: {wrong[0]}")
-        self._loaded = {
+        return {
             "digest": found,
             "threads": threads,
             "runtime": manifest.runtime,
             "entry": str((tree / manifest.entry).resolve()),
+            "replayed": manifest.runtime == "replay",
         }
-        answer = self._start_model()
-        self._vouched.add(found)
-        if combos.current(self._home).get("model") == found:
-            combos.mark_good(self._home)
-        return answer, b""
 
     def _start_model(self) -> Message:
         self._forget_model(keep_loaded=True)
-        self._loaded["replayed"] = self._loaded["runtime"] == "replay"
         self._model = ModelProcess(self._program)
-        request = {
-            "op": "load",
-            "id": 0,
-            "runtime": self._loaded["runtime"],
-            "entry": self._loaded["entry"],
-            "threads": self._loaded["threads"],
-            "spawned_ns": self._model.spawned_ns,
-        }
         try:
-            answer, _ = self._model.request(request)
+            return self._model.load(self._loaded)
         except Problem:
             self._forget_model()
             raise
-        for key in ("type", "id"):
-            answer.pop(key)
-        self._loaded["version"] = answer["runtime_version"]
-        self._loaded["load_peak"] = answer["cold"]["peak_rss_bytes"]
-        self._loaded["peak_apart"] = answer.pop("peak_apart")
-        return {**answer, "runtime": self._loaded["runtime"], "digest": self._loaded["digest"]}
 
     def _restart(self, _message: Message, _blob: Blob) -> tuple[Message, Blob]:
         self._running_model()
@@ -314,6 +335,11 @@ class Server:
 
     def _unload(self, _message: Message, _blob: Blob) -> tuple[Message, Blob]:
         self._forget_model()
+        self._beside.forget()
+        return {}, b""
+
+    def _unload_beside(self, _message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        self._beside.forget()
         return {}, b""
 
     def _forget_model(self, *, keep_loaded: bool = False) -> None:
@@ -329,13 +355,21 @@ class Server:
         return self._model
 
     def _stage(self, message: Message, blob: Blob) -> tuple[Message, Blob]:
+        answer, _ = self._running_model().request(self._to_stage(message, blob), blob)
+        return {"items": answer["items"]}, b""
+
+    def _stage_beside(self, message: Message, blob: Blob) -> tuple[Message, Blob]:
+        answer, _ = self._beside.request(self._to_stage(message, blob), blob)
+        return {"items": answer["items"]}, b""
+
+    @staticmethod
+    def _to_stage(message: Message, blob: Blob) -> Message:
         items = message.get("items")
         if type(items) is not int or not 1 <= items <= 2**24:
             raise Problem("bad-request", f"items is {items!r}; expected a number of 1 or more")
         tensors.split(message.get("tensors"), blob, items=items)
         asked = {"op": "stage", "tensors": message["tensors"], "items": items, "append": message.get("append") is True}
-        answer, _ = self._running_model().request({**asked, "id": message["id"]}, blob)
-        return {"items": answer["items"]}, b""
+        return {**asked, "id": message["id"]}
 
     def _run(self, message: Message, blob: Blob) -> tuple[Message, Blob]:
         tensors.split(message.get("tensors"), blob)
@@ -353,33 +387,50 @@ class Server:
         self._throttled = time.monotonic(), throttled_after
         return self._under(before, answer, throttled_after=throttled_after), b""
 
-    def _surroundings(self) -> Message:
-        throttled = None if self._loaded["replayed"] else self._recent_throttled()
+    def _measure_beside(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        asked = {"op": "measure", "id": message["id"], **requests.measurement(message)}
+        model, loaded = self._beside.process, self._beside.loaded
+        before = self._surroundings(loaded)
+        answer, _ = self._beside.request(asked, relay=without_readings(self._writer.write))
+        throttled_after = None if loaded["replayed"] else self._recent_throttled()
+        return self._under(before, answer, throttled_after=throttled_after, of=(model, loaded)), b""
+
+    def _surroundings(self, loaded: Message | None = None) -> Message:
+        loaded = self._loaded if loaded is None else loaded
+        throttled = None if loaded["replayed"] else self._recent_throttled()
         return {"boot_id": sensors.boot_id(), "throttled": throttled}
 
-    def _under(self, before: Message, answer: Message, *, throttled_after: int | None) -> Message:
-        """An answer of the model's process, with the conditions that it came under."""
-        model, throttled_before = self._running_model(), before["throttled"]
+    def _under(
+        self,
+        before: Message,
+        answer: Message,
+        *,
+        throttled_after: int | None,
+        of: tuple[ModelProcess, Message] | None = None,
+    ) -> Message:
+        """An answer of a model's process (of the one under test, unless told), with the conditions it came under."""
+        model, loaded = (self._running_model(), self._loaded) if of is None else of
+        throttled_before = before["throttled"]
         since_load = peak = status_bytes(model.pid).get("VmHWM")
-        if self._loaded["peak_apart"] and peak is not None:
-            peak = max(peak, self._loaded["load_peak"])
+        if loaded["peak_apart"] and peak is not None:
+            peak = max(peak, loaded["load_peak"])
         if recorded := answer.pop("recorded", None):
             throttled_before, throttled_after = recorded["throttled_before"], recorded["throttled"]
             peak = recorded["peak_rss_bytes"]
         return {
             "gc_pause_ns": 0,
             **answer,
-            "runtime": self._loaded["runtime"],
-            "runtime_version": self._loaded["version"],
+            "runtime": loaded["runtime"],
+            "runtime_version": loaded["version"],
             "page_size_bytes": os.sysconf("SC_PAGE_SIZE"),
             "throttled_before": throttled_before,
             "throttled_after": throttled_after,
             "boot_id_before": before["boot_id"],
             "boot_id_after": sensors.boot_id(),
             "peak_rss_bytes": peak,
-            "steady_peak_rss_bytes": since_load if self._loaded["peak_apart"] else None,
-            "cgroup_peak_bytes": None if self._loaded["replayed"] else cgroup_peak_bytes(model.pid),
-            "replayed": self._loaded["replayed"],
+            "steady_peak_rss_bytes": since_load if loaded["peak_apart"] else None,
+            "cgroup_peak_bytes": None if loaded["replayed"] else cgroup_peak_bytes(model.pid),
+            "replayed": loaded["replayed"],
         }
 
     def _recent_throttled(self) -> int | None:
@@ -408,6 +459,7 @@ class Server:
 
     def _reboot(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
         self._forget_model()
+        self._beside.forget()
         firmware.reboot(tryboot=message.get("tryboot") is True)
         return {}, b""
 
