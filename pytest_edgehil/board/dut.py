@@ -25,6 +25,7 @@ from pytest_edgehil.board.evaluation import Baseline, Course, Evaluation
 from pytest_edgehil.board.fed import Fed, Group
 from pytest_edgehil.board.firmware_trial import BOOT_S, leave_trial
 from pytest_edgehil.board.flash import FlashPlan, FlashProgress, FlashReport, flash, plan_flash
+from pytest_edgehil.board.pairing import Against, Pairing
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.board.tally import Tally
 from pytest_edgehil.errors import BoardError, DatasetError, ModelError, Overheated, UserError
@@ -67,6 +68,7 @@ class Dut:
         baseline: what `evaluate` compares with unless it is told otherwise.
         witnesses: who may know more when the board breaks.
         threads: of the runtime within one operator.
+        against: baselines that gates compare with on the board itself.
         step: called with the name of each step (``flash``, ``load``, ``warm-up``, ``measure``) around it.
     """
 
@@ -78,6 +80,7 @@ class Dut:
         baseline: Baseline | None = None,
         witnesses: Witnesses,
         threads: int = 1,
+        against: Against | None = None,
         step: Step = _silently,
     ) -> None:
         self._session = session
@@ -85,6 +88,8 @@ class Dut:
         self._baseline = baseline
         self._witnesses = witnesses
         self._threads = threads
+        self._against = against
+        self._pairings: dict[str, Pairing] = {}
         self._step = step
         self._tally = Tally()
         self._fed = Fed()
@@ -105,6 +110,7 @@ class Dut:
         console: Console | None = None,
         power: Power | None = None,
         threads: int = 1,
+        against: Against | None = None,
         step: Step = _silently,
         on_progress: Callable[[FlashProgress], None] | None = None,
         boot_timeout_s: float = BOOT_S,
@@ -120,6 +126,7 @@ class Dut:
             console: asked for the reason when the board breaks.
             power: asked likewise; also brings back a board whose new firmware does not come up.
             threads: of the runtime within one operator.
+            against: baselines that gates compare with on the board itself; put there when a gate first asks.
             step: called with the name of each step around it.
             on_progress: told how far sending is.
             boot_timeout_s: how long a boot may take.
@@ -133,7 +140,7 @@ class Dut:
             BoardError: the board or its link broke.
         """
         witnesses = Witnesses(session.board.id, console=console, power=power, clock=clock, wait=wait)
-        dut = cls(session, combo, baseline=baseline, witnesses=witnesses, threads=threads, step=step)
+        dut = cls(session, combo, baseline=baseline, witnesses=witnesses, threads=threads, against=against, step=step)
         try:
             dut._prepare(power, on_progress, boot_timeout_s)
         except BaseException:
@@ -296,6 +303,9 @@ class Dut:
             UserError: the body fed nothing, so there is nothing to repeat.
             ModelError, BoardError: as `run`.
         """
+        if demand.pairs:
+            self._measure_pairs(demand)
+            return self._tally.sample
         if demand.rate_hz:
             self._repeat(inferences=demand.inferences, seconds=None, rate_hz=demand.rate_hz)
             return self._tally.sample
@@ -404,13 +414,47 @@ class Dut:
         self._tally.add_evaluation(evaluation, new=first == 0)
         return evaluation
 
-    def _repeat(self, *, inferences: int | None, seconds: float | None, rate_hz: float | None = None) -> None:
+    def _groups(self) -> list[Group]:
+        """What the test fed, to be repeated."""
         groups = self._fed.groups()
         if not groups:
             raise UserError(
                 f"{self.board.id}: a gate needs more samples, but the test has fed nothing that could be repeated: "
                 "call dut.run(…) or dut.evaluate(…) in it"
             )
+        return groups
+
+    def _measure_pairs(self, demand: Demand) -> None:
+        """Blocks of the model and of a baseline beside it, in turns."""
+        self.loaded  # noqa: B018 - says what is missing when there is no model
+        groups = self._groups()
+        pairing = self._pairing(demand.baseline)
+        with self._hands_on():
+            client = self._session.client
+            if not pairing.is_on(client):
+                with self._step("load baseline"):
+                    pairing.bring(self._session)
+            for group in groups:
+                self._warm_up(group)
+            with self._step("measure"):
+                pairing.warm_up(client, groups, on_progress=self._watch)
+                for _ in range(demand.pairs):
+                    candidate, baseline = pairing.measure(
+                        client, groups, block=demand.block, pace_s=self._pace_s, on_progress=self._watch
+                    )
+                    self._tally.add_pair(pairing.paired, candidate, baseline)
+
+    def _pairing(self, name: str) -> Pairing:
+        if name not in self._pairings:
+            if self._against is None or name not in self._against.artifacts:
+                raise UserError(f"{self.board.id}: no artifact was given for the baseline {name!r}")
+            self._pairings[name] = Pairing(
+                self._against.artifacts[name], name=name, seed=self._against.seed, threads=self._threads
+            )
+        return self._pairings[name]
+
+    def _repeat(self, *, inferences: int | None, seconds: float | None, rate_hz: float | None = None) -> None:
+        groups = self._groups()
         total = sum(group.items for group in groups)
         left = inferences
         for at, group in enumerate(groups):

@@ -363,6 +363,15 @@ class OnboardClient:
         """A request, saying which of the two models it is about."""
         return asked if self._role is None else {**asked, "as": self._role}
 
+    def check(self, feeds: Mapping[str, Array], *, batched: bool) -> None:
+        """Would the model take these items, as `measure` feeds them?
+
+        Raises:
+            ModelError: it would not; says what it takes.
+        """
+        first = {name: np.asarray(value)[:1] if batched else np.asarray(value)[0] for name, value in feeds.items()}
+        self._checked(first)
+
     def _stage(self, feeds: Mapping[str, Array], *, batched: bool, timeout_s: float) -> int:
         """Bring the items to the board, unless they are there already; returns their number."""
         arrays = {name: np.asarray(value) for name, value in feeds.items()}

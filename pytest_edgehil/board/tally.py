@@ -11,7 +11,10 @@ from pytest_edgehil.board.answers import Measured, Timed
 from pytest_edgehil.board.evaluation import Evaluation
 from pytest_edgehil.errors import UserError
 from pytest_edgehil.model.sample import ColdStart, Conditions, Sample, SensorReading
-from pytest_edgehil.model.series import LinkDrop, OpenLoop
+from pytest_edgehil.model.series import LinkDrop, OpenLoop, Paired
+
+LIVE_BITS = 0xF
+"""Of the throttled bits: what is so now, not what has been since boot."""
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,6 +44,8 @@ class Tally:
         self._n = 0
         self._open_loop: dict[float, list[OpenLoop]] = {}
         self._sample: Sample | None = None
+        self._paired: dict[str, Paired] = {}
+        self._beside_bits = 0  # throttled bits that were live, or changed, while a baseline ran
 
     @property
     def n(self) -> int:
@@ -71,6 +76,7 @@ class Tally:
                 crash_reasons=tuple(reason for _, reason in self._crashes),
                 not_restarted=self._not_restarted,
                 link_drops=tuple(self._link_drops),
+                paired=tuple(self._paired.values()),
             )
         return self._sample
 
@@ -97,6 +103,33 @@ class Tally:
             self._note(measured, duration_s=measured.duration_s)
             return
         self._add(measured.starts_ns, measured.latencies_ns, measured, duration_s=measured.duration_s)
+
+    def add_pair(self, paired: Paired, candidate: Measured, baseline: Measured) -> None:
+        """A pair of blocks.
+
+        Its latencies are no part of the plain ones: two models that take turns are a little slower than one alone.
+        Of the baseline's block counts what it says of the board, and nothing that it says of its own process.
+
+        Args:
+            paired: all pairs against this baseline, this one included.
+            candidate, baseline: the two blocks.
+        """
+        self._paired[paired.baseline] = paired
+        self._note_process(candidate)
+        self._note_readings(baseline.readings)
+        theirs, ours = baseline.conditions, self._conditions
+        assert ours is not None
+        before, after = theirs.throttled_before or 0, theirs.throttled_after or 0
+        self._beside_bits |= (before ^ after) | ((before | after) & LIVE_BITS)
+        throttled = ours.throttled_after
+        self._conditions = dataclasses.replace(
+            ours,
+            clock_cost_ns=max(ours.clock_cost_ns, theirs.clock_cost_ns),
+            throttled_after=(throttled or 0) | self._beside_bits if self._beside_bits else throttled,
+            boot_id_after=theirs.boot_id_after,
+            replayed=ours.replayed or theirs.replayed,
+        )
+        self._sample = None
 
     def add_readings(self, readings: tuple[SensorReading, ...]) -> None:
         """Rows of the sampler from a time that is not measured (a warm-up)."""
@@ -149,13 +182,17 @@ class Tally:
 
     def _note(self, source: Measured | Timed, *, duration_s: float) -> None:
         """What every way of measuring tells of the board."""
+        self._note_process(source)
+        self._duration_s += duration_s
+        self._sample = None
+
+    def _note_process(self, source: Measured | Timed) -> None:
+        """What a measurement says of the model's process and of the board."""
         self._note_readings(source.readings)
         self._note_peak(source.peak_rss_bytes)
         self._steady_peak_rss_bytes = _larger(self._steady_peak_rss_bytes, source.steady_peak_rss_bytes)
         self._cgroup_peak_bytes = _larger(self._cgroup_peak_bytes, source.cgroup_peak_bytes)
         self._conditions = _over_both(self._conditions, source.conditions)
-        self._duration_s += duration_s
-        self._sample = None
 
     def _note_peak(self, peak_rss_bytes: int | None) -> None:
         self._peak_rss_bytes = _larger(self._peak_rss_bytes, peak_rss_bytes)

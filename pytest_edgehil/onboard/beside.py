@@ -16,6 +16,8 @@ from .model_process import ModelProcess, Relay
 from .problem import Problem
 
 ROLE = "baseline"
+LIVE_BITS = 0xF
+"""Of the throttled bits: what is so now, not what has been since boot."""
 
 
 class Beside:
@@ -79,14 +81,24 @@ class Beside:
             process.kill()
 
 
-def without_readings(relay: Relay) -> Relay:
-    """Hand frames on, but not a recording's rows of the sampler: they would pass for those of the model under test."""
+class WithoutReadings:
+    """Hands frames on, but not a recording's rows of the sampler: they would pass for those of the model under test.
 
-    def filtered(message: Message, blob: Blob) -> None:
+    Args:
+        relay: who gets the other frames.
+    """
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self.live = 0  # throttled bits that were set at any time
+
+    def __call__(self, message: Message, blob: Blob) -> None:
+        """One frame."""
         if message.get("type") != "readings":
-            relay(message, blob)
-
-    return filtered
+            self._relay(message, blob)
+            return
+        for row in message["rows"]:
+            self.live |= (row["throttled"] or 0) & LIVE_BITS
 
 
 def _named(problem: Problem) -> Problem:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from . import attest, combos, facts, firmware, fits, requests, sensors, tensors
-from .beside import ROLE, Beside, without_readings
+from .beside import ROLE, Beside, WithoutReadings
 from .durable import sha256_of
 from .fence import Fence
 from .frames import Blob, FrameReader, FrameWriter, Message, error_message
@@ -391,7 +391,10 @@ class Server:
         asked = {"op": "measure", "id": message["id"], **requests.measurement(message)}
         model, loaded = self._beside.process, self._beside.loaded
         before = self._surroundings(loaded)
-        answer, _ = self._beside.request(asked, relay=without_readings(self._writer.write))
+        relay = WithoutReadings(self._writer.write)
+        answer, _ = self._beside.request(asked, relay=relay)
+        if relay.live and "recorded" in answer:
+            answer["recorded"]["throttled"] |= relay.live
         throttled_after = None if loaded["replayed"] else self._recent_throttled()
         return self._under(before, answer, throttled_after=throttled_after, of=(model, loaded)), b""
 

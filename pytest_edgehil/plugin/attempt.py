@@ -60,6 +60,7 @@ class Attempt:
         self.started_at = time.time()
         self.steps: list[Step] = []
         self.combo = Combo()
+        self.against: dict[str, Artifact] = {}  # name in a gate's marker → baseline on the board itself
         self.holding: Holding | None = None
         self.dut: Dut | None = None
         self.board: BoardRef | None = None

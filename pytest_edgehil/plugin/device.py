@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from pytest_edgehil.errors import ConfigError
@@ -15,9 +16,14 @@ if TYPE_CHECKING:
     from pytest_edgehil.plugin.workbench import Workbench
 
 
-def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | None) -> Dut:
-    """Flash the attempt's combo on the board and load its model."""
+def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | None, seed: int = 0) -> Dut:
+    """Flash the attempt's combo on the board and load its model.
+
+    Args:
+        seed: of the run; from it and the test's name follows the order of whatever is measured in turns.
+    """
     from pytest_edgehil.board.dut import Dut
+    from pytest_edgehil.board.pairing import Against
 
     board = holding.board
     dut = Dut.open(
@@ -26,10 +32,20 @@ def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | N
         baseline=baseline,
         console=holding.console if board.console is not None else None,
         power=holding.power if board.power is not None else None,
+        against=Against(artifacts=dict(attempt.against), seed=order_seed(seed, attempt.nodeid)),
         step=attempt.step,
     )
     attempt.board = dut.ref
     return dut
+
+
+def order_seed(seed: int, nodeid: str) -> int:
+    """A seed for one test of a run, below 2^53 so that every reader of JSON keeps it.
+
+    >>> order_seed(0, "t.py::test_a") == order_seed(0, "t.py::test_a") != order_seed(1, "t.py::test_a")
+    True
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}:{nodeid}:order".encode()).digest()[:6], "big")
 
 
 def conclude(attempt: Attempt, workbench: Workbench) -> None:

@@ -60,8 +60,9 @@ def combo(request: pytest.FixtureRequest) -> Combo:
         asked = markers.ComboRequest(**override).or_else(asked)
     elif override is not None:
         raise MarkerError(f"combo: a parameter must be a model's name or a mapping of track to name, not {override!r}")
-    found = workbench.combo(asked)
-    _attempt(request).combo = found
+    found, attempt = workbench.combo(asked), _attempt(request)
+    attempt.combo = found
+    attempt.against = workbench.baselines(attempt.gates)
     return found
 
 
@@ -75,7 +76,7 @@ def board(request: pytest.FixtureRequest, combo: Combo) -> Holding:
         attempt.board = holding.ref
 
     with attempt.step("reserve"):
-        return workbench.hold(attempt.requirement, combo, note)
+        return workbench.hold(attempt.requirement, combo, note, beside=tuple(attempt.against.values()))
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def dut(request: pytest.FixtureRequest, board: Holding, combo: Combo) -> Iterato
     attempt = _attempt(request)
     if not combo.artifacts:
         raise MarkerError("dut: nothing to flash; add @pytest.mark.combo(model=…) or pass --edgehil-model")
-    dut = open_dut(board, attempt, baseline=_baseline_of(request, combo))
+    dut = open_dut(board, attempt, baseline=_baseline_of(request, combo), seed=request.config.stash[OPTIONS].seed)
     attempt.dut = dut
     yield dut
     dut.close()
@@ -105,7 +106,7 @@ def _baseline_of(request: pytest.FixtureRequest, combo: Combo) -> ReferenceModel
     """The accuracy marker's baseline, else the model that this one was made from."""
     workbench = _workbench(request)
     for gate in _attempt(request).gates:
-        name = getattr(gate, "baseline", None)
+        name = None if hasattr(gate, "on_board") else getattr(gate, "baseline", None)
         if name is not None:
             return workbench.reference(workbench.catalog.find(name))
     wanted_by_test = "baseline" in request.fixturenames

@@ -222,7 +222,9 @@ class Runner:
             return False
         than = holding.id if attempt.blames_board else None
         try:
-            return self._workbench.another_board(attempt.requirement, attempt.combo, than=than)
+            return self._workbench.another_board(
+                attempt.requirement, attempt.combo, than=than, beside=tuple(attempt.against.values())
+            )
         except EdgehilError:
             return False  # the lab's books cannot be read: the attempt's own error says what broke first
 

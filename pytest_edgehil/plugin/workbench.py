@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.artifacts.catalog import Catalog
     from pytest_edgehil.artifacts.dataset import Dataset
     from pytest_edgehil.artifacts.reference import ReferenceModel
+    from pytest_edgehil.gates.gate import Gate
     from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.lab.leases import Holder
     from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore
@@ -100,6 +101,17 @@ class Workbench:
             prompt=self._find(asked.prompt, Track.PROMPT),
         )
 
+    def baselines(self, gates: Iterable[Gate]) -> dict[str, Artifact]:
+        """The models that gates compare with on the board itself, by the names in their markers.
+
+        Raises:
+            ArtifactNotFound: a name fits no model, or several.
+        """
+        from pytest_edgehil.model.artifact import Track
+
+        names = [getattr(gate, "on_board", None) for gate in gates]
+        return {name: self.catalog.find(name, Track.MODEL) for name in names if name is not None}
+
     def _find(self, reference: str | None, track: Track) -> Artifact | None:
         return None if reference is None else self.catalog.find(reference, track)
 
@@ -134,8 +146,8 @@ class Workbench:
 
     # --- the board -----------------------------------------------------------------------------------
 
-    def suitable(self, requirement: Requirement, combo: Combo) -> tuple[Board, ...]:
-        """The boards of the lab that fulfil the requirement and can take the combo.
+    def suitable(self, requirement: Requirement, combo: Combo, *, beside: Sequence[Artifact] = ()) -> tuple[Board, ...]:
+        """The boards of the lab that fulfil the requirement and can take the combo, and the baselines beside it.
 
         Raises:
             BoardUnavailable: no board fulfils the requirement.
@@ -145,7 +157,11 @@ class Workbench:
         from pytest_edgehil.lab.matching import candidates
 
         matching = candidates(self.lab, requirement)
-        told = {board.id: clashes(combo, board) for board in matching}
+        loaded = (combo, *(dataclasses.replace(combo, model=one) for one in beside))
+        told = {
+            board.id: tuple(dict.fromkeys(clash for one in loaded for clash in clashes(one, board)))
+            for board in matching
+        }
         fitting = tuple(board for board in matching if not told[board.id])
         if not fitting:
             first = matching[0]
@@ -154,16 +170,24 @@ class Workbench:
             )
         return fitting
 
-    def hold(self, requirement: Requirement, combo: Combo, on_lease: Callable[[Holding], None]) -> Holding:
+    def hold(
+        self,
+        requirement: Requirement,
+        combo: Combo,
+        on_lease: Callable[[Holding], None],
+        *,
+        beside: Sequence[Artifact] = (),
+    ) -> Holding:
         """The board in our hands if it will do, else another one, waiting for it if need be.
 
         Args:
             on_lease: told of the new board as soon as it is leased, before it is brought up.
+            beside: baselines that it must be able to take as well.
         """
         from pytest_edgehil.lab.reservation import reserve
         from pytest_edgehil.plugin.holding import Holding
 
-        fitting = self.suitable(requirement, combo)
+        fitting = self.suitable(requirement, combo, beside=beside)
         if self._holding is not None and self._holding.id in {board.id for board in fitting}:
             with contextlib.suppress(LeaseLost):  # this test has not touched it yet: it gets another one
                 self._holding.check()
@@ -186,13 +210,15 @@ class Workbench:
         self._holding.open()
         return self._holding
 
-    def another_board(self, requirement: Requirement, combo: Combo, *, than: str | None) -> bool:
+    def another_board(
+        self, requirement: Requirement, combo: Combo, *, than: str | None, beside: Sequence[Artifact] = ()
+    ) -> bool:
         """Is there a board, other than the named one, that is not quarantined and could take the test?"""
         from pytest_edgehil.lab.leases import BoardStatus
 
         usable = {state.board_id for state in self.store.boards() if state.state is not BoardStatus.QUARANTINED}
         try:
-            fitting = self.suitable(requirement, combo)
+            fitting = self.suitable(requirement, combo, beside=beside)
         except (BoardUnavailable, WrongTarget):
             return False
         return any(board.id in usable and board.id != than for board in fitting)
