@@ -8,8 +8,10 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 import pytest
-from support.farm import replay_artifact
+from support.farm import latencies, replay_artifact
 from support.standing_farm import Ran, StandingFarm, run_once
+
+from pytest_edgehil.artifacts.replay import TensorShape
 
 FEEDS = """
     import numpy as np
@@ -28,7 +30,17 @@ def gate_test(name: str, *decorators: str, model: str = "steady", body: str = "d
     return f'\n    @pytest.mark.combo(model="{model}")\n{marks}    def test_{name}(dut):\n        {body}\n'
 
 
+def against(baseline: str) -> str:
+    return f'p95_latency(baseline="{baseline}", ratio=1.1, pairs=6)'
+
+
 GATES = suite(
+    gate_test("against_pass", against("slow")),
+    gate_test("against_fail", against("steady"), model="slow"),
+    gate_test("against_inconclusive", against("steady"), model="tenth-more"),
+    gate_test("against_invalid", against("throttling")),
+    gate_test("against_unknown", against("staedy")),
+    gate_test("against_other_inputs", against("wide")),
     gate_test("p95_pass", 'p95_latency("12 ms")'),
     gate_test("p95_fail", 'p95_latency("12 ms")', model="slow"),
     gate_test("p95_inconclusive", 'p95_latency("10 ms", max_samples=60)', model="edge"),
@@ -81,6 +93,8 @@ def prepare(farm: StandingFarm) -> None:
     replay_artifact(farm.artifacts, name="hot", temperature_c=tuple(60.0 + i for i in range(40)))
     replay_artifact(farm.artifacts, name="throttling", throttled=(0,) * 3 + (0x40004,) * 100, period_s=0.1)
     replay_artifact(farm.artifacts, name="edge", p95_ms=10.0)
+    replay_artifact(farm.artifacts, name="tenth-more", latencies_ns=latencies(p95_ms=8.8, seed=2))
+    replay_artifact(farm.artifacts, name="wide", inputs={"image": TensorShape(dtype="float32", shape=(1, 5))})
     farm.suite(GATES, "test_gates.py")
     farm.suite(PARAMETRISED, "test_parametrised.py")
     farm.suite(MODULE, "test_module.py")
@@ -107,6 +121,10 @@ def statuses(ran: Ran) -> dict[str, str]:
 def test_every_verdict_of_every_gate(ran: Ran):
     assert ran.result.ret == 1
     told = verdicts(ran)
+    assert told["against_pass"] == ["PASS"]
+    assert told["against_fail"] == ["FAIL"]
+    assert told["against_inconclusive"] == ["INCONCLUSIVE"]
+    assert told["against_invalid"] == ["INVALID"]
     assert told["p95_pass"] == ["PASS"]
     assert told["p95_fail"] == ["FAIL"]
     assert told["p95_inconclusive"] == ["INCONCLUSIVE"]
@@ -123,11 +141,12 @@ def test_every_verdict_of_every_gate(ran: Ran):
 
 def test_nothing_but_a_pass_passes(ran: Ran):
     passing = {name for name, outcomes in verdicts(ran).items() if outcomes and set(outcomes) == {"PASS"}}
-    assert passing == {"p95_pass", "rss_pass", "size_pass", "cold_pass", "any[steady]", "relaxed", "other_model"}
+    named = {"against_pass", "p95_pass", "rss_pass", "size_pass", "cold_pass"}
+    assert passing == {*named, "any[steady]", "relaxed", "other_model"}
     told = statuses(ran)
     assert {name for name, status in told.items() if status == "passed"} == passing
     assert (told["p95_fail"], told["p95_inconclusive"]) == ("failed", "inconclusive")
-    ran.result.assert_outcomes(passed=len(passing), failed=len(told) - len(passing))
+    ran.result.assert_outcomes(passed=len(passing), failed=len(told) - len(passing) - 1, errors=1)
     for name, letters in (("p95_inconclusive", "INCONCLUSIVE"), ("p95_fail", "FAILED"), ("p95_pass", "PASSED")):
         assert any(f"test_{name}" in line and letters in line for line in ran.result.outlines)
     assert "Traceback" not in ran.result.stdout.str()
@@ -140,6 +159,17 @@ def test_the_summary_names_board_combo_gate_numbers_and_verdict(ran: Ran):
 def test_a_gate_without_anything_to_measure_is_no_pass(ran: Ran):
     assert statuses(ran)["idle"] not in {"passed", "skipped"}
     ran.result.stdout.fnmatch_lines(["*fed*nothing*"])
+
+
+def test_a_baseline_on_the_board_is_looked_up_before_a_board_is_reserved(ran: Ran):
+    assert statuses(ran)["against_unknown"] == "error"
+    ran.result.stdout.fnmatch_lines(["*no model artifact answers to 'staedy'*did you mean steady*"])
+    assert "reserve" not in {one["name"] for one in ran.attempts["test_against_unknown"][0]["steps"]}
+
+
+def test_a_baseline_that_takes_other_inputs_is_named(ran: Ran):
+    assert statuses(ran)["against_other_inputs"] == "error"
+    ran.result.stdout.fnmatch_lines(["*the baseline takes *must take what the test feeds the model*"])
 
 
 def test_a_failed_assertion_is_a_failure_of_the_test_and_is_not_judged(ran: Ran):
