@@ -30,6 +30,7 @@ PACKAGE = Path(__file__).parent.parent / "pytest_edgehil"
 DESCRIBED = {  # module whose text describes a format → language of its examples
     "artifacts/firmware.py": "text",
     "artifacts/prompts.py": "yaml",
+    "artifacts/guardrails.py": "text",
     "artifacts/recipe.py": "yaml",
     "artifacts/replay.py": "text",
     "gates/gates_file.py": "yaml",

@@ -113,6 +113,10 @@ def _build_model(recipe: Recipe, step: ModelStep, out_dir: Path, progress: Progr
 
 def _build_prompt(recipe: Recipe, step: PromptStep, out_dir: Path, progress: Progress) -> BuildReport:
     bundle = load_prompts(step.bundle)
+    failures = bundle.failures()
+    if failures:
+        more = f" (and {len(failures) - 1} more: 'edgehil prompt check' tells them all)" if len(failures) > 1 else ""
+        raise RecipeError(f"{step.bundle}: {failures[0]}{more}")
     versions = sorted({version for accepted in bundle.models.values() for version in accepted})
     depends = {"model.name": tuple(sorted(bundle.models))}
     if versions != ["*"]:

@@ -17,7 +17,7 @@ _ANNOTATIONS = {"$schema", "$id", "title", "description"}
 _KNOWN = _ANNOTATIONS | {
     "type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf", "minimum",
     "maximum", "minItems", "maxItems", "pattern", "maxLength", "maxProperties", "patternProperties", "propertyNames",
-    "$ref", "$defs",
+    "minProperties", "minLength", "default", "$ref", "$defs",
 }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def _limit_violations(value: Any, schema: Mapping[str, Any], path: str) -> Itera
         yield f"{path}: {value!r} is below {schema['minimum']}"
     if "maximum" in schema and value > schema["maximum"]:
         yield f"{path}: {value!r} is above {schema['maximum']}"
-    if len(value if isinstance(value, str) else "") > schema.get("maxLength", 2**53):
+    if isinstance(value, str) and not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", 2**53):
         yield f"{path}: has {len(value)} characters"
     if "pattern" in schema and not re.search(schema["pattern"], value):
         yield f"{path}: {value!r} does not match {schema['pattern']!r}"
@@ -74,7 +74,7 @@ def _object_violations(value: Mapping[str, Any], schema: Mapping[str, Any], path
         if name not in value:
             yield f"{path}.{name}: is missing"
     properties = schema.get("properties", {})
-    if len(value) > schema.get("maxProperties", len(value)):
+    if not schema.get("minProperties", 0) <= len(value) <= schema.get("maxProperties", len(value)):
         yield f"{path}: has {len(value)} members"
     patterns = schema.get("patternProperties", {})
     for name, one in value.items():
