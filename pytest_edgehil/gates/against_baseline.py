@@ -82,6 +82,10 @@ class AgainstBaseline:
     def _label(self) -> str:
         return f"p{self.quantile * 100:g}"
 
+    def extended(self, by: Sample) -> AgainstBaseline:  # noqa: ARG002 - see below
+        """See `continued.Sequential`: the error rate is spent over `pairs`, so more of them than that never count."""
+        return self
+
     def demand(self, sample: Sample) -> Demand | None:
         """Pairs up to the next look."""
         if self.evaluate(sample).decided:

@@ -29,7 +29,7 @@ from pytest_edgehil.errors import UserError
 from pytest_edgehil.gates.gate import Gate, statements
 from pytest_edgehil.model.quantity import format_number
 from pytest_edgehil.model.sample import EarlierRun, Sample
-from pytest_edgehil.model.series import OpenLoop, Paired
+from pytest_edgehil.model.series import Generations, OpenLoop, Paired
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -41,7 +41,10 @@ class Sequential(Protocol):
     """A gate that looks at its sample again and again while it grows, and may do so for ever."""
 
     def extended(self, by: Sample) -> Gate:
-        """The same gate, with its budget of samples and time counted from the end of `by`, which is there already."""
+        """The same gate, with its budget of samples and time counted from the end of `by`, which is there already.
+
+        The gate itself where the error rate is spent over a budget that cannot grow: then only what is left of it.
+        """
 
 
 def evaluate(gate: Gate, sample: Sample) -> Verdict:
@@ -232,6 +235,7 @@ def joined(runs: Sequence[Sample]) -> Sample:
         conditions=conditions,
         open_loop=_open_loops(runs),
         paired=_paired(runs),
+        generations=_generations(runs),
         earlier=(),
     )
 
@@ -263,13 +267,13 @@ def _open_loops(runs: Sequence[Sample]) -> tuple[OpenLoop, ...]:
     for rate_hz in rates:
         parts = [series for one in runs for series in one.open_loop if series.rate_hz == rate_hz]
         intended = _behind([(one.intended_ns, one.starts_ns + one.latencies_ns) for one in parts])
-        waits = np.concatenate([one.starts_ns - one.intended_ns for one in parts])
+        waited = np.concatenate([one.starts_ns - one.intended_ns for one in parts])
         late = [one.late_ns for one in parts if one.late_ns is not None]
         found.append(
             OpenLoop(
                 rate_hz=rate_hz,
                 intended_ns=intended,
-                starts_ns=intended + waits,
+                starts_ns=intended + waited,
                 latencies_ns=np.concatenate([one.latencies_ns for one in parts]),
                 late_ns=np.concatenate(late) if len(late) == len(parts) else None,
             )
@@ -278,11 +282,33 @@ def _open_loops(runs: Sequence[Sample]) -> tuple[OpenLoop, ...]:
 
 
 def _paired(runs: Sequence[Sample]) -> tuple[Paired, ...]:
-    """By the baseline's bytes, not only by its name: another baseline is another question."""
-    kinds = dict.fromkeys((series.baseline, series.digest) for one in runs for series in one.paired)
-    found = []
-    for baseline, digest in kinds:
-        parts = [s for one in runs for s in one.paired if (s.baseline, s.digest) == (baseline, digest)]
-        pairs = tuple(pair for part in parts for pair in part.pairs)
-        found.append(dataclasses.replace(parts[-1], seed=parts[0].seed, pairs=pairs))
-    return tuple(found)
+    """Against a baseline of these bytes: another one of the same name is another question, and the newest counts."""
+    newest = {series.baseline: series for one in runs for series in one.paired}
+    return tuple(
+        dataclasses.replace(
+            last,
+            pairs=tuple(
+                pair
+                for one in runs
+                for series in one.paired
+                if (series.baseline, series.digest) == (last.baseline, last.digest)
+                for pair in series.pairs
+            ),
+        )
+        for last in newest.values()
+    )
+
+
+def _generations(runs: Sequence[Sample]) -> Generations | None:
+    import numpy as np
+
+    parts = [one.generations for one in runs if one.generations is not None]
+    if not parts:
+        return None
+    return Generations(
+        starts_ns=_behind([(one.starts_ns, one.starts_ns + one.total_ns) for one in parts]),
+        prompt_tokens=np.concatenate([one.prompt_tokens for one in parts]),
+        new_tokens=np.concatenate([one.new_tokens for one in parts]),
+        first_token_ns=np.concatenate([one.first_token_ns for one in parts]),
+        total_ns=np.concatenate([one.total_ns for one in parts]),
+    )

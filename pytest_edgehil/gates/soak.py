@@ -76,8 +76,8 @@ class Soak:
 
     @property
     def statements(self) -> int:
-        """See `gate.statements`: the leak and the crash rate; duration, memory and "no crash at all" are counted."""
-        return sum(one is not None for one in (self.leak_bytes_per_h, self.crash_rate))
+        """See `gate.statements`: leak, drift, crash rate; duration, memory and "no crash at all" are only counted."""
+        return sum(one is not None for one in (self.leak_bytes_per_h, self.drift, self.crash_rate))
 
     @property
     def required_ns(self) -> int:

@@ -109,6 +109,8 @@ class TestRecord:
         nonce: single-use nonce of this attempt's evidence, hexadecimal.
         attestations: one per statement that the board signed.
         quarantined: why the board was quarantined after this attempt, or empty.
+        reruns: how many earlier runs of this test the verdicts go on from.
+        continued: what became of the earlier run of this test, as one sentence; empty when there is none.
     """
 
     __test__ = False  # not a test class, whatever its name looks like to pytest
@@ -131,6 +133,8 @@ class TestRecord:
     nonce: str = ""
     attestations: tuple[Attestation, ...] = ()
     quarantined: str = ""
+    reruns: int = 0
+    continued: str = ""
 
     @property
     def combo_label(self) -> str:

@@ -18,6 +18,7 @@ from pytest_edgehil.plugin.distributed import WORKERINPUT, Distributed, auto_wor
 from pytest_edgehil.plugin.error_rate import ErrorRate
 from pytest_edgehil.plugin.fixtures import baseline, board, combo, console, dut, heldout, rng
 from pytest_edgehil.plugin.options import Options, add_options, read_options
+from pytest_edgehil.plugin.rerun import read_earlier
 from pytest_edgehil.plugin.run import Run
 from pytest_edgehil.plugin.stash import CONTROLLER, OPTIONS, WORKBENCH
 from pytest_edgehil.plugin.workbench import MAIN, Workbench
@@ -63,6 +64,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _checked(options: Options) -> Lab | None:
     """Read the files that the options name: what is wrong with them must be said now, not after an hour of tests."""
+    if options.rerun is not None:
+        try:
+            read_earlier(options.rerun)
+        except UserError as problem:
+            raise pytest.UsageError(str(problem)) from problem
     if options.lab is None:
         return None
     from pytest_edgehil.lab.inventory import load_lab
@@ -129,4 +135,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     lab, options = controller.lab, controller.options
     kinds = sorted({f"{board.environment.value} {board.cls}" for board in lab.boards})
     report = "" if options.report is None else f"; report: {options.report}"
-    return [f"edgehil: lab {lab.name} ({len(lab.boards)} boards: {', '.join(kinds)}){report}"]
+    lines = [f"edgehil: lab {lab.name} ({len(lab.boards)} boards: {', '.join(kinds)}){report}"]
+    if config.getoption("reruns", None):
+        lines.append(
+            "edgehil: --reruns does not run tests on boards again, for starting again voids their error rates: "
+            "go on from this run with --edgehil-rerun"
+        )
+    return lines

@@ -26,6 +26,7 @@ from pytest_edgehil.model.verdict import Outcome, Verdict
 if TYPE_CHECKING:
     from pytest_edgehil.board.dut import Dut
     from pytest_edgehil.gates.gate import Gate
+    from pytest_edgehil.model.sample import EarlierRun, Sample
     from pytest_edgehil.plugin.holding import Holding
 
 
@@ -65,6 +66,8 @@ class Attempt:
         self.dut: Dut | None = None
         self.board: BoardRef | None = None
         self.verdicts: tuple[Verdict, ...] = ()
+        self.earlier: tuple[EarlierRun, ...] = ()
+        self.continued = ""
         self.files: dict[str, str] = {}
         self.attestations: tuple[Attestation, ...] = ()
         self.error: BaseException | None = None
@@ -98,6 +101,12 @@ class Attempt:
         """Remember what went wrong; a board that broke outranks whatever it made the test do afterwards."""
         if self.error is None or (isinstance(problem, BoardError) and not isinstance(self.error, BoardError)):
             self.error = problem
+
+    @property
+    def sample(self) -> Sample:
+        """What this attempt measured, with the earlier runs that it goes on from."""
+        assert self.dut is not None
+        return self.dut.sample.replace(earlier=self.earlier)
 
     @property
     def slug(self) -> str:
@@ -154,6 +163,8 @@ class Attempt:
             nonce=self.nonce,
             attestations=self.attestations,
             quarantined=self.quarantined,
+            reruns=len(self.earlier),
+            continued=self.continued,
         )
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from pytest_edgehil.errors import ConfigError, EdgehilError
 from pytest_edgehil.plugin import allure, plots
+from pytest_edgehil.plugin.rerun import NOT_THERE
 from pytest_edgehil.plugin.run import Run
 from pytest_edgehil.plugin.stash import BUDGET
 
@@ -120,6 +121,7 @@ class Controller:
     def _finish(self, session: pytest.Session) -> None:
         if _only_looks(session.config):
             return
+        self._note_idle_rerun()
         try:
             self._write(session.config)
         except (EdgehilError, OSError) as problem:
@@ -161,6 +163,12 @@ class Controller:
             not_run=self.not_run,
         )
         self._written.append(("results", path))
+
+    def _note_idle_rerun(self) -> None:
+        """A run that was meant to go on from another one, and started everything again, is a mistake."""
+        told = [record.continued for record in self.records if record.continued]
+        if self.options.rerun is not None and told and all(one.startswith(NOT_THERE) for one in told):
+            self.note_problem(f"--edgehil-rerun: no test of this run was judged in that of {self.options.rerun}")
 
     def _rates(self) -> dict[str, Any]:
         if self.budget is None:

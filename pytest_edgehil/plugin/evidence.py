@@ -52,7 +52,7 @@ def attest(attempt: Attempt, info: RunInfo, *, report: Path) -> None:
     from pytest_edgehil.evidence import keys, raw, statement
 
     assert attempt.dut is not None
-    sample = attempt.dut.sample
+    sample = attempt.sample
     draft = attempt.record()
     path = report / "samples" / f"{attempt.slug}.json.gz"
     digest = raw.write_sample(path, sample, draft.gates)

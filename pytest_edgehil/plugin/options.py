@@ -41,6 +41,7 @@ class Options:
         policy: release policy whose digest the evidence is bound to, or None: then no policy takes the evidence.
         source_revision: revision of the tests, written into the evidence.
         plots: format of the plots: ``svg``, ``png`` or ``off``.
+        rerun: report directory of the run that this one goes on from, or None.
     """
 
     lab: Path | None
@@ -63,6 +64,7 @@ class Options:
     policy: Path | None
     source_revision: str | None
     plots: str
+    rerun: Path | None
 
     @property
     def loosest_alpha(self) -> float:
@@ -79,6 +81,12 @@ def add_options(parser: pytest.Parser) -> None:
         "--edgehil-require",
         action="store_true",
         help="fail instead of skip where a test needs a board and no lab is given",
+    )
+    add(
+        "--edgehil-rerun",
+        metavar="DIR",
+        help="go on from the run that wrote this report directory: gates continue instead of starting again, and a "
+        "FAIL stands",
     )
     add("--edgehil-report", metavar="DIR", help="write samples, console logs, results.json and signed evidence to DIR")
     add(
@@ -185,7 +193,20 @@ def read_options(config: pytest.Config) -> Options:
         policy=_file(option, "--edgehil-policy"),
         source_revision=option("--edgehil-revision"),
         plots=option("--edgehil-plots"),
+        rerun=_rerun(option("--edgehil-rerun"), report),
     )
+
+
+def _rerun(text: str | None, report: str | None) -> Path | None:
+    if text is None:
+        return None
+    path = Path(text).resolve()
+    if report is not None and Path(report).resolve() == path:
+        raise pytest.UsageError(
+            f"--edgehil-rerun: {text} is the --edgehil-report directory too, whose files would be replaced; "
+            "name another directory for the report of this run"
+        )
+    return path
 
 
 def _file(option: Callable[[str], str | None], name: str) -> Path | None:

@@ -73,6 +73,7 @@ class Runner:
             item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
             if not attempt.requeued:
                 break
+            self._workbench.reruns.note(attempt)
         self._give_back_if_unfit(nextitem)
         return True
 
@@ -120,7 +121,7 @@ class Runner:
         if attempt.broken is not None:
             raise attempt.broken
         if attempt.dut is not None and attempt.gates:
-            self._judge(attempt)
+            self._judge(attempt, item)
         if attempt.holding is not None:
             attempt.holding.check()
         from pytest_edgehil.plugin.attempt import failure_of
@@ -130,15 +131,21 @@ class Runner:
             raise failure
         return result
 
-    def _judge(self, attempt: Attempt) -> None:
+    def _judge(self, attempt: Attempt, item: pytest.Item) -> None:
         from pytest_edgehil.gates.judging import judge
 
-        assert attempt.dut is not None
+        dut = attempt.dut
+        assert dut is not None
         with attempt.step("judge"):
+            self._workbench.reruns.go_on(
+                attempt,
+                own_alphas=markers.own_alphas(item.iter_markers()),
+                baselines=lambda name: self._workbench.catalog.find(name).digest,
+            )
             _, attempt.verdicts = judge(
                 attempt.gates,
-                sample=attempt.dut.sample,
-                measure=attempt.dut.measure_more,
+                sample=attempt.sample,
+                measure=lambda wanted: dut.measure_more(wanted).replace(earlier=attempt.earlier),
                 clock=time.monotonic,
                 max_seconds=self._workbench.options.measure_s + _longest_s(attempt.gates),
             )

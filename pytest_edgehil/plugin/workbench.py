@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pytest_edgehil.errors import BoardUnavailable, ConfigError, DatasetError, LeaseLost, WrongTarget
 from pytest_edgehil.model.requirement import Requirement
 from pytest_edgehil.plugin.markers import ComboRequest
+from pytest_edgehil.plugin.rerun import Reruns
 
 if TYPE_CHECKING:
     from pytest_edgehil.artifacts.catalog import Catalog
@@ -48,6 +49,7 @@ class Workbench:
         self.options = options
         self.run = run
         self.worker = worker
+        self.reruns = Reruns(options.rerun, run_id=run.run_id)
         self._lab = lab
         self._holding: Holding | None = None
         self._references: dict[str, ReferenceModel] = {}

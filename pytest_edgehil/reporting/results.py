@@ -169,6 +169,8 @@ def results_schema() -> dict[str, Any]:
         nonce={"type": "string", "pattern": "^([0-9a-f]{2})*$"},
         attestations=_list(_object(payload=text, key_id=text, signature=text)),
         quarantined=text,
+        reruns=count,
+        continued=text,
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

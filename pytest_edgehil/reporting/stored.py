@@ -14,7 +14,7 @@ from pathlib import Path
 from pytest_edgehil.errors import EvidenceError, UserError
 from pytest_edgehil.evidence import canonical, raw
 from pytest_edgehil.evidence.statement import read_statement
-from pytest_edgehil.model.record import GateUse, Status, TestRecord
+from pytest_edgehil.model.record import Status, TestRecord
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.reporting import results
 
@@ -144,8 +144,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as problem:
         raise EvidenceError(f"{path}: the samples cannot be read: {problem.strerror}") from problem
-
-
-def same_use(one: GateUse, other: GateUse) -> bool:
-    """The same gate with the same arguments?"""
-    return one.name == other.name and dict(one.arguments) == dict(other.arguments)

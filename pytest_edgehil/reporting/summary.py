@@ -66,9 +66,12 @@ def markdown(
     put_back = [one for one in records if one.requeued]
     if put_back:
         blocks += [
-            "**Put back, because the board broke**",
+            "**Put back, because the board broke or was lost**",
             _bullets([_cell(fmt.attempt_sentence(one)) for one in put_back]),
         ]
+    again = [one for one in final if one.continued]
+    if again:
+        blocks += ["**Run again**", _bullets([f"`{one.nodeid}`: {_cell(one.continued)}" for one in again])]
     if quarantined:
         lines = [f"`{board}`: {_cell(reason)}" for board, reason in sorted(quarantined.items())]
         blocks += ["**Quarantined boards**", _bullets(lines)]

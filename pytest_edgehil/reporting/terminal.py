@@ -87,6 +87,7 @@ def summary(
         _table(final, width),
         _explanations(final, width, verbose=verbose),
         _requeued(records, final, width),
+        _continued(final, width),
         _quarantined(quarantined, width),
         _not_run(not_run, width),
         _small_print(final, width, verbose=verbose, error_rate=error_rate),
@@ -251,11 +252,23 @@ def _requeued(records: Sequence[TestRecord], final: Sequence[TestRecord], width:
     if not put_back:
         return []
     ended = {one.nodeid: one for one in final}
-    lines = [Line(text="put back, because the board broke:", bold=True)]
+    lines = [Line(text="put back, because the board broke or was lost:", bold=True)]
     for record in put_back:
         last = ended.get(record.nodeid)
         outcome = f"then {last.status.value}{fmt.where(last)}" if last is not None else "and never ran again"
         lines += _wrapped(f"  {fmt.attempt_sentence(record)}; {outcome}", width, colour="yellow")
+    return lines
+
+
+def _continued(records: Sequence[TestRecord], width: int) -> list[Line]:
+    told = [one for one in records if one.continued]
+    if not told:
+        return []
+    lines = [Line(text="run again:", bold=True)]
+    for record in told[:_LISTED]:
+        lines += _wrapped(f"  {record.nodeid}: {record.continued}", width)
+    if len(told) > _LISTED:
+        lines.append(Line(text=f"  … and {len(told) - _LISTED} more"))
     return lines
 
 

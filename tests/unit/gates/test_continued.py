@@ -209,7 +209,8 @@ def test_series_are_put_behind_each_other_without_a_gap() -> None:
     (series,) = both.open_loop
     assert series.intended_ns.tolist() == [10**12, 10**12 + 10, 10**12 + 15, 10**12 + 25]
     assert series.responses_ns.tolist() == [4, 5, 4, 5]
-    assert [(found.digest, len(found.pairs)) for found in both.paired] == [("a", 2), ("b", 1)]
+    assert [(found.digest, len(found.pairs)) for found in both.paired] == [("b", 1)], "the newest baseline counts"
+    assert [len(found.pairs) for found in joined([one, one.replace(starts_ns=one.starts_ns + 1)]).paired] == [2]
 
 
 # --- counting ----------------------------------------------------------------------------------------
@@ -226,6 +227,7 @@ def test_series_are_put_behind_each_other_without_a_gap() -> None:
         ("thermal", (), {"throttling": False}, 0),
         ("soak", ("1 h",), {}, 0),
         ("soak", ("1 h",), {"leak": "5 MiB/h"}, 1),
+        ("soak", ("1 h",), {"leak": "5 MiB/h", "drift": "10 %"}, 2),
         ("soak", ("1 h",), {"leak": "5 MiB/h", "crash_rate": 0.05, "peak_rss": "1 GiB"}, 2),
     ],
 )

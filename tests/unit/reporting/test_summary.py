@@ -52,7 +52,7 @@ def test_text_from_tests_cannot_break_out_of_the_table() -> None:
 def test_infrastructure_errors_put_back_attempts_quarantine_and_gaps_are_told() -> None:
     shown = everything()
     assert "**infrastructure** test\\_nobody\\_left: no board of class pi5-4gb is left" in shown
-    assert "**Put back, because the board broke**" in shown
+    assert "**Put back, because the board broke or was lost**" in shown
     assert "- `pi5-04`: link to pi5-04 broke" in shown
     assert "- `suites/models/test_digits.py::test_never`" in shown
     assert "pi5-02, pi5-03 are virtual" in shown
