@@ -37,8 +37,7 @@ def promise(attempt: Attempt, workbench: Workbench, *, allure: bool) -> None:
     from pytest_edgehil.evidence import raw
     from pytest_edgehil.reporting.plots import album
 
-    assert attempt.dut is not None
-    sample = attempt.dut.sample
+    sample = attempt.sample
     promised = album.pictures(attempt.slug, attempt.gates, attempt.verdicts, sample, file_format=options.plots)
     if not promised:
         return

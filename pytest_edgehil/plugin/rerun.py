@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_edgehil.errors import LeaseError, MarkerError, UserError
-from pytest_edgehil.model.record import GateUse, TestRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_edgehil.gates.gate import Gate
+    from pytest_edgehil.model.record import GateUse, TestRecord
     from pytest_edgehil.model.sample import EarlierRun, Sample
     from pytest_edgehil.plugin.attempt import Attempt
     from pytest_edgehil.reporting.stored import StoredRun, StoredTest
@@ -172,6 +172,8 @@ def _compared(
     gates: Iterable[Gate], uses: Iterable[GateUse], own_alphas: frozenset[str]
 ) -> tuple[tuple[Gate, ...], set[str]]:
     """The gates with the error rates that they had then, and the names of those that are others now."""
+    from pytest_edgehil.model.record import GateUse
+
     then = {one.name: _restored(one) for one in uses}
     kept: list[Gate] = []
     changed: set[str] = set()
