@@ -16,11 +16,18 @@ Sources: Geyer 1992 (initial sequence estimators); Owen 1956 (the bivariate norm
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import numpy.typing as npt
-from scipy import fft, special, stats
+from scipy import fft, special
 
 FloatArray = npt.NDArray[np.float64]
+
+_MOST_KNOWN = 1024
+_KNOWN: dict[tuple[bytes, float], float] = {}
+"""V of values that were looked at before, by their digest. A gate walks along the same sample again whenever it has
+grown, so every look but the last one is an old one. Only numbers are kept, and no more than `_MOST_KNOWN`."""
 
 
 def variance_inflation(values: npt.ArrayLike, p0: float) -> float:
@@ -41,10 +48,17 @@ def variance_inflation(values: npt.ArrayLike, p0: float) -> float:
     >>> variance_inflation(np.repeat(rng.normal(size=50), 10), 0.05) > 4
     True
     """
-    series = np.asarray(values, dtype=np.float64)
+    series = np.ascontiguousarray(values, dtype=np.float64)
     if series.shape[0] < 4 or np.ptp(series) == 0.0:
         return 1.0
-    return max(1.0, indicator_inflation(series, p0), copula_inflation(series, p0))
+    key = (hashlib.blake2b(series, digest_size=16).digest(), p0)
+    found = _KNOWN.get(key)
+    if found is None:
+        found = max(1.0, indicator_inflation(series, p0), copula_inflation(series, p0))
+        if len(_KNOWN) >= _MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[key] = found
+    return found
 
 
 def indicator_inflation(series: FloatArray, p0: float) -> float:
@@ -60,7 +74,7 @@ def indicator_inflation(series: FloatArray, p0: float) -> float:
 
 def copula_inflation(series: FloatArray, p0: float) -> float:
     """1 + 2·Σ c(ρ_k) over the normal scores' autocorrelations up to Geyer's lag; see `variance_inflation`."""
-    scores = special.ndtri(stats.rankdata(series) / (series.shape[0] + 1.0))
+    scores = special.ndtri(_ranks(series) / (series.shape[0] + 1.0))
     correlations = autocorrelations(scores)
     if correlations is None:
         return 1.0
@@ -136,6 +150,21 @@ def residual_inflation(residuals: FloatArray) -> float:
     initial: FloatArray = np.minimum.accumulate(pairs[: ends[0]] if ends.size else pairs)
     geyer = float(2.0 * initial.sum() - 1.0) if initial.size else 1.0
     return float(max(1.0, (1.0 + r1) / (1.0 - r1), geyer))
+
+
+def _ranks(series: FloatArray) -> FloatArray:
+    """Ranks from 1, ties sharing their mean: `scipy.stats.rankdata` without its overhead, which is most of its time.
+
+    >>> _ranks(np.array([30.0, 10.0, 20.0, 10.0])).tolist()
+    [4.0, 1.5, 3.0, 1.5]
+    """
+    order = np.argsort(series, kind="stable")
+    ordered = series[order]
+    new = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+    edges = np.append(np.flatnonzero(new), series.shape[0])
+    ranks = np.empty(series.shape[0])
+    ranks[order] = (0.5 * (edges[:-1] + edges[1:] + 1.0))[np.cumsum(new) - 1]
+    return ranks
 
 
 def _initial_pairs(correlations: FloatArray) -> FloatArray:

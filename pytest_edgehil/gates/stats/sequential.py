@@ -109,29 +109,39 @@ def walk(
     <Decision.BELOW: 'below'>
     """
     threshold = math.log(1.0 / alpha)
-    total = np.concatenate(([0], np.cumsum(exceeded, dtype=np.int64)))
-    last: Look | None = None
-    once_above = False
-    for number, n in enumerate(at, start=1):
-        if n > exceeded.shape[0]:
-            break
-        s = int(total[n])
+    counts = np.array([n for n in at if n <= exceeded.shape[0]], dtype=np.int64)
+    if not counts.size:
+        return Decision.OPEN, None
+    total = np.concatenate(([0], np.cumsum(exceeded, dtype=np.int64)))[counts]
+    for_pass, for_fail = log_e_pass(counts, total, p0), log_e_fail(counts, total, p0)
+
+    def corrected(index: int) -> Look:
+        n, s = int(counts[index]), int(total[index])
         v = 1.0 if inflation is None else inflation(n)
-        look = Look(
-            number=number,
+        return Look(
+            number=index + 1,
             n=n,
             exceedances=s,
             inflation=v,
             log_e_pass=float(log_e_pass(n / v, s / v, p0)),
             log_e_fail=float(log_e_fail(n / v, s / v, p0)),
         )
-        last = look
+
+    # V is costly, and only where it can matter is it estimated: log e(t·n, t·S) is the logarithm of a mean of t-th
+    # powers of likelihood ratios, so it is convex in t and 0 at t = 0. What stays below the threshold at t = 1 stays
+    # below it at every t = 1/V ≤ 1.
+    once_above = False
+    for index in np.flatnonzero((for_pass >= threshold) | (for_fail >= threshold)).tolist():
+        n = int(counts[index])
         if may_decide is not None and not may_decide(n):
             continue
-        if look.log_e_fail >= threshold and n >= fewest_to_fail:
-            return Decision.ABOVE, look
-        once_above = once_above or (v > 1.0 and float(log_e_fail(n, s, p0)) >= threshold)
-        passes = look.log_e_pass >= threshold and n >= fewest_to_pass and not once_above
-        if passes and (may_pass is None or may_pass(n)):
-            return Decision.BELOW, look
-    return Decision.OPEN, last
+        if for_fail[index] >= threshold:
+            look = corrected(index)
+            if look.log_e_fail >= threshold and n >= fewest_to_fail:
+                return Decision.ABOVE, look
+            once_above = once_above or look.inflation > 1.0
+        elif n >= fewest_to_pass and not once_above and (may_pass is None or may_pass(n)):
+            look = corrected(index)
+            if look.log_e_pass >= threshold:
+                return Decision.BELOW, look
+    return Decision.OPEN, corrected(counts.size - 1)
