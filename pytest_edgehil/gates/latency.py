@@ -147,11 +147,12 @@ class LatencyQuantile:
         elapsed_ns = timed.elapsed_ns()
         highest = np.maximum.accumulate(values)
         lowest = np.minimum.accumulate(values)
+        at = looks(min(timed.n, _HORIZON * self.max_samples), also=self.max_samples)
         return lambda budget_ns: walk(
             values > budget_ns,
             p0=rate,
             alpha=self.alpha,
-            at=looks(min(timed.n, _HORIZON * self.max_samples), also=self.max_samples),
+            at=at,
             inflation=lambda n: max(inflation(n), timed.cluster(n, budget_ns)),
             may_decide=lambda n: bool(highest[n - 1] > lowest[n - 1]),
             may_pass=lambda n: bool(elapsed_ns[n - 1] >= self.min_duration_ns) and not timed.overloaded(n),

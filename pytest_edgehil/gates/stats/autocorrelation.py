@@ -2,16 +2,22 @@
 
 Latencies come in stretches: a slow inference is likely followed by another. The e-process assumes independent trials,
 so it is evaluated at (n/V, S/V). V is the inflation of the *exceedance indicator's* variance, not of latency's: the
-tail is less correlated than the bulk. Two estimates are made and the larger counts:
+tail is less correlated than the bulk. Several estimates are made and the largest counts:
 
 - `indicator_inflation`: Geyer's initial monotone sequence on an indicator of the tail (twice as many exceedances as
   the budget allows, so that there is something to estimate from);
 - `copula_inflation`: the autocorrelation of the normal scores, carried over to the tail through a Gaussian copula.
-  It uses every inference, so it sees correlation long before the tail has shown any.
+  It uses every inference, so it sees correlation long before the tail has shown any;
+- where neighbours correlate strongly (`STRONG`), `persistence_inflation`: a stretch that is not much longer than the
+  correlation looks less correlated than it is, by about (1 + 4ρ)/n, and scatters. The AR(1) that one could still take
+  for the truth counts then.
+
+And V grows where it leaves few effective inferences (`SCARCE`), for from few of them V itself is not known well.
 
 The step n → n/V is a heuristic that was checked by simulation (``benchmarks/statistics``), not a theorem.
 
-Sources: Geyer 1992 (initial sequence estimators); Owen 1956 (the bivariate normal integral).
+Sources: Geyer 1992 (initial sequence estimators); Owen 1956 (the bivariate normal integral); Kendall 1954 (the bias
+of an autocorrelation).
 """
 
 from __future__ import annotations
@@ -24,6 +30,17 @@ from scipy import fft, special
 
 FloatArray = npt.NDArray[np.float64]
 
+STRONG = 0.6
+"""Neighbours whose normal scores correlate by less are estimated well enough from 30 inferences on."""
+SCARCE = 6.0
+"""With n/V effective inferences, V − 1 is raised by the share (SCARCE·V/n)⁴, at most doubled: by 6 % at 12, by all of
+it at 6."""
+MARGIN_PER_RATE = 5.0
+"""Standard errors by which a strong correlation is taken to be stronger, for every unit of p0, at most `_MOST_MARGIN`:
+the larger p0, the fewer effective inferences decide, and the more weighs a V that is too small."""
+_MOST_MARGIN = 1.645
+_STRONGEST = 0.995
+_LAGS = 400
 _MOST_KNOWN = 1024
 _KNOWN: dict[tuple[bytes, float], float] = {}
 """V of values that were looked at before, by their digest. A gate walks along the same sample again whenever it has
@@ -31,7 +48,7 @@ grown, so every look but the last one is an old one. Only numbers are kept, and 
 
 
 def variance_inflation(values: npt.ArrayLike, p0: float) -> float:
-    """V = max(1, V_ind, V_cop) of the indicator "beyond the (1−p0) quantile".
+    """V of the indicator "beyond the (1−p0) quantile": the largest estimate, at least 1; see above.
 
     Only the order of the values matters: any growing rescaling leaves V unchanged.
 
@@ -51,10 +68,17 @@ def variance_inflation(values: npt.ArrayLike, p0: float) -> float:
     series = np.ascontiguousarray(values, dtype=np.float64)
     if series.shape[0] < 4 or np.ptp(series) == 0.0:
         return 1.0
-    key = (hashlib.blake2b(series, digest_size=16).digest(), p0)
+    key = (hashlib.blake2b(series.tobytes(), digest_size=16).digest(), p0)
     found = _KNOWN.get(key)
     if found is None:
-        found = max(1.0, indicator_inflation(series, p0), copula_inflation(series, p0))
+        scores = autocorrelations(special.ndtri(_ranks(series) / (series.shape[0] + 1.0)))
+        found = max(
+            1.0,
+            indicator_inflation(series, p0),
+            copula_inflation(scores, p0),
+            persistence_inflation(scores, p0),
+        )
+        found = 1.0 + (found - 1.0) * (1.0 + min(1.0, SCARCE * found / series.shape[0]) ** 4)
         if len(_KNOWN) >= _MOST_KNOWN:
             _KNOWN.clear()
         _KNOWN[key] = found
@@ -72,14 +96,34 @@ def indicator_inflation(series: FloatArray, p0: float) -> float:
     return float(2.0 * np.minimum.accumulate(pairs).sum() - 1.0) if pairs.size else 1.0
 
 
-def copula_inflation(series: FloatArray, p0: float) -> float:
-    """1 + 2·Σ c(ρ_k) over the normal scores' autocorrelations up to Geyer's lag; see `variance_inflation`."""
-    scores = special.ndtri(_ranks(series) / (series.shape[0] + 1.0))
-    correlations = autocorrelations(scores)
+def copula_inflation(correlations: FloatArray | None, p0: float) -> float:
+    """1 + 2·Σ c(ρ_k) over the normal scores' autocorrelations up to Geyer's lag; see `variance_inflation`.
+
+    Args:
+        correlations: shape (n,), of the normal scores; None when they do not vary.
+        p0: probability of the tail.
+    """
     if correlations is None:
         return 1.0
     lags = 2 * _initial_pairs(correlations).size
     return float(1.0 + 2.0 * tail_correlation(correlations[1:lags], p0).sum())
+
+
+def persistence_inflation(correlations: FloatArray | None, p0: float) -> float:
+    """1 + 2·Σ c(ρ^k) for the strongest lag-one correlation ρ that is still credible, where it is `STRONG`.
+
+    Args:
+        correlations: shape (n,), of the normal scores; None when they do not vary.
+        p0: probability of the tail.
+    """
+    if correlations is None or correlations[1] < STRONG:
+        return 1.0
+    n = correlations.shape[0]
+    rho = float(correlations[1])
+    rho = min(rho + (1.0 + 4.0 * rho) / n, 0.99)
+    margin = min(MARGIN_PER_RATE * p0, _MOST_MARGIN) * ((1.0 - rho * rho) / n) ** 0.5
+    rho = min(rho + margin, _STRONGEST)
+    return float(1.0 + 2.0 * tail_correlation(rho ** np.arange(1, _LAGS), p0).sum())
 
 
 def tail_correlation(rho: npt.ArrayLike, p0: float) -> FloatArray:

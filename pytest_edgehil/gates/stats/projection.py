@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,6 @@ from pytest_edgehil.gates.stats.sequential import Decision, Look
 
 FARTHEST = 1_000_000
 """No projection beyond so many trials: at such rates a sample says nothing of use about them."""
-_STEPS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,19 +49,21 @@ def project(n: int, s: float, *, p0: float, alpha: float, inflation: float = 1.0
     True
     """
     threshold = math.log(1.0 / alpha)
-    counts = np.geomspace(n, max(FARTHEST, 2 * n), _STEPS)
-    found: Projection | None = None
-    for _ in range(2):  # coarsely first, then between the last count that does not decide and the first that does
-        counts = np.unique(np.ceil(counts))
-        trials, exceedances = counts / inflation, counts * (s / n) / inflation
-        below = log_e_pass(trials, exceedances, p0) >= threshold
-        decided = np.flatnonzero(below | (log_e_fail(trials, exceedances, p0) >= threshold))
-        if not decided.size:
-            break
-        at = int(decided[0])
-        found = Projection(trials=int(counts[at]), below=bool(below[at]))
-        counts = np.linspace(counts[max(0, at - 1)], counts[at], _STEPS)
-    return found
+    for below, process in ((True, log_e_pass), (False, log_e_fail)):
+
+        def decides(trials: int, process: Callable[..., Any] = process) -> bool:
+            return float(process(trials / inflation, trials * (s / n) / inflation, p0)) >= threshold
+
+        # log e(t·n, t·S) is convex in t and 0 at t = 0 (see `sequential.walk`): it crosses the threshold once
+        open_at, decided_at = n - 1, max(FARTHEST, 2 * n)
+        if not decides(decided_at):
+            continue
+        while decided_at - open_at > 1:
+            middle = math.isqrt(open_at * decided_at)
+            middle = middle if open_at < middle < decided_at else (open_at + decided_at) // 2
+            open_at, decided_at = (open_at, middle) if decides(middle) else (middle, decided_at)
+        return Projection(trials=decided_at, below=below)
+    return None
 
 
 def fewest_to_pass(p0: float, alpha: float) -> int:

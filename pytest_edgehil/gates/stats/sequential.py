@@ -8,6 +8,7 @@ one that decides, however much more was measured since.
 from __future__ import annotations
 
 import enum
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pytest_edgehil.gates.stats.eprocess import log_e_fail, log_e_pass
+from pytest_edgehil.gates.stats.eprocess import (
+    fewest_exceedances_to_fail,
+    log_e_fail,
+    log_e_pass,
+    most_exceedances_to_pass,
+)
 
 FIRST_LOOK = 30
 GROWTH = 1.12
@@ -74,6 +80,12 @@ def next_look(n: int, *, also: int | None = None) -> int:
     return next(count for count in looks(max(2 * n, 2 * FIRST_LOOK), also=also) if count > n)
 
 
+@functools.lru_cache(maxsize=4096)
+def _critical(n: int, p0: float, alpha: float) -> tuple[int, int]:
+    """(most exceedances that pass, fewest that fail) of n independent trials; constants that every walk needs again."""
+    return most_exceedances_to_pass(n, p0, alpha), fewest_exceedances_to_fail(n, p0, alpha)
+
+
 def walk(
     exceeded: npt.NDArray[np.bool_],
     *,
@@ -113,7 +125,9 @@ def walk(
     if not counts.size:
         return Decision.OPEN, None
     total = np.concatenate(([0], np.cumsum(exceeded, dtype=np.int64)))[counts]
-    for_pass, for_fail = log_e_pass(counts, total, p0), log_e_fail(counts, total, p0)
+    critical = [_critical(n, p0, alpha) for n in counts.tolist()]
+    for_pass = total <= [most for most, _ in critical]
+    for_fail = total >= [fewest for _, fewest in critical]
 
     def corrected(index: int) -> Look:
         n, s = int(counts[index]), int(total[index])
@@ -131,11 +145,11 @@ def walk(
     # powers of likelihood ratios, so it is convex in t and 0 at t = 0. What stays below the threshold at t = 1 stays
     # below it at every t = 1/V ≤ 1.
     once_above = False
-    for index in np.flatnonzero((for_pass >= threshold) | (for_fail >= threshold)).tolist():
+    for index in np.flatnonzero(for_pass | for_fail).tolist():
         n = int(counts[index])
         if may_decide is not None and not may_decide(n):
             continue
-        if for_fail[index] >= threshold:
+        if for_fail[index]:
             look = corrected(index)
             if look.log_e_fail >= threshold and n >= fewest_to_fail:
                 return Decision.ABOVE, look
