@@ -78,11 +78,16 @@ def sessions(directory: Path) -> list[tuple[int, float, float]]:
 
 
 @pytest.mark.timeout(300)
-def test_four_workers_on_four_boards_never_share_one(farm: Farm):
-    farm.boards(4)
+def test_auto_means_one_worker_per_matching_free_board_and_none_ever_shares_one(farm: Farm):
+    farm.boards(8)  # the odd ones match: four
     farm.pytester.makepyfile(SUITE)
-    result = farm.run("-n4")
+    result = farm.run("-n", "auto", "--edgehil-board-class=pi5-8gb-hat2")
     result.assert_outcomes(passed=16)
+    assert {one["worker"] for one in farm.results["tests"]} <= {"gw0", "gw1", "gw2", "gw3"}
+    result.stdout.fnmatch_lines(["*4 workers*"])
+    used = {one["board"]["id"] for one in farm.results["tests"]}
+    assert used <= {"b1", "b3", "b5", "b7"}
+    assert len(used) > 1
     spoken = 0
     for directory in board_directories(farm):
         by_time = sorted(sessions(directory), key=lambda one: one[1])
@@ -91,7 +96,6 @@ def test_four_workers_on_four_boards_never_share_one(farm: Farm):
             assert token <= later_token, f"{directory.name}: a lower token spoke after a higher one"
             assert token == later_token or until <= since, f"{directory.name}: two holders at once"
     assert spoken >= 16 // 4
-    assert len({one["board"]["id"] for one in farm.results["tests"]}) > 1
 
 
 def test_more_workers_than_boards_is_one_clear_line(farm: Farm):
@@ -99,15 +103,6 @@ def test_more_workers_than_boards_is_one_clear_line(farm: Farm):
     result = farm.run("-n3")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*-n 3: more workers than boards; *has 2*"])
-
-
-def test_auto_means_one_worker_per_matching_free_board(farm: Farm):
-    farm.boards(3)
-    farm.pytester.makepyfile(SUITE)
-    result = farm.run("-n", "auto", "--edgehil-board-class=pi5-8gb-hat2", "-v")
-    result.assert_outcomes(passed=16)
-    assert {one["worker"] for one in farm.results["tests"]} == {"gw0", "gw1"}
-    assert {one["board"]["id"] for one in farm.results["tests"]} <= {"b1", "b3"}
 
 
 def start(farm: Farm, *arguments: str) -> subprocess.Popen[str]:
