@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,13 @@ ROOT = Path(__file__).parent.parent
 
 # Hundreds of processes are started here: each would compile the package anew, and rewrite its assertions.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A shell ignores SIGINT for what it starts in the background, nohup ignores SIGHUP, and children inherit that: then
+# tests that press Ctrl-C or hang up would show nothing.
+for _signal, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _default)
+
 
 # timings never decide a test: neither an example's, nor how long it took to draw one
 settings.register_profile("edgehil", deadline=None, suppress_health_check=[Health.too_slow])

@@ -130,10 +130,10 @@ FLASHING = """
         from pytest_edgehil.model import Fault
 
         board.run("true")
-        board.virtual.inject(Fault(kind="slow-link", options={"rate_bytes_per_s": 20_000}))
+        board.virtual.inject(Fault(kind="slow-link", options={"rate_bytes_per_s": 40_000}))
 
         def tell():
-            time.sleep(1.0)  # the push takes a minute at this rate: whenever this comes, it comes in the middle
+            time.sleep(1.0)  # the push takes most of a minute at this rate: this comes in the middle of it
             here = Path(__file__).parent
             (here / "pid.part").write_text(f"{os.getpid()} {board.id}")
             (here / "pid.part").rename(here / "pid")
