@@ -25,6 +25,7 @@ outputs             name → nested list; its first axis is the item; every leaf
 load_ns             integer ≥ 1: what a load of the model is said to take
 load_rss_bytes      integer ≥ 0: RSS after the load (before the load: 0)
 peak_rss_bytes      integer ≥ 0: VmHWM, whatever the readings say
+crash_after_s       number ≥ 0: the model's process dies after so long; default 0: never
 ==================  ==================================================================================
 
 How it is played back:
@@ -80,6 +81,7 @@ class Trace:
     load_ns: int = 1_000_000
     load_rss_bytes: int = 0
     peak_rss_bytes: int = 0
+    crash_after_s: float = 0.0
     gap_ns: int = 0
     period_s: float = 1.0
     rss_bytes: tuple[int, ...] = ()
@@ -164,6 +166,8 @@ def trace_bytes(trace: Trace) -> bytes:
         "load_rss_bytes": trace.load_rss_bytes,
         "peak_rss_bytes": trace.peak_rss_bytes,
     }
+    if trace.crash_after_s:
+        document["crash_after_s"] = trace.crash_after_s
     try:
         data = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError) as problem:
@@ -205,8 +209,12 @@ def parse_trace(data: bytes, *, where: str = TRACE_NAME) -> Trace:
     period_s = reader.number("period_s", 1.0)
     if period_s <= 0:
         raise CorruptArtifact(f"{where}: period_s: {period_s}, expected a positive number")
+    crash_after_s = reader.number("crash_after_s", 0.0)
+    if crash_after_s < 0:
+        raise CorruptArtifact(f"{where}: crash_after_s: {crash_after_s}, expected no negative number")
     return Trace(
         latencies_ns=latencies,
+        crash_after_s=crash_after_s,
         gap_ns=reader.integer("gap_ns", 0, at_least=0),
         period_s=period_s,
         rss_bytes=reader.integers("rss_bytes", at_least=0),

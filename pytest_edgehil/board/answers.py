@@ -131,6 +131,14 @@ class Timed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A part of what a detached measurement has written. Args: lives: does its program go on?"""
+
+    data: bytes
+    lives: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FirmwareState:
     """The firmware slots: what booted, what boots by default, and what is there."""
 

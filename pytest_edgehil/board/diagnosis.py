@@ -119,6 +119,15 @@ class Witnesses:
             return BoardCrashed(said)
         return problem
 
+    def explain_crash(self, code: str, message: str) -> str:
+        """What to say of a model's process that died on a board which lives on, and was started again.
+
+        What the console shows of it by then explains nothing that happens later.
+        """
+        reason = self._new_reason() if code == "child-killed" else None
+        self.forget_past()
+        return message if reason is None else f"{message}; the console shows: {reason}"
+
     def _with_witness(self, problem: BoardError | ModelError) -> BoardError | ModelError:
         """What the kernel says of a process that it ended."""
         reason = self._new_reason() if isinstance(problem, OutOfMemory) else None

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from pytest_edgehil.board.answers import Loaded, Measured, PlatformFacts
+from pytest_edgehil.board.detached import PICK_UP_S, DetachedMeasurement, Plan
 from pytest_edgehil.board.diagnosis import Console, Witnesses
 from pytest_edgehil.board.evaluation import Baseline, Course, Evaluation
 from pytest_edgehil.board.fed import Fed, Group
@@ -69,6 +70,7 @@ class Dut:
         witnesses: who may know more when the board breaks.
         threads: of the runtime within one operator.
         against: baselines that gates compare with on the board itself.
+        pick_up_s: so long a link that is lost during a soak is tried again.
         step: called with the name of each step (``flash``, ``load``, ``warm-up``, ``measure``) around it.
     """
 
@@ -81,6 +83,7 @@ class Dut:
         witnesses: Witnesses,
         threads: int = 1,
         against: Against | None = None,
+        pick_up_s: float = PICK_UP_S,
         step: Step = _silently,
     ) -> None:
         self._session = session
@@ -96,6 +99,8 @@ class Dut:
         self._courses: list[Course] = []
         self._warm: set[str] = set()
         self._pace_s = 0.0
+        self._pick_up_s = pick_up_s
+        self._detached: DetachedMeasurement | None = None
         self._loaded: Loaded | None = None
         self._flashed: FlashReport | None = None
         self._broken: BoardError | None = None
@@ -111,6 +116,7 @@ class Dut:
         power: Power | None = None,
         threads: int = 1,
         against: Against | None = None,
+        pick_up_s: float = PICK_UP_S,
         step: Step = _silently,
         on_progress: Callable[[FlashProgress], None] | None = None,
         boot_timeout_s: float = BOOT_S,
@@ -127,6 +133,7 @@ class Dut:
             power: asked likewise; also brings back a board whose new firmware does not come up.
             threads: of the runtime within one operator.
             against: baselines that gates compare with on the board itself; put there when a gate first asks.
+            pick_up_s: so long a link that is lost during a soak is tried again.
             step: called with the name of each step around it.
             on_progress: told how far sending is.
             boot_timeout_s: how long a boot may take.
@@ -140,7 +147,16 @@ class Dut:
             BoardError: the board or its link broke.
         """
         witnesses = Witnesses(session.board.id, console=console, power=power, clock=clock, wait=wait)
-        dut = cls(session, combo, baseline=baseline, witnesses=witnesses, threads=threads, against=against, step=step)
+        dut = cls(
+            session,
+            combo,
+            baseline=baseline,
+            witnesses=witnesses,
+            threads=threads,
+            against=against,
+            pick_up_s=pick_up_s,
+            step=step,
+        )
         try:
             dut._prepare(power, on_progress, boot_timeout_s)
         except BaseException:
@@ -319,7 +335,9 @@ class Dut:
         inferences = demand.inferences - (self._tally.n - before)
         if inferences > 0:
             self._repeat(inferences=inferences, seconds=None)
-        if demand.seconds > 0:
+        if demand.horizon_s > 0:
+            self._go_on(demand)
+        elif demand.seconds > 0:
             self._repeat(inferences=None, seconds=demand.seconds)
         for _ in range(demand.cold_starts):
             self._restart()
@@ -376,6 +394,7 @@ class Dut:
 
     def _warm_up(self, group: Group) -> None:
         """The first inferences with feeds of a shape are slower, and say nothing of the later ones."""
+        self._load_here()
         if group.signature in self._warm or self.loaded.replayed:
             return  # a recording holds no warm-up
         with self._step("warm-up"):
@@ -430,6 +449,7 @@ class Dut:
         groups = self._groups()
         pairing = self._pairing(demand.baseline)
         with self._hands_on():
+            self._load_here()
             client = self._session.client
             if not pairing.is_on(client):
                 with self._step("load baseline"):
@@ -502,8 +522,46 @@ class Dut:
             on_progress=self._watch,
         )
 
+    def _go_on(self, demand: Demand) -> None:
+        """Measure on in a program of its own on the board, which goes on between two demands and without a link."""
+        groups = self._groups()
+        with self._hands_on(), self._step("measure"):
+            if self._detached is None or self._detached.over:
+                self._load_here()  # also where one is over: the next one takes the model from this session
+                self._detached = DetachedMeasurement.start(
+                    self._session,
+                    groups,
+                    Plan(
+                        seconds=demand.horizon_s,
+                        restarts=demand.restarts,
+                        warmup=WARMUP_INFERENCES,
+                        warmup_s=WARMUP_S,
+                        runtime=self.loaded.runtime,
+                        replayed=self.loaded.replayed,
+                    ),
+                    pick_up_s=self._pick_up_s,
+                    timeout_s=LOAD_S,
+                )
+            self._detached.follow(
+                demand.seconds, self._tally, on_progress=self._watch, explain_crash=self._witnesses.explain_crash
+            )
+
+    def _load_here(self) -> None:
+        """Load the model in this session again, after a detached measurement had it."""
+        model = self._combo.model
+        if self._detached is None or model is None:
+            return
+        self._detached = None
+        self._loaded = self._session.client.load(model.digest, threads=self._threads, timeout_s=LOAD_S)
+        self._session.client.take_readings()
+        self._tally.add_load(self._loaded.cold)
+        self._warm.clear()
+
     def _restart(self) -> None:
         with self._hands_on(), self._step("cold start"):
+            if self._detached is not None:
+                self._load_here()
+                return
             cold = self._session.client.restart(timeout_s=LOAD_S)
         self._warm.clear()
         self._tally.add_load(cold)

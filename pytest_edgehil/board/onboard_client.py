@@ -21,6 +21,7 @@ from pytest_edgehil.board.answers import (
     Fields,
     Loaded,
     Measured,
+    Piece,
     PlatformFacts,
     TensorInfo,
     Timed,
@@ -309,6 +310,49 @@ class OnboardClient:
             at_rate=None if rate_hz is None else gathered.at_rate(rate_hz),
         )
 
+    def stage_detached(self, feeds: Mapping[str, Array], *, batched: bool, append: bool, timeout_s: float) -> None:
+        """Bring items to the board for the next detached measurement.
+
+        Args:
+            feeds, batched: as `measure`.
+            append: they come behind those that were staged before.
+            timeout_s: deadline.
+        """
+        self._send_items("job-stage", *self._items(feeds, batched=batched), append=append, timeout_s=timeout_s)
+
+    def start_detached(self, asked: Message, *, timeout_s: float) -> str:
+        """Begin a measurement that needs no link (`onboard/detached.py`); this session's model's process ends.
+
+        Returns:
+            By which name the board knows it.
+        """
+        self._staged = None
+        message, _ = self._conversation.ask("job-start", asked, timeout_s=timeout_s)
+        return self._fields(message).text("job")
+
+    def read_detached(
+        self, name: str, *, offset: int, wait_s: float, least: int, on_tick: Callable[[], None] | None = None
+    ) -> Piece:
+        """What it has measured, from a byte on; what lies before is forgotten there.
+
+        Args:
+            name: from `start_detached`.
+            offset: number of the first byte.
+            wait_s: wait so long for `least` bytes.
+            least: fewer are only given when it is over or the time is.
+            on_tick: called about every second; may raise.
+        """
+        asked: Message = {"job": name, "offset": offset, "wait_s": wait_s, "least": least}
+        message, data = self._conversation.ask("job-read", asked, timeout_s=wait_s + 30.0, on_tick=on_tick)
+        fields = self._fields(message)
+        if fields.integer("offset") != offset:
+            raise ProtocolError(f"{self._board_id}: bytes from {message['offset']} came, not from {offset}")
+        return Piece(data=data, lives=fields.flag("lives"))
+
+    def end_detached(self, name: str, *, timeout_s: float = 30.0) -> None:
+        """Make an end of it."""
+        self._conversation.ask("job-cancel", {"job": name}, timeout_s=timeout_s)
+
     def cancel(self) -> None:
         """End the measurement under way early, from another thread; `measure` returns what there is."""
         self._conversation.cancel()
@@ -374,6 +418,16 @@ class OnboardClient:
 
     def _stage(self, feeds: Mapping[str, Array], *, batched: bool, timeout_s: float) -> int:
         """Bring the items to the board, unless they are there already; returns their number."""
+        arrays, number = self._items(feeds, batched=batched)
+        key = _key_of(arrays)
+        if key != self._staged:
+            self._staged = None
+            self._send_items("stage", arrays, number, append=False, timeout_s=timeout_s)
+            self._staged = key
+        return number
+
+    def _items(self, feeds: Mapping[str, Array], *, batched: bool) -> tuple[dict[str, Array], int]:
+        """Items that fit the model, as they travel, and how many there are."""
         arrays = {name: np.asarray(value) for name, value in feeds.items()}
         lengths = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
         if len(lengths) != 1 or 0 in lengths:
@@ -382,21 +436,20 @@ class OnboardClient:
         if batched:
             arrays = {name: array[:, np.newaxis] for name, array in arrays.items()}
         self._checked({name: array[0] for name, array in arrays.items()})
-        key = _key_of(arrays)
-        if key == self._staged:
-            return int(number)
-        self._staged = None
+        return arrays, int(number)
+
+    def _send_items(
+        self, operation: str, arrays: Mapping[str, Array], number: int, *, append: bool, timeout_s: float
+    ) -> None:
         item_bytes = sum(array.nbytes for array in arrays.values()) // number
         step = max(1, STAGE_BYTES // max(1, item_bytes))
         deadline = time.monotonic() + timeout_s
         for at in range(0, number, step):
             piece = {name: array[at : at + step] for name, array in arrays.items()}
             specs, blob = wire.pack_tensors(piece, per_item=True)
-            asked: Message = {"tensors": specs, "items": min(step, number - at), "append": at > 0}
+            asked: Message = {"tensors": specs, "items": min(step, number - at), "append": append or at > 0}
             left = max(0.1, deadline - time.monotonic())
-            self._conversation.ask("stage", self._about(asked), blob=blob, timeout_s=left)
-        self._staged = key
-        return int(number)
+            self._conversation.ask(operation, self._about(asked), blob=blob, timeout_s=left)
 
     def _checked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Do the feeds fit the model? The message says what it takes."""

@@ -53,6 +53,16 @@ class Tally:
         return self._n
 
     @property
+    def duration_s(self) -> float:
+        """How long was measured."""
+        return self._duration_s
+
+    @property
+    def crashes(self) -> int:
+        """How often the model's process died."""
+        return len(self._crashes)
+
+    @property
     def sample(self) -> Sample:
         """The sample as it is now; the same object until something is added."""
         if self._sample is None:

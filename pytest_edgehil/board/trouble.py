@@ -53,6 +53,7 @@ ERRORS: dict[str, type[EdgehilError]] = {
     "unknown-op": ProtocolError,
     "busy": ProtocolError,
     "no-model": ProtocolError,
+    "no-job": ProtocolError,
     "silence": ProtocolError,
     "internal": ProtocolError,
 }

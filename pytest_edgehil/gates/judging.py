@@ -59,7 +59,8 @@ def union(demands: Iterable[Demand | None]) -> Demand | None:
     """What to measure next, so that all demands are met in the end; None when nothing is needed.
 
     What spoils another measurement is done alone: fresh processes first, because one in the middle of a soak would
-    hide a leak; then pairs of blocks against one baseline, then inferences at one rate, then all the rest together.
+    hide a leak; then pairs of blocks against one baseline, then inferences at one rate, then all the rest together,
+    and in the end what goes on for long (`Demand.horizon_s`).
 
     >>> union([Demand(inferences=30), None, Demand(seconds=5.0)]).seconds
     5.0
@@ -83,6 +84,14 @@ def union(demands: Iterable[Demand | None]) -> Demand | None:
     if at_rate:
         rate_hz = at_rate[0].rate_hz
         return Demand(inferences=max(one.inferences for one in at_rate if one.rate_hz == rate_hz), rate_hz=rate_hz)
+    long = [one for one in wanted if one.horizon_s]
+    if len(long) == len(wanted):
+        return Demand(
+            seconds=max(one.seconds for one in long),
+            horizon_s=max(one.horizon_s for one in long),
+            restarts=any(one.restarts for one in long),
+        )
+    wanted = [one for one in wanted if not one.horizon_s]
     return Demand(
         inferences=max(one.inferences for one in wanted),
         seconds=max(one.seconds for one in wanted),
@@ -98,6 +107,7 @@ def _extent(sample: Sample) -> tuple[float, ...]:
         sample.n,
         sample.duration_s,
         len(sample.cold_starts),
+        len(sample.crashes_at_s),
         len(sample.readings),
         *(0 if one is None else one.shape[0] for one in compared),
         sum(one.latencies_ns.shape[0] for one in sample.open_loop),

@@ -33,6 +33,8 @@ SETTLED_AFTER_TAUS = 3.0
 FEWEST_READINGS = 20
 """Fewer say too little of the curve's bend to predict anything from it."""
 SLICE_S = 15.0
+LONG_S = 120.0
+"""A measurement of this length survives a lost link."""
 _UNDER_VOLTAGE = 0x1
 _HOT_BITS = 0xE
 _FEWEST_IN_MEAN = 10
@@ -78,7 +80,8 @@ class Thermal:
         """Seconds, a slice at a time, up to the duration."""
         if self.evaluate(sample).decided:
             return None
-        return Demand(seconds=min(SLICE_S, self._required_s - sample.duration_s))
+        left = self._required_s - sample.duration_s
+        return Demand(seconds=min(SLICE_S, left), horizon_s=left if self._required_s >= LONG_S else 0.0)
 
     def evaluate(self, sample: Sample) -> Verdict:
         """Decide as soon as the prediction allows; see ``docs/explanation/statistics.md``."""

@@ -201,7 +201,8 @@ class Child:
                 block = session.block(first=first + done, limit=limit, until_ns=until, keep=max(0, keep - done))
                 if block.outputs:
                     one_at_once = max(1, OUTPUT_BYTES // max(1, sum(one.data.nbytes for one in block.outputs[0])))
-                self._send(request, block, first_index=done)
+                self._send(request, block, first_index=done, gc_pause_ns=pauses.total_ns)
+                self._send_readings(request)
                 done += len(block.starts_ns)
                 ended_ns = block.starts_ns[-1] + block.latencies_ns[-1]
         finally:
@@ -249,9 +250,10 @@ class Child:
         blob = b"".join(array.array("q", one).tobytes() for one in series)
         self._writer.write({"type": "arrivals", "id": request, "count": len(found.starts_ns)}, blob)
 
-    def _send(self, request: Any, block: runtimes.Block, *, first_index: int) -> None:
+    def _send(self, request: Any, block: runtimes.Block, *, first_index: int, gc_pause_ns: int) -> None:
         blob = array.array("q", block.starts_ns).tobytes() + array.array("q", block.latencies_ns).tobytes()
-        self._writer.write({"type": "samples", "id": request, "count": len(block.starts_ns)}, blob)
+        samples = {"type": "samples", "id": request, "count": len(block.starts_ns), "gc_pause_ns": gc_pause_ns}
+        self._writer.write(samples, blob)
         run: list[list[tensors.Tensor]] = []
         start = first_index
         for outputs in block.outputs:

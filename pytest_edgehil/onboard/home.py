@@ -11,6 +11,7 @@
       last-known-good          → combos/<id>, the last one whose model really loaded
       fence, fence.lock        the highest fencing token seen, and its holder
       journal                  an activation that is under way
+      jobs/<name>/             a measurement that goes on without a link (see jobs)
       probe.json               what the board's Python can import, remembered per boot
 """
 
@@ -56,12 +57,13 @@ class Home:
         self.last_known_good = root / "last-known-good"
         self.fence = root / "fence"
         self.journal = root / "journal"
+        self.jobs = root / "jobs"
         self.probe = root / "probe.json"
 
     def prepare(self) -> None:
         """Make the directories and clear away what an interrupted push or unpacking left behind."""
         with storage(str(self.root)):
-            for directory in (self.store, self.trees, self.combos):
+            for directory in (self.store, self.trees, self.combos, self.jobs):
                 directory.mkdir(parents=True, exist_ok=True)
             self._sweep()
 

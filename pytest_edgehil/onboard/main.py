@@ -1,4 +1,7 @@
-"""The verbs of the on-board program: ``serve``, ``sink``, and those that it calls itself: ``child``, ``probe``."""
+"""The verbs of the on-board program: ``serve``, ``sink``, and those that it calls itself.
+
+These are ``child`` (the model's process), ``detached`` (a measurement without a link) and ``probe``.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,11 @@ def main(arguments: list[str]) -> int:
         answer["places"] = [path for path in sys.path if path.endswith("-packages")]
         os.write(outgoing, json.dumps(answer).encode())
         return 0
+    if arguments[:1] == ["detached"]:
+        from .detached import Detached
+
+        home = Home(_home())
+        return Detached(home, home.jobs / arguments[-1], Path(sys.argv[0]).resolve()).run()
     options = _parser().parse_args(arguments)
     home = Home(_home())
     if options.verb == "sink":

@@ -30,6 +30,7 @@ from .durable import sha256_of
 from .fence import Fence
 from .frames import Blob, FrameReader, FrameWriter, Message, error_message
 from .home import Home
+from .jobs import MAY_RUN_BESIDE, Jobs
 from .model_process import ModelProcess
 from .problem import VERSION, Problem
 from .processes import cgroup_peak_bytes, status_bytes
@@ -85,6 +86,7 @@ class Server:
         self._vouched: set[str] = set()
         self._throttled: tuple[float, int | None] | None = None
         self._ending = threading.Lock()
+        self._jobs = Jobs(home, token=token, program=program, take_model=self._take_model)
         self._operations: dict[str, Callable[[Message, Blob], tuple[Message, Blob]]] = {
             "status": self._status,
             "install": self._install,
@@ -100,6 +102,7 @@ class Server:
             "firmware-prove": self._firmware_prove,
             "reboot": self._reboot,
             "attest": self._attest,
+            **self._jobs.operations,
         }
         self._operations_beside: dict[str, Callable[[Message, Blob], tuple[Message, Blob]]] = {
             "load": self._load_beside,
@@ -113,6 +116,7 @@ class Server:
         try:
             self._home.prepare()
             self._fence.enter(self._token, self._holder)
+            self._jobs.come_in()
             recovered = combos.recover(self._home)
             hello = self._platform = facts.platform_facts(self._home, self._program)
         except Problem as problem:
@@ -146,6 +150,7 @@ class Server:
                 case "ping":
                     continue
                 case "bye":
+                    self._jobs.end_all()  # who goes on purpose leaves nothing behind; who is cut off comes back for it
                     self._end(0)
                 case "cancel":
                     model = self._model
@@ -187,7 +192,7 @@ class Server:
     def _sample(self) -> None:
         due = time.monotonic()
         while True:
-            if not self._loaded.get("replayed"):
+            if not self._loaded.get("replayed") and not self._jobs.any:  # which samples for itself
                 model = self._model
                 row = sensors.reading(None if model is None else model.pid)
                 self._throttled = time.monotonic(), sensors.throttled_of(row)
@@ -223,6 +228,8 @@ class Server:
         self._busy = (request, operation)
         try:
             self._fence.check(self._token)
+            if operation not in MAY_RUN_BESIDE:
+                self._jobs.end_all()
             result, out = self._operation(operation, message.get("as"))(message, blob)
             answer: Message = {"type": "result", "id": request, **result}
         except Problem as problem:
@@ -328,6 +335,13 @@ class Server:
         except Problem:
             self._forget_model()
             raise
+
+    def _take_model(self) -> Message:
+        """What is loaded, for a process of its own that loads it again: here it ends."""
+        self._running_model()
+        self._forget_model(keep_loaded=True)
+        self._beside.forget()
+        return self._loaded
 
     def _restart(self, _message: Message, _blob: Blob) -> tuple[Message, Blob]:
         self._running_model()

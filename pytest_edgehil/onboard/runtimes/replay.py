@@ -2,14 +2,17 @@
 
 The format and the rules of playing it back are those of ``artifacts/replay.py`` on the host: a clock of its own that
 starts at 0 with the load, inference k takes ``latencies_ns[k mod n]``, reading j stands at ``j · period_s``. Nothing
-here waits, so an hour of soak takes moments, and the same demands always give the same sample.
+here waits, so an hour of soak takes moments, and the same demands always give the same sample. A recording of a model
+that crashes takes this process down after so many seconds of its clock.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from ..tensors import Tensor
 from . import Block
 
 VERSION = "1"
+CRASHED = 70
 _SENSORS = ("rss_bytes", "temperature_c", "throttled", "arm_hz", "npu_percent", "power_w")
 
 
@@ -34,6 +38,7 @@ class ReplaySession:
             self._latencies = [int(one) for one in trace["latencies_ns"]]
             self._gap_ns = int(trace.get("gap_ns", 0))
             self._period_ns = round(float(trace.get("period_s", 1.0)) * 1e9)
+            self._crash_ns = round(float(trace.get("crash_after_s", 0.0)) * 1e9)
             self._sensors = {name: list(trace.get(name, [])) for name in _SENSORS}
             self.inputs = [
                 {"name": name, "dtype": one["dtype"], "shape": list(one["shape"])}
@@ -66,6 +71,9 @@ class ReplaySession:
     def block(self, *, first: int, limit: int, until_ns: int, keep: int) -> Block:
         """See `Session.block`."""
         block = Block(starts_ns=[], latencies_ns=[])
+        if self._crash_ns:
+            self._crash_when_due()
+            until_ns = min(until_ns, self._crash_ns)
         while len(block.starts_ns) < limit and (not block.starts_ns or self._clock_ns < until_ns):
             began, latency = self._step()
             if len(block.outputs) < keep:
@@ -109,6 +117,12 @@ class ReplaySession:
             "throttled_before": self._row(before)["throttled"],
             "throttled": self._row(self._told)["throttled"],
         }
+
+    def _crash_when_due(self) -> None:
+        # between two blocks: what was played before has left this process
+        if self._clock_ns >= self._crash_ns:
+            print("the recording says that the model crashes here", file=sys.stderr, flush=True)
+            os._exit(CRASHED)
 
     def _row(self, index: int) -> dict[str, Any]:
         return {name: (values[index % len(values)] if values else None) for name, values in self._sensors.items()}
