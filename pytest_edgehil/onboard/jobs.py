@@ -51,7 +51,7 @@ class Jobs:
         home: our directory on the board.
         token: fencing token of this session.
         program: path of this zipapp.
-        take_model: gives the loaded model's ``digest``, ``runtime``, ``entry`` and ``threads``, and ends its process here.
+        take_model: ends the loaded model's process and gives its ``digest``, ``runtime``, ``entry`` and ``threads``.
     """
 
     def __init__(self, home: Home, *, token: int, program: Path, take_model: Callable[[], Message]) -> None:
