@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import bench
 import numpy as np
 
-from pytest_edgehil.gates.accuracy import drop_looks
+from pytest_edgehil.gates.accuracy_drop import looks as drop_looks
 from pytest_edgehil.gates.stats import tango
 from pytest_edgehil.gates.stats.spending import boundaries
 

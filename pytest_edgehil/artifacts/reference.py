@@ -125,6 +125,11 @@ class ReferenceModel:
                 "a baseline is a model of format onnx or replay"
             )
 
+    @property
+    def recorded(self) -> bool:
+        """Does it give recorded outputs, by the place of an item in a request and not by what the item is?"""
+        return self._session is None
+
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One inference: input name → array to output name → array.
 

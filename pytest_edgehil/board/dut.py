@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from pytest_edgehil.board import tokens
 from pytest_edgehil.board.answers import Loaded, Measured, PlatformFacts
 from pytest_edgehil.board.detached import PICK_UP_S, DetachedMeasurement, Plan
 from pytest_edgehil.board.diagnosis import Console, Witnesses
-from pytest_edgehil.board.evaluation import Baseline, Course, Evaluation
+from pytest_edgehil.board.evaluation import Baseline, Course, Evaluation, heldout_of, is_recorded
 from pytest_edgehil.board.fed import Fed, Group
 from pytest_edgehil.board.firmware_trial import BOOT_S, leave_trial
 from pytest_edgehil.board.flash import FlashPlan, FlashProgress, FlashReport, flash, plan_flash
@@ -35,6 +36,7 @@ from pytest_edgehil.model.board import Board
 from pytest_edgehil.model.quantity import rate_per_second
 from pytest_edgehil.model.record import BoardRef
 from pytest_edgehil.model.sample import Sample, SensorReading
+from pytest_edgehil.model.series import TokenScores
 from pytest_edgehil.model.verdict import Demand
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Dut:
         threads: of the runtime within one operator.
         against: baselines that gates compare with on the board itself.
         pick_up_s: so long a link that is lost during a soak is tried again.
+        order_seed: seed of the order in which items of held-out sets are taken.
         step: called with the name of each step (``flash``, ``load``, ``warm-up``, ``measure``) around it.
     """
 
@@ -84,6 +87,7 @@ class Dut:
         threads: int = 1,
         against: Against | None = None,
         pick_up_s: float = PICK_UP_S,
+        order_seed: int = 0,
         step: Step = _silently,
     ) -> None:
         self._session = session
@@ -93,6 +97,7 @@ class Dut:
         self._threads = threads
         self._against = against
         self._pairings: dict[str, Pairing] = {}
+        self._order_seed = order_seed
         self._step = step
         self._tally = Tally()
         self._fed = Fed()
@@ -101,6 +106,8 @@ class Dut:
         self._pace_s = 0.0
         self._pick_up_s = pick_up_s
         self._detached: DetachedMeasurement | None = None
+        self._calls = 0
+        self._counted: dict[tuple[str, int], tuple[int, Baseline | None]] = {}
         self._loaded: Loaded | None = None
         self._flashed: FlashReport | None = None
         self._broken: BoardError | None = None
@@ -117,6 +124,7 @@ class Dut:
         threads: int = 1,
         against: Against | None = None,
         pick_up_s: float = PICK_UP_S,
+        order_seed: int = 0,
         step: Step = _silently,
         on_progress: Callable[[FlashProgress], None] | None = None,
         boot_timeout_s: float = BOOT_S,
@@ -134,6 +142,7 @@ class Dut:
             threads: of the runtime within one operator.
             against: baselines that gates compare with on the board itself; put there when a gate first asks.
             pick_up_s: so long a link that is lost during a soak is tried again.
+            order_seed: seed of the order in which items of held-out sets are taken.
             step: called with the name of each step around it.
             on_progress: told how far sending is.
             boot_timeout_s: how long a boot may take.
@@ -155,6 +164,7 @@ class Dut:
             threads=threads,
             against=against,
             pick_up_s=pick_up_s,
+            order_seed=order_seed,
             step=step,
         )
         try:
@@ -289,12 +299,19 @@ class Dut:
         return self._tally.sample
 
     def evaluate(self, dataset: Dataset, baseline: Baseline | None = None, *, items: int | None = None) -> Evaluation:
-        """Feed a held-out set, item by item, time every inference, and compare classes.
+        """Feed a held-out set, item by item, time every inference, and compare outputs and classes.
+
+        The items are taken in an order that is drawn from the set's digest and the run's seed, the same in every run.
+        What is returned is in the set's own order all the same, so that labels can be indexed as they are.
 
         Args:
             dataset: inputs of shape (m, …) and labels of shape (m,), if there are any.
             baseline: what to compare with; None: the DUT's, if it has one.
-            items: only so many of them; the rest is evaluated when a gate asks for more. None: all.
+            items: only so many of them, the first ones of the drawn order; the rest is evaluated when a gate asks for
+                more. None: all.
+
+        Returns:
+            One row per item that was taken; `Evaluation.items` says which ones these are.
 
         Raises:
             ModelError, BoardError: as `run`.
@@ -303,12 +320,61 @@ class Dut:
         self.loaded  # noqa: B018 - says what is missing when there is no model
         if items is not None and items < 1:
             raise DatasetError(f"{dataset.name}: items is {items}, expected 1 or more")
-        course = Course(dataset=dataset, baseline=baseline if baseline is not None else self._baseline)
+        against = baseline if baseline is not None else self._baseline
+        # a recording answers by the place of an item: shuffled, its answers would belong to other items
+        by_place = self.loaded.replayed or (against is not None and is_recorded(against))
+        course = Course(
+            dataset=dataset,
+            baseline=against,
+            order_seed=None if by_place else self._order_seed,
+            call=self._next_call(),
+        )
         count = len(dataset) if items is None else min(items, len(dataset))
         evaluation = self._advance(course, count)
         self._courses.append(course)
         self._fed.add_items(dict(dataset.inputs))
-        return evaluation
+        return evaluation.in_order_of_the_set()
+
+    def score_tokens(self, prompts: Dataset | Sequence[Array], baseline: Baseline | None = None) -> TokenScores:
+        """Feed prompts to a language model and compare with a baseline, token by token, what each expects to follow.
+
+        The model takes token ids of shape (1, t), an integer type, as its one input, and its first output is logits of
+        shape (1, t, vocabulary): row i is about the token after token i.
+
+        Args:
+            prompts: a set with one input of shape (m, t), or one array of t token ids per prompt, of any lengths.
+            baseline: what to compare with; None: the DUT's, if it has one.
+
+        Returns:
+            The scores of these prompts, which are numbered from 0; they have become part of the sample.
+
+        Raises:
+            UserError: there is no baseline to compare with.
+            DatasetError: the prompts do not fit the model.
+            ModelError, BoardError: as `run`.
+        """
+        against = baseline if baseline is not None else self._baseline
+        if against is None:
+            raise UserError(
+                f"{self.board.id}: token scores compare with a baseline, and there is none: pass baseline=…, or add "
+                "@pytest.mark.token_kl or @pytest.mark.perplexity_ratio, which bring one"
+            )
+        inputs = self.loaded.inputs
+        name = inputs[0].name if inputs else "ids"
+        scores = []
+        for batch in tokens.batches(prompts, input_name=name):
+            output = self.loaded.outputs[0].name
+            scores.append(tokens.compared(batch, against, output=output, run=self._run_items, board_id=self.board.id))
+            self._fed.add_items(dict(batch.feeds))
+        found = tokens.joined(scores)
+        number = int(np.unique(found.prompt).shape[0])
+        name, digest = tokens.identity(prompts)
+        key = (digest, id(against))
+        if key not in self._counted:  # the same prompts again are no further evidence
+            self._tally.add_token_scores(found, prompts=number)
+            self._tally.note_heldout(self._next_call(), heldout_of(name, digest, against, items=number, of=number))
+        self._counted[key] = number, against
+        return found
 
     def measure_more(self, demand: Demand) -> Sample:
         """Measure what a gate still needs, by repeating what the test body fed.
@@ -415,23 +481,39 @@ class Dut:
         first = course.next_item
         # before and not while the board measures: a virtual board shares this host's CPU
         reference = course.reference(count)
-        group = Group.of_items(course.dataset.inputs)
+        outputs, latencies_ns = self._run_items(course.feeds, first, count)
+        evaluation = course.compare(
+            count,
+            output=self.loaded.outputs[0].name,
+            outputs=outputs,
+            reference=reference,
+            latencies_ns=latencies_ns,
+        )
+        # the same items again are no further evidence; the order is the same, so it is the first ones that are known
+        key = (course.dataset.digest or f"id:{id(course.dataset)}", id(course.baseline))
+        known, _ = self._counted.get(key, (0, None))
+        # the baseline is kept, so that no other one gets its id
+        self._counted[key] = max(known, course.next_item), course.baseline
+        fresh = evaluation.behind(max(0, known - first))
+        self._tally.add_evaluation(fresh, new=known == 0, order_seed=course.order_seed)
+        self._tally.note_heldout(course.call, course.heldout)
+        return evaluation
+
+    def _next_call(self) -> int:
+        self._calls += 1
+        return self._calls
+
+    def _run_items(self, feeds: Mapping[str, Array], first: int, count: int) -> tuple[Mapping[str, Array], Array]:
+        """Outputs and latencies of so many items from the first on; they become part of the sample's latencies."""
+        group = Group.of_items(feeds)
         with self._hands_on():
             self._warm_up(group)
             with self._step("measure"):
                 measured = self._measure(group, inferences=count, seconds=None, first=first, keep_outputs=True)
         self._tally.add_measured(measured)
         if len(measured.latencies_ns) != count:
-            raise ModelError(f"{self.board.id}: {len(measured.latencies_ns)} of {count} items were evaluated")
-        evaluation = course.compare(
-            count,
-            output=self.loaded.outputs[0].name,
-            outputs=measured.outputs,
-            reference=reference,
-            latencies_ns=measured.latencies_ns,
-        )
-        self._tally.add_evaluation(evaluation, new=first == 0)
-        return evaluation
+            raise ModelError(f"{self.board.id}: {len(measured.latencies_ns)} of {count} items were run")
+        return measured.outputs, measured.latencies_ns
 
     def _groups(self) -> list[Group]:
         """What the test fed, to be repeated."""

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_edgehil.board import tokens
 from pytest_edgehil.board.answers import Measured, Timed
 from pytest_edgehil.board.evaluation import Evaluation
 from pytest_edgehil.errors import UserError
 from pytest_edgehil.model.sample import ColdStart, Conditions, Sample, SensorReading
-from pytest_edgehil.model.series import LinkDrop, OpenLoop, Paired
+from pytest_edgehil.model.series import HeldOut, LinkDrop, OpenLoop, Paired, TokenScores
 
 LIVE_BITS = 0xF
 """Of the throttled bits: what is so now, not what has been since boot."""
@@ -30,8 +31,12 @@ class Tally:
         self._latencies: list[Array] = []
         self._readings: list[SensorReading] = []
         self._cold_starts: list[ColdStart] = []
-        self._compared: dict[str, list[Array]] = {"agreed": [], "correct": [], "baseline_correct": []}
+        self._compared: dict[str, list[Array]] = {"agreed": [], "correct": [], "baseline_correct": [], "cosines": []}
         self._evaluated_of: int | None = None
+        self._order_seed: int | None = None
+        self._token_scores: list[TokenScores] = []
+        self._prompts = 0
+        self._heldout: dict[int, HeldOut] = {}
         self._peak_rss_bytes: int | None = None
         self._steady_peak_rss_bytes: int | None = None
         self._cgroup_peak_bytes: int | None = None
@@ -72,7 +77,11 @@ class Tally:
                 agreed=_all_of(self._compared["agreed"]),
                 correct=_all_of(self._compared["correct"]),
                 baseline_correct=_all_of(self._compared["baseline_correct"]),
+                cosines=_all_of(self._compared["cosines"]),
                 evaluated_of=self._evaluated_of,
+                order_seed=self._order_seed,
+                token_scores=tokens.joined(self._token_scores) if self._token_scores else None,
+                heldout=tuple(self._heldout.values()),
                 readings=tuple(self._readings),
                 cold_starts=tuple(self._cold_starts),
                 peak_rss_bytes=self._peak_rss_bytes,
@@ -161,11 +170,13 @@ class Tally:
         self._link_drops.append(drop)
         self._sample = None
 
-    def add_evaluation(self, evaluation: Evaluation, *, new: bool) -> None:
+    def add_evaluation(self, evaluation: Evaluation, *, new: bool, order_seed: int | None) -> None:
         """What came of items of a held-out set.
 
         Args:
+            evaluation: in the order in which the items were taken.
             new: these are the first items of their set.
+            order_seed: what that order was drawn with; None: it is the set's own.
 
         Raises:
             UserError: the model's and the baseline's correctness would no longer belong to the same items.
@@ -182,6 +193,19 @@ class Tally:
                 parts.append(part)
         if new:
             self._evaluated_of = (self._evaluated_of or 0) + evaluation.of
+        if order_seed is not None:
+            self._order_seed = order_seed
+        self._sample = None
+
+    def add_token_scores(self, scores: TokenScores, *, prompts: int) -> None:
+        """Scores of so many more prompts, which are numbered from 0; in the sample they go on behind those before."""
+        self._token_scores.append(dataclasses.replace(scores, prompt=scores.prompt + self._prompts))
+        self._prompts += prompts
+        self._sample = None
+
+    def note_heldout(self, call: int, heldout: HeldOut) -> None:
+        """How far the set of one call of the test has been taken; the last note about a call counts."""
+        self._heldout[call] = heldout
         self._sample = None
 
     def _add(self, starts_ns: Array, latencies_ns: Array, source: Measured | Timed, *, duration_s: float) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from pytest_edgehil.errors import EvidenceError
 from pytest_edgehil.model.sample import ColdStart, Conditions, EarlierRun, Sample, SensorReading
-from pytest_edgehil.model.series import BlockPair, Generations, LinkDrop, OpenLoop, Paired, TokenScores
+from pytest_edgehil.model.series import BlockPair, Generations, HeldOut, LinkDrop, OpenLoop, Paired, TokenScores
 
 _T = TypeVar("_T")
 
@@ -29,6 +29,7 @@ _ROWS: Mapping[str, type[Any]] = {
         SensorReading,
         BlockPair,
         Generations,
+        HeldOut,
         LinkDrop,
         OpenLoop,
         Paired,

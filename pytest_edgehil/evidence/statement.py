@@ -15,6 +15,9 @@ Predicate::
     companions      [{"track", "name", "digest": {"sha256"}}]   what else was on the board
     passedTests, warnedTests, failedTests                names of gates; warned = neither passed nor failed
     gates           [{name, arguments, outcome, measured, limit, unit, n, interval, reason, notChecked}]
+    heldOut         [{"name", "digest": {"sha256"} | null, "items", "of", "baseline": {"name", "digest"} | null}]
+                    the sets that were evaluated, how many items of how many, and what outputs were compared with
+    orderSeed       what the order of their items was drawn with | null: their own order
     rawResults      [{"name", "digest": {"sha256"}}]     files from which anybody can judge again
     tool            {"name", "version", "sourceRevision"}
     leaseToken
@@ -36,6 +39,7 @@ from pytest_edgehil.evidence import canonical
 from pytest_edgehil.model.artifact import Track
 from pytest_edgehil.model.board import Environment
 from pytest_edgehil.model.record import ArtifactRef, GateUse, TestRecord
+from pytest_edgehil.model.series import HeldOut
 from pytest_edgehil.model.verdict import Outcome, Verdict
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -108,6 +112,8 @@ class Statement:
     backend: str | None
     companions: tuple[Companion, ...]
     claims: tuple[Claim, ...]
+    heldout: tuple[HeldOut, ...]
+    order_seed: int | None
     raw_results: Mapping[str, str]
     tool_version: str
     source_revision: str | None
@@ -195,6 +201,8 @@ def build_statement(
         ],
         **by_result,
         "gates": [_claim(use, verdict) for use, verdict in zip(record.gates, record.verdicts, strict=True)],
+        "heldOut": [_heldout(one) for one in record.heldout],
+        "orderSeed": record.order_seed,
         "rawResults": [{"name": name, "digest": _digest(one)} for name, one in sorted(raw_digests.items())],
         "tool": {"name": "pytest-edgehil", "version": run.tool_version, "sourceRevision": run.source_revision},
         "leaseToken": record.lease_token,
@@ -251,6 +259,11 @@ def read_statement(payload: bytes, *, what: str) -> Statement:
         backend=environment.text_or_none("backend"),
         companions=_read_companions(predicate, what),
         claims=claims,
+        # evidence from before it was written there names none
+        heldout=()
+        if predicate.raw("heldOut") is None
+        else tuple(_read_heldout(one) for one in predicate.objects("heldOut")),
+        order_seed=None if predicate.raw("orderSeed") is None else predicate.integer("orderSeed"),
         raw_results=_read_raw_results(predicate, what),
         tool_version=tool.text("version"),
         source_revision=tool.text_or_none("sourceRevision"),
@@ -346,6 +359,31 @@ def _read_companions(predicate: canonical.Fields, what: str) -> tuple[Companion,
     if len({one.track for one in found}) != len(found):
         raise EvidenceError(f"{what}.predicate.companions: two of them have the same track")
     return found
+
+
+def _heldout(one: HeldOut) -> dict[str, Any]:
+    baseline = None
+    if one.baseline_digest:
+        baseline = {"name": one.baseline, "digest": _digest(one.baseline_digest)}
+    return {
+        "name": one.name,
+        "digest": _digest(one.digest) if one.digest else None,
+        "items": one.items,
+        "of": one.of,
+        "baseline": baseline,
+    }
+
+
+def _read_heldout(fields: canonical.Fields) -> HeldOut:
+    baseline = None if fields.raw("baseline") is None else fields.fields("baseline")
+    return HeldOut(
+        name=fields.text("name"),
+        digest="" if fields.raw("digest") is None else _read_digest(fields),
+        items=fields.integer("items"),
+        of=fields.integer("of"),
+        baseline="" if baseline is None else baseline.text("name"),
+        baseline_digest="" if baseline is None else _read_digest(baseline),
+    )
 
 
 def _read_raw_results(predicate: canonical.Fields, what: str) -> dict[str, str]:

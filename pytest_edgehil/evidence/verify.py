@@ -2,8 +2,8 @@
 
 Order of checks, each on what the one before has proven: the lab's signature; the board's signature, by a key of
 another pool; the claimed board and kind against the *enrolment* of that key; times; raw results by digest; every
-verdict judged again from them. Then, over the whole directory: the signed index against the files, one run, and no
-nonce twice.
+verdict judged again from them; the held-out sets and baselines as the raw results name them. Then, over the whole
+directory: the signed index against the files, one run, and no nonce twice.
 
 What this cannot show: a lab operator who holds a real board and the lab's key can let the board measure something
 else, or leave a whole run out. See docs for the threat table.
@@ -27,6 +27,7 @@ from pytest_edgehil.evidence.trust import BoardKey, Trust
 from pytest_edgehil.model.artifact import Track
 from pytest_edgehil.model.board import Environment
 from pytest_edgehil.model.sample import Sample
+from pytest_edgehil.model.series import HeldOut
 from pytest_edgehil.model.verdict import Outcome, Verdict
 
 CLOCK_SKEW_S = 300.0
@@ -169,6 +170,7 @@ def check_envelope(path: Path, trust: Trust, *, now: float, evaluate: raw.Evalua
     enrolled = _enrolment(statement, trust, board_key.keyid, what)
     _check_times(statement, now, what)
     sample = _raw_sample(statement, path.parent, what)
+    _check_heldout(statement, sample, what)
     verdicts = raw.recompute(sample, (one.use for one in statement.claims), evaluate=evaluate)
     for claim, verdict in zip(statement.claims, verdicts, strict=True):
         difference = disagreement(claim, verdict)
@@ -267,6 +269,28 @@ def _raw_sample(statement: Statement, directory: Path, what: str) -> Sample:
             found = data
     assert found is not None
     return raw.sample_from_bytes(found, what=f"{what}: samples")
+
+
+def _check_heldout(statement: Statement, sample: Sample, what: str) -> None:
+    """The sets and baselines that are claimed must be those that the raw results were made with.
+
+    Whether the bytes of that name are those of that digest, only who has the files can say.
+    """
+    if (statement.heldout, statement.order_seed) != (sample.heldout, sample.order_seed):
+        raise EvidenceError(
+            f"{what}: it claims the held-out sets {_sets(statement.heldout, statement.order_seed)}, "
+            f"the raw results say {_sets(sample.heldout, sample.order_seed)}"
+        )
+
+
+def _sets(sets: tuple[HeldOut, ...], order_seed: int | None) -> str:
+    told = [
+        f"{one.name} ({one.digest[:19]}…, {one.items} of {one.of}"
+        + (f", against {one.baseline} {one.baseline_digest[:19]}…)" if one.baseline else ")")
+        for one in sets
+    ]
+    order = "" if order_seed is None else f" in the order of seed {order_seed}"
+    return f"{', '.join(told) or 'none'}{order}"
 
 
 def _says_replay(statement: Statement, sample: Sample) -> bool:

@@ -159,6 +159,8 @@ def _check_record(statement: Statement, record: TestRecord, run: RunInfo) -> Non
         ("board", statement.board_id, None if record.board is None else record.board.id),
         ("companions", said, beside),
         ("lease token", statement.lease_token, record.lease_token),
+        ("held-out sets", statement.heldout, record.heldout),
+        ("order seed", statement.order_seed, record.order_seed),
         ("gates", [one.use.name for one in statement.claims], [one.name for one in record.gates]),
         (
             "outcomes",

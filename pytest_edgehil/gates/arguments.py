@@ -19,6 +19,8 @@ def fraction(argument: str, value: object, *, low: float = 0.0, high: float = 1.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise MarkerError(f"{argument} must be a number such as {_example(low, high)}, not {value!r}")
+    if high == math.inf and not (math.isfinite(value) and value > low):
+        raise MarkerError(f"{argument} must be a finite number above {low:g}, not {value!r}")
     if not math.isfinite(value) or not low < value < high:
         raise MarkerError(f"{argument} must lie between {low:g} and {high:g} (both excluded), not {value!r}")
     return float(value)
@@ -44,6 +46,28 @@ def share(argument: str, value: object) -> float:
     if not math.isfinite(found) or not found > 0:
         raise MarkerError(f"{argument} must be more than zero, not {value!r}")
     return float(found)
+
+
+def positive_number(argument: str, value: object) -> float:
+    """A finite number above zero.
+
+    Raises:
+        MarkerError: it is none.
+    """
+    return fraction(argument, value, high=math.inf)
+
+
+def artifact(argument: str, value: object) -> str | None:
+    """The name of an artifact, or None.
+
+    Raises:
+        MarkerError: it is neither.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip():
+        raise MarkerError(f"{argument} must be the name of an artifact, not {value!r}")
+    return value
 
 
 def whole(argument: str, value: object, *, least: int) -> int:
@@ -111,4 +135,4 @@ def degrees(argument: str, text: object) -> float:
 
 
 def _example(low: float, high: float) -> str:
-    return f"{low + 0.1 * (high - low):g}"
+    return "1.02" if math.isinf(high) else f"{low + 0.1 * (high - low):g}"

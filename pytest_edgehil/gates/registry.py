@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_edgehil.errors import MarkerError, UserError
-from pytest_edgehil.gates import accuracy, cold_start, latency_forms, memory, size, soak, thermal
+from pytest_edgehil.gates import accuracy, cold_start, cosine, latency_forms, memory, size, soak, thermal, tokens
 from pytest_edgehil.gates.gate import Gate, GateSettings
 from pytest_edgehil.gates.signatures import SIGNATURES, TAKES
 
@@ -34,6 +34,18 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "accuracy": _Kind(
             declare=accuracy.declare,
             restore=accuracy.Accuracy,
+        ),
+        "cosine_similarity": _Kind(
+            declare=cosine.declare,
+            restore=cosine.CosineSimilarity,
+        ),
+        "token_kl": _Kind(
+            declare=tokens.declare_kl,
+            restore=tokens.TokenKl,
+        ),
+        "perplexity_ratio": _Kind(
+            declare=tokens.declare_perplexity,
+            restore=tokens.PerplexityRatio,
         ),
         "p95_latency": _Kind(
             declare=latency_forms.declare_p95,

@@ -13,6 +13,18 @@ _TEXTS = {
             "accuracy (drop=0.01)."
         ),
     ),
+    "cosine_similarity": (
+        "least, *, share=0.95, baseline=None, alpha=None",
+        "the outputs must point the same way as a baseline's: a cosine of at least 0.99, say, on a share of the items.",
+    ),
+    "token_kl": (
+        "budget, *, baseline=None, alpha=None",
+        "a language model must stay close to a baseline: a mean divergence per token of at most '0.02 nats', say.",
+    ),
+    "perplexity_ratio": (
+        "ratio, *, baseline=None, alpha=None",
+        "a language model must not find text more surprising than a baseline does: at most 1.02 times, say.",
+    ),
     "p95_latency": (
         (
             "budget=None, *, baseline=None, ratio=None, pairs=20, block=50, alpha=None, max_samples=1000, "

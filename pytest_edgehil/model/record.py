@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_edgehil.model.board import Environment
+from pytest_edgehil.model.series import HeldOut
 from pytest_edgehil.model.verdict import Outcome, Verdict
 
 
@@ -111,6 +112,8 @@ class TestRecord:
         quarantined: why the board was quarantined after this attempt, or empty.
         reruns: how many earlier runs of this test the verdicts go on from.
         continued: what became of the earlier run of this test, as one sentence; empty when there is none.
+        heldout: the held-out sets that were evaluated, and what the outputs were compared with.
+        order_seed: what the order of their items was drawn with, or None (see `Sample.order_seed`).
     """
 
     __test__ = False  # not a test class, whatever its name looks like to pytest
@@ -135,6 +138,8 @@ class TestRecord:
     quarantined: str = ""
     reruns: int = 0
     continued: str = ""
+    heldout: tuple[HeldOut, ...] = ()
+    order_seed: int | None = None
 
     @property
     def combo_label(self) -> str:
@@ -158,6 +163,7 @@ class TestRecord:
         fields["verdicts"] = tuple(verdict_from_json(one) for one in fields.get("verdicts", ()))
         fields["steps"] = tuple(Step(**one) for one in fields.get("steps", ()))
         fields["attestations"] = tuple(Attestation(**one) for one in fields.get("attestations", ()))
+        fields["heldout"] = tuple(HeldOut(**one) for one in fields.get("heldout", ()))
         return cls(**fields)
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_edgehil.model.series import Generations, LinkDrop, OpenLoop, Paired, TokenScores
+from pytest_edgehil.model.series import Generations, HeldOut, LinkDrop, OpenLoop, Paired, TokenScores
 
 if TYPE_CHECKING:
     from pytest_edgehil.model.arrays import BoolArray, Float64Array, Int64Array
@@ -110,7 +110,8 @@ class Sample:
         conditions: None as long as nothing ran on the board.
         cosines: shape (m,): cosine similarity of each evaluated item's output to the baseline's; NaN where one of
             them is no direction (zero, or not a number). None when nothing was compared.
-        order_seed: of the order in which the held-out set's items were taken; None: in their own order.
+        order_seed: of the order in which the held-out sets' items were taken (see `board.evaluation.drawn_order`);
+            None: in their own order.
         steady_peak_rss_bytes: VmHWM since the model was loaded, the load's own spike left out; None where the kernel
             cannot reset it.
         cgroup_peak_bytes: ``memory.peak`` of the model's control group, or None where there is none.
@@ -122,6 +123,7 @@ class Sample:
         paired: one series per baseline.
         token_scores: of a language model against its baseline.
         generations: runs that produced tokens.
+        heldout: the sets that were evaluated so far, one entry per call.
         earlier: runs of the same test that this one goes on from, in the order of time. All other fields are about
             this run alone: what is true within one run (the board did not reboot, its clock goes on) is not true
             from one run to the next, so nothing is ever joined before `gates.continued` has looked at each run.
@@ -151,6 +153,7 @@ class Sample:
     paired: tuple[Paired, ...] = ()
     token_scores: TokenScores | None = None
     generations: Generations | None = None
+    heldout: tuple[HeldOut, ...] = ()
     earlier: tuple[EarlierRun, ...] = ()
 
     @property

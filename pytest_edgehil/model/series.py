@@ -98,6 +98,27 @@ class TokenScores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """A held-out set that was evaluated, and what the outputs were compared with.
+
+    Args:
+        name: of the set.
+        digest: ``sha256:<hex>`` of its file, or of its arrays if it never was in one.
+        items: how many of its items were taken.
+        of: how many it has.
+        baseline: label of the artifact that the outputs were compared with; empty: with none.
+        baseline_digest: of that artifact's bundle; empty: with none.
+    """
+
+    name: str
+    digest: str
+    items: int
+    of: int
+    baseline: str = ""
+    baseline_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generations:
     """Runs of a model that produced tokens one after the other.
 

@@ -165,6 +165,8 @@ class Attempt:
             quarantined=self.quarantined,
             reruns=len(self.earlier),
             continued=self.continued,
+            heldout=() if self.dut is None else self.dut.sample.heldout,
+            order_seed=None if self.dut is None else self.dut.sample.order_seed,
         )
 
 

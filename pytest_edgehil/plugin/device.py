@@ -20,7 +20,8 @@ def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | N
     """Flash the attempt's combo on the board and load its model.
 
     Args:
-        seed: of the run; from it and the test's name follows the order of whatever is measured in turns.
+        seed: of the run; the order of held-out items follows from it, and from it and the test's name the order of
+            whatever is measured in turns.
     """
     from pytest_edgehil.board.dut import Dut
     from pytest_edgehil.board.pairing import Against
@@ -30,6 +31,7 @@ def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | N
         holding.session,
         combo=attempt.combo,
         baseline=baseline,
+        order_seed=seed,
         console=holding.console if board.console is not None else None,
         power=holding.power if board.power is not None else None,
         against=Against(artifacts=dict(attempt.against), seed=order_seed(seed, attempt.nodeid)),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_edgehil.errors import ConfigError, MarkerError
-from pytest_edgehil.plugin import markers
+from pytest_edgehil.plugin import foresight, markers
 from pytest_edgehil.plugin.stash import ATTEMPT, OPTIONS, WORKBENCH
 
 if TYPE_CHECKING:
@@ -75,6 +75,15 @@ def board(request: pytest.FixtureRequest, combo: Combo) -> Holding:
         attempt.holding = holding
         attempt.board = holding.ref
 
+    if "heldout" in request.fixturenames:
+        callspec = getattr(request.node, "callspec", None)
+        foresight.refuse_too_small(
+            attempt.gates,
+            foresight.heldout_names(request.node.function, {} if callspec is None else callspec.params),
+            dataset=workbench.dataset,
+            where=workbench.dataset_path,
+            baseline=lambda: _baseline_of(request, combo),
+        )
     with attempt.step("reserve"):
         return workbench.hold(attempt.requirement, combo, note, beside=tuple(attempt.against.values()))
 

@@ -34,7 +34,7 @@ class Options:
         board: what every board must fulfil, besides what the test asks.
         alpha: error rate of each gate, unless `suite_alpha` is given.
         suite_alpha: error rate of all gates together, or None.
-        seed: seed of the `rng` fixture and of every shuffle.
+        seed: seed of the `rng` fixture and of the order in which held-out items are taken.
         measure_s: how long gates may go on measuring in one test.
         inconclusive: Allure status of an inconclusive test.
         trust: trust file for the boards' identity keys, or None for the default one.
@@ -140,7 +140,7 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="N",
         type=int,
         default=0,
-        help="seed of the rng fixture (default: %(default)s)",
+        help="seed of the rng fixture and of the order of held-out items (default: %(default)s)",
     )
     add(
         "--edgehil-suite-alpha",

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_edgehil.errors import BoardUnavailable, ConfigError, DatasetError, LeaseLost, WrongTarget
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.plugin.options import Options
     from pytest_edgehil.plugin.run import Run
 
+HELDOUT = "heldout.npz"
 MAIN = "main"
 """The worker's name where there are no workers."""
 
@@ -134,17 +136,39 @@ class Workbench:
         from pytest_edgehil.artifacts.dataset import load_dataset
 
         if name not in self._datasets:
-            tried = [
-                candidate
-                for directory in self.options.datasets
-                for candidate in (directory / name / "heldout.npz", directory / f"{name}.npz")
-            ]
-            found = next((one for one in tried if one.is_file()), None)
-            if found is None:
-                looked = ", ".join(map(str, tried)) or "nowhere: set the ini value edgehil_datasets"
-                raise DatasetError(f"held-out set {name!r} not found; looked at {looked}")
-            self._datasets[name] = load_dataset(found)
+            self._datasets[name] = load_dataset(self.dataset_path(name))
         return self._datasets[name]
+
+    def dataset_path(self, name: str) -> Path:
+        """The file of a held-out set.
+
+        Raises:
+            DatasetError: no directory has it; with near misses.
+        """
+        tried = [
+            candidate
+            for directory in self.options.datasets
+            for candidate in (directory / name / HELDOUT, directory / f"{name}.npz")
+        ]
+        found = next((one for one in tried if one.is_file()), None)
+        if found is not None:
+            return found
+        looked = ", ".join(map(str, tried)) or "nowhere: set the ini value edgehil_datasets"
+        raise DatasetError(f"held-out set {name!r} not found{self._near(name)}; looked at {looked}")
+
+    def _near(self, name: str) -> str:
+        import difflib
+
+        there = [
+            known
+            for directory in self.options.datasets
+            for known in (
+                *(path.parent.relative_to(directory).as_posix() for path in directory.glob(f"*/{HELDOUT}")),
+                *(path.stem for path in directory.glob("*.npz")),
+            )
+        ]
+        near = difflib.get_close_matches(name, sorted(set(there)), n=3, cutoff=0.6)
+        return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
     # --- the board -----------------------------------------------------------------------------------
 

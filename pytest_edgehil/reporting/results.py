@@ -171,6 +171,8 @@ def results_schema() -> dict[str, Any]:
         quarantined=text,
         reruns=count,
         continued=text,
+        heldout=_list(_object(name=text, digest=text, items=count, of=count, baseline=text, baseline_digest=text)),
+        order_seed={"type": ["integer", "null"]},
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

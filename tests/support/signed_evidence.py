@@ -196,6 +196,8 @@ class Bench:
             ),
             combo=tuple(combo) if combo is not None else (artifact(),),
             gates=tuple(gates),
+            heldout=measured.heldout,
+            order_seed=measured.order_seed,
             verdicts=tuple(verdicts) if verdicts is not None else tuple(evaluate(one, measured) for one in gates),
             files={"samples": file},
             lease_token=7,

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.boards import SERIAL, BenchBoard, linear_model, model_bundle
+from support.boards import SERIAL, BenchBoard, bundle, linear_model, model_bundle
 from support.rebooting import Rebooting
 
 from pytest_edgehil.artifacts.dataset import Dataset
 from pytest_edgehil.artifacts.reference import OnnxSession
 from pytest_edgehil.artifacts.replay import Trace, build_replay
 from pytest_edgehil.board.dut import CRITICAL_C, Dut
+from pytest_edgehil.board.evaluation import drawn_order
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.errors import (
     BoardCrashed,
@@ -31,6 +32,7 @@ from pytest_edgehil.errors import (
 from pytest_edgehil.model import Combo, Demand
 
 MS = 1_000_000
+NOTES = Path(__file__).parents[3] / "suites" / "models" / "notes" / "notes-fp32.onnx"
 X = {"x": np.linspace(-1, 1, 4, dtype=np.float32).reshape(1, 4)}
 
 
@@ -178,13 +180,70 @@ def test_a_set_can_be_taken_in_parts_and_gates_get_the_rest(dut):
     assert (sample.agreed.size, sample.correct.size, sample.evaluated_of, sample.n) == (25, 25, 30, 25)
     sample = dut.measure_more(Demand(evaluations=100))
     assert (sample.agreed.size, sample.n) == (30, 30)
-    np.testing.assert_array_equal(
-        sample.correct,
-        OnnxSession(linear_model(), label="b").evaluate(items.inputs)["logits"].argmax(1) == items.labels,
-    )
+    order = drawn_order(30, digest=items.digest, seed=0)
+    right = OnnxSession(linear_model(), label="b").evaluate(items.inputs)["logits"].argmax(1) == items.labels
+    np.testing.assert_array_equal(sample.correct, right[order])  # in the order in which the items were taken
+    assert sample.order_seed == 0
+    np.testing.assert_array_equal(first.items, np.sort(order[:10]))  # what the test gets is in the set's own order
+    np.testing.assert_array_equal(first.correct, right[first.items])
     assert dut.measure_more(Demand(evaluations=5)).n == 30
     with pytest.raises(DatasetError):
         dut.evaluate(items, items=0)
+
+
+def test_the_same_set_again_is_measured_again_but_is_no_further_evidence(dut):
+    items, here = dataset(12), OnnxSession(linear_model(), label="b")
+    dut.evaluate(items, here, items=5)
+    dut.evaluate(items, here)
+    dut.evaluate(items, here)
+    sample = dut.sample
+    assert sample.n == 29
+    assert (sample.agreed.size, sample.evaluated_of) == (12, 12)
+    order = drawn_order(12, digest=items.digest, seed=0)
+    right = here.evaluate(items.inputs)["logits"].argmax(1) == items.labels
+    np.testing.assert_array_equal(sample.correct, right[order])
+    assert [(one.items, one.of) for one in sample.heldout] == [(5, 12), (12, 12), (12, 12)]
+    assert {one.digest for one in sample.heldout} == {items.digest}
+
+
+def test_another_seed_takes_the_items_in_another_order(session, model):
+    items, here = dataset(30), OnnxSession(linear_model(), label="b")
+    right = here.evaluate(items.inputs)["logits"].argmax(1) == items.labels
+    with Dut.open(session, combo=Combo(model=model), baseline=here, order_seed=7) as dut:
+        found = dut.evaluate(items)
+        np.testing.assert_array_equal(found.correct, right)
+        np.testing.assert_array_equal(found.items, np.arange(30))
+        np.testing.assert_array_equal(dut.sample.correct, right[drawn_order(30, digest=items.digest, seed=7)])
+        assert dut.sample.order_seed == 7
+        np.testing.assert_allclose(dut.sample.cosines, 1.0)
+
+
+def test_a_language_model_is_scored_token_by_token_against_its_baseline(session, tmp_path):
+    data = NOTES.read_bytes()
+    here = OnnxSession(data, label="notes")
+    rng = np.random.default_rng(3)
+    prompts = [rng.integers(0, 43, size=size) for size in (5, 9, 5, 2)]
+    with Dut.open(session, combo=Combo(model=bundle(tmp_path, {"model.onnx": data})), baseline=here) as dut:
+        found = dut.score_tokens(prompts)
+        assert found.prompt.tolist() == [3] + [0] * 4 + [2] * 4 + [1] * 8
+        np.testing.assert_allclose(found.kl, 0.0, atol=1e-9)
+        np.testing.assert_allclose(found.nll, found.baseline_nll, atol=1e-6)
+        logits = here.run({"ids": prompts[1][None]})["logits"][0, 0].astype(float)
+        expected = np.log(np.exp(logits).sum()) - logits[prompts[1][1]]
+        assert found.nll[found.prompt == 1][0] == pytest.approx(expected)
+        assert (dut.sample.n, dut.sample.token_scores.kl.size) == (4, 17)
+        dut.score_tokens(prompts)
+        assert (dut.sample.n, dut.sample.token_scores.kl.size) == (8, 17)  # the same prompts are no further evidence
+        dut.score_tokens(prompts[:1])
+        assert dut.sample.token_scores.prompt.max() == 4
+        with pytest.raises(DatasetError, match="token 43; the vocabulary has 43"):
+            dut.score_tokens([np.array([1, 43])])
+        assert dut.measure_more(Demand(inferences=6)).n == 15  # what was scored can be repeated
+
+
+def test_token_scores_need_a_baseline(dut):
+    with pytest.raises(UserError, match="there is none: pass baseline"):
+        dut.score_tokens([np.array([1, 2])])
 
 
 def test_model_and_baseline_stay_paired_item_by_item(dut):

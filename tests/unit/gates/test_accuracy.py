@@ -152,3 +152,32 @@ def test_a_false_certificate_is_rare_at_the_limit() -> None:
 def test_a_set_too_small_is_named_before_anything_runs(size: int) -> None:
     assert gate(agreement=0.98).too_small(size) is not None
     assert gate(agreement=0.98).too_small(149) is None
+
+
+def test_a_set_too_small_for_a_drop_with_labels_depends_on_what_may_be_gained() -> None:
+    one = gate(drop=0.01)
+    assert one.too_small(300, labelled=True) is None
+    said = one.too_small(299, labelled=True)
+    assert said == (
+        "300 items are needed to certify a drop in accuracy of at most 1% at an error rate of 5%; the set has 299"
+    )
+    assert one.too_small(299, labelled=True, gained=3) is None
+    assert one.too_small(20, labelled=True, gained=20) is not None  # no look at so few
+    assert "299 items are needed" in str(one.too_small(298))  # without labels
+    best = one.evaluate(labelled(300, lost=0, gained=0))
+    assert best.outcome is Outcome.PASS
+    assert one.evaluate(labelled(299, lost=0, gained=0)).outcome is Outcome.INCONCLUSIVE
+
+
+def test_every_verdict_says_what_would_change_it() -> None:
+    for verdict, said in (
+        (gate(agreement=0.98).evaluate(agreeing(500, 0, of=500)), "more than 0 disagreements among these"),
+        (gate(agreement=0.98).evaluate(agreeing(350, 150, of=500)), "disagreements among these"),
+        (gate(at_least=0.9).evaluate(labelled(500, lost=20, gained=0)), "wrong answers"),
+        (gate(agreement=0.98).evaluate(agreeing(486, 14, of=500)), "a larger set"),
+        (gate(drop=0.02).evaluate(labelled(500, lost=0, gained=0)), "lost items among these"),
+        (gate(drop=0.02).evaluate(labelled(500, lost=60, gained=0)), "lost items among these"),
+        (gate(drop=0.02).evaluate(labelled(500, lost=10, gained=0)), "a larger set"),
+        (gate(drop=0.02).evaluate(agreeing(350, 150, of=500)), "labels"),
+    ):
+        assert said in verdict.would_change

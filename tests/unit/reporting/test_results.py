@@ -12,6 +12,7 @@ from support.json_schema import violations
 
 from pytest_edgehil.errors import UserError
 from pytest_edgehil.model.record import ArtifactRef, Attestation, BoardRef, GateUse, Step, TestRecord
+from pytest_edgehil.model.series import HeldOut
 from pytest_edgehil.model.verdict import Verdict
 from pytest_edgehil.reporting import results
 
@@ -59,6 +60,7 @@ def test_the_schema_notices_what_is_wrong(tmp_path: Path, damage: Any, complaint
         (Step, ("properties", "tests", "items", "properties", "steps", "items")),
         (GateUse, ("properties", "tests", "items", "properties", "gates", "items")),
         (ArtifactRef, ("properties", "tests", "items", "properties", "combo", "items")),
+        (HeldOut, ("properties", "tests", "items", "properties", "heldout", "items")),
         (Attestation, ("properties", "tests", "items", "properties", "attestations", "items")),
         (BoardRef, ("properties", "tests", "items", "properties", "board", "anyOf", 1)),
     ],
