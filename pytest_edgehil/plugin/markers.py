@@ -66,6 +66,7 @@ def check(metafunc: pytest.Metafunc, options: Options) -> None:
         combo_of(marks)
         requirement_of(marks)
         _refuse_gates_without_dut(gates, metafunc.fixturenames)
+        _refuse_several_baselines(gates)
     except MarkerError as problem:
         complaint = str(problem)
     if complaint:  # outside the handler: pytest would show the whole chain of exceptions
@@ -77,6 +78,20 @@ def _refuse_gates_without_dut(gates: tuple[Gate, ...], fixtures: Iterable[str]) 
     if gates and not DUT_FIXTURES & set(fixtures):
         named = ", ".join(gate.name for gate in gates)
         raise MarkerError(f"{named}: nothing can be measured; the test must ask for the fixture 'dut'")
+
+
+def _refuse_several_baselines(gates: tuple[Gate, ...]) -> None:
+    """What a test evaluates is compared once, so its gates cannot each have a baseline of their own."""
+    named = {
+        gate.name: name
+        for gate in gates
+        if not hasattr(gate, "on_board") and (name := getattr(gate, "baseline", None)) is not None
+    }
+    if len(set(named.values())) > 1:
+        told = ", ".join(f"{gate} names {name!r}" for gate, name in named.items())
+        raise MarkerError(
+            f"baseline: outputs are compared with one baseline in a test, but {told}; make two tests of it"
+        )
 
 
 def gates_of(marks: Iterable[pytest.Mark], options: Options, *, alpha: float) -> tuple[Gate, ...]:

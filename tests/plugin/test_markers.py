@@ -14,6 +14,11 @@ BAD = (
     ("@pytest.mark.p95_latency()", "test_it: p95_latency: *budget*"),
     ('@pytest.mark.p95_latency("12 ms", budgett=3)', "test_it: p95_latency: *budgett*"),
     ('@pytest.mark.peak_rss("12 ms")', "test_it: peak_rss: *size*"),
+    ("@pytest.mark.token_kl('0.02 bits')", "test_it: token_kl: budget must be a number of nats *"),
+    (
+        "@pytest.mark.accuracy(agreement=0.9, baseline='a')\n@pytest.mark.cosine_similarity(0.9, baseline='b')",
+        "test_it: baseline: *one baseline*accuracy names 'a'*",
+    ),
     ("@pytest.mark.accuracy(agreeement=0.9)", "test_it: accuracy: *agreeement*did you mean*agreement*"),
     ("@pytest.mark.accuracy(agreement=98)", "test_it: accuracy: *98*"),
     ('@pytest.mark.combo(modell="x")', "test_it: combo: *modell*did you mean*model*"),
@@ -67,7 +72,18 @@ def test_bad_markers_are_errors_and_neither_tracebacks_nor_internal_errors(colle
 
 def test_the_markers_are_documented(pytester):
     result = pytester.runpytest_subprocess("--markers")
-    for name in ("combo", "board", "accuracy", "p95_latency", "peak_rss", "thermal", "soak", "size", "cold_start"):
+    for name in (
+        "combo",
+        "board",
+        "accuracy",
+        "p95_latency",
+        "peak_rss",
+        "thermal",
+        "soak",
+        "size",
+        "cold_start",
+        "token_kl",
+    ):
         result.stdout.fnmatch_lines([f"@pytest.mark.{name}(*"])
 
 
