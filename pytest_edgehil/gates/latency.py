@@ -79,14 +79,15 @@ class LatencyQuantile:
 
     def extended(self, by: Sample) -> LatencyQuantile:
         """See `continued.Sequential`."""
-        timed = self._timings(by)
+        timed = self.timings(by)
         return dataclasses.replace(
             self,
             max_samples=self.max_samples + timed.n,
             max_duration_ns=self.max_duration_ns + int(timed.duration_s * 1e9),
         )
 
-    def _timings(self, sample: Sample) -> Timings:
+    def timings(self, sample: Sample) -> Timings:
+        """What is judged: latencies, responses at the rate, or times to the first token."""
         if self.rate_hz is not None:
             return timings.responses(sample, self.rate_hz)
         return timings.first_tokens(sample) if self.name == FIRST_TOKEN else timings.latencies(sample)
@@ -97,7 +98,7 @@ class LatencyQuantile:
             return None
         from pytest_edgehil.gates.stats.sequential import next_look
 
-        n = self._timings(sample).n
+        n = self.timings(sample).n
         more = next_look(n, also=self.max_samples) - n
         if self.name == FIRST_TOKEN:
             return Demand(generations=more)
@@ -105,7 +106,7 @@ class LatencyQuantile:
 
     def evaluate(self, sample: Sample) -> Verdict:
         """Decide at the first look that allows it; see ``docs/explanation/statistics.md``."""
-        timed = self._timings(sample)
+        timed = self.timings(sample)
         if timed.values_ns.ndim != 1:
             raise ValueError(f"{timed.what}: durations must have shape (n,), not {timed.values_ns.shape}")
         if timed.n == 0:
@@ -135,19 +136,35 @@ class LatencyQuantile:
         decision, look = judge(self.budget_ns)
         return self._conclude(timed, decision, look, judge=judge, unseen=(*valid.unseen, *drift.unseen))
 
-    def _judge(self, timed: Timings) -> Judge:
-        """Judge these durations by any budget; V, which is the costly part, does not depend on it."""
+    def trace(self, sample: Sample) -> tuple[Look, ...]:
+        """Every look up to the one that decided, or up to the last one that there was."""
+        from pytest_edgehil.gates.stats.sequential import looks
+
+        timed = self.timings(sample)
+        _, last = self._judge(timed)(self.budget_ns)
+        counts = () if last is None else looks(last.n, also=self.max_samples)
+        found = (self._judge(timed, upto=n)(self.budget_ns)[1] for n in counts)
+        return tuple(one for one in found if one is not None)
+
+    def _judge(self, timed: Timings, *, upto: int | None = None) -> Judge:
+        """Judge these durations by any budget; V, which is the costly part, does not depend on it.
+
+        Args:
+            timed: the durations.
+            upto: look at no more than so many of them.
+        """
         import numpy as np
 
         from pytest_edgehil.gates.stats.autocorrelation import variance_inflation
         from pytest_edgehil.gates.stats.sequential import looks, walk
 
         rate, values = self._rate, timed.values_ns
+        most = min(timed.n if upto is None else upto, _HORIZON * self.max_samples)
         inflation = functools.cache(lambda n: variance_inflation(values[:n], rate))
         elapsed_ns = timed.elapsed_ns()
         highest = np.maximum.accumulate(values)
         lowest = np.minimum.accumulate(values)
-        at = looks(min(timed.n, _HORIZON * self.max_samples), also=self.max_samples)
+        at = looks(most, also=self.max_samples)
         return lambda budget_ns: walk(
             values > budget_ns,
             p0=rate,

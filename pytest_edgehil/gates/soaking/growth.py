@@ -8,13 +8,16 @@ from minute 25. That there is none is shown from minute 30 on, or at the end alo
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_edgehil.gates.soaking import crashes
 from pytest_edgehil.gates.soaking.statement import Statement
 from pytest_edgehil.model.quantity import format_duration, format_number, format_size
 from pytest_edgehil.model.sample import Sample, SensorReading
 from pytest_edgehil.model.verdict import Outcome
+
+if TYPE_CHECKING:
+    from pytest_edgehil.gates.stats.leak import FloatArray, Slope
 
 NEEDS_NS = 30 * 60 * 10**9
 """A leak within its budget can be told from warming up no earlier (see `stats.leak.FIRST_PASS_S`)."""
@@ -33,10 +36,6 @@ def leak(
         ended: the soak's duration is over.
         early: may it be shown before the end?
     """
-    import numpy as np
-
-    from pytest_edgehil.gates.stats import leak as fit
-
     known = [one for one in sample.readings if one.rss_bytes is not None]
     readings = longest_stretch(known)
     budget = f"{format_size(budget_per_h)}/h"
@@ -56,19 +55,8 @@ def leak(
             would_change="a soak without a restart",
             **figures,
         )
-    at_s = np.array([one.at_s for one in readings])
-    at_s = np.concatenate(([0.0], np.cumsum(np.maximum(np.diff(at_s), 0.0)))) if at_s.size else at_s
-    held = np.array([(one.rss_bytes or 0) + (one.swap_bytes or 0) for one in readings], dtype=np.float64)
-    found = fit.look(
-        at_s,
-        held,
-        budget_per_h=budget_per_h,
-        duration_s=duration_s,
-        alpha=alpha,
-        resolution=16384.0 if sample.conditions is None else float(sample.conditions.page_size_bytes),
-        early_pass=early,
-        ended=ended,
-    )
+    at_s, _ = held_over_time(sample)
+    found = look(sample, budget_per_h, duration_s=duration_s, alpha=alpha, ended=ended, early=early)
     stretch = "" if len(readings) == len(known) else ", in the longest stretch without a restart"
     if found is None:
         ran = format_duration(float(at_s[-1]) * 1e9 if at_s.size else 0.0)
@@ -92,6 +80,35 @@ def leak(
     end = f", which does not tell whether it is at most {budget}" if ended else " so far"
     change = f"a longer soak, or a leak budget of {_rate(found.high)} or more"
     return Statement(outcome=Outcome.INCONCLUSIVE, said=f"{grows}{end}", would_change=change, **figures)
+
+
+def look(
+    sample: Sample, budget_per_h: float, *, duration_s: float, alpha: float, ended: bool, early: bool
+) -> Slope | None:
+    """The look at the slope that counts; None before the first. Arguments as in `leak`."""
+    from pytest_edgehil.gates.stats import leak as fit
+
+    at_s, held = held_over_time(sample)
+    return fit.look(
+        at_s,
+        held,
+        budget_per_h=budget_per_h,
+        duration_s=duration_s,
+        alpha=alpha,
+        resolution=16384.0 if sample.conditions is None else float(sample.conditions.page_size_bytes),
+        early_pass=early,
+        ended=ended,
+    )
+
+
+def held_over_time(sample: Sample) -> tuple[FloatArray, FloatArray]:
+    """Seconds since the first reading and bytes held (RSS and swap), each shape (n,), of the longest stretch."""
+    import numpy as np
+
+    readings = longest_stretch([one for one in sample.readings if one.rss_bytes is not None])
+    at_s = np.array([one.at_s for one in readings], dtype=np.float64)
+    at_s = np.concatenate(([0.0], np.cumsum(np.maximum(np.diff(at_s), 0.0)))) if at_s.size else at_s
+    return at_s, np.array([(one.rss_bytes or 0) + (one.swap_bytes or 0) for one in readings], dtype=np.float64)
 
 
 def longest_stretch(readings: list[SensorReading]) -> list[SensorReading]:

@@ -7,12 +7,15 @@ not is shown from half of it on, or at the end alone (``full=True``).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_edgehil.gates.soaking.statement import Statement
 from pytest_edgehil.model.quantity import format_number
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Outcome
+
+if TYPE_CHECKING:
+    from pytest_edgehil.model.arrays import Float64Array
 
 QUANTILES = {"median": 0.5, "p95": 0.95}
 
@@ -40,9 +43,7 @@ def drift(
     if not np.all(np.isfinite(latencies)) or (latencies.size and float(latencies.min()) <= 0.0):
         said = "not usable: a latency is no positive number"
         return Statement(outcome=Outcome.INVALID, said=said, would_change="a measurement without it", **figures)
-    starts = np.asarray(sample.starts_ns, dtype=np.float64) / 1e9
-    # a process that was started again may count from 0 again (a recording does)
-    since = np.concatenate(([0.0], np.cumsum(np.maximum(np.diff(starts), 0.0)))) if starts.size else starts
+    since = started_s(sample)
     found = fit.look(
         since,
         latencies,
@@ -79,6 +80,15 @@ def drift(
     end = f", which does not tell whether it is at most {allowed}" if ended else " so far"
     change = f"a longer soak, or a drift budget of {format_number(100 * max(found.high, 0.0))}% or more"
     return Statement(outcome=Outcome.INCONCLUSIVE, said=f"{slows}{end}", would_change=change, **figures)
+
+
+def started_s(sample: Sample) -> Float64Array:
+    """Shape (n,): seconds from the first inference to the start of each."""
+    import numpy as np
+
+    starts = np.asarray(sample.starts_ns, dtype=np.float64) / 1e9
+    # a process that was started again may count from 0 again (a recording does)
+    return np.concatenate(([0.0], np.cumsum(np.maximum(np.diff(starts), 0.0)))) if starts.size else starts
 
 
 def _percent(ratio: float) -> str:

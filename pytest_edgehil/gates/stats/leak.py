@@ -113,6 +113,21 @@ def slope_bounds(
     return estimate, edges[0], edges[1]
 
 
+def fitted(times_s: FloatArray, minima: FloatArray, slope: float) -> FloatArray:
+    """The best curve c + a·(1 − e^(−t/τ)) + b·t with this slope, at the times of the minima.
+
+    Args:
+        times_s: shape (m,), growing.
+        minima: shape (m,).
+        slope: b, in units of `minima` per second.
+
+    >>> t = np.arange(30.0, 3600.0, 60.0)
+    >>> bool(np.allclose(fitted(t, 1e6 + 100.0 * t, 100.0), 1e6 + 100.0 * t))
+    True
+    """
+    return np.asarray(minima - _Profile(times_s, minima).residuals(slope), dtype=np.float64)
+
+
 def look(
     times_s: FloatArray,
     values: FloatArray,

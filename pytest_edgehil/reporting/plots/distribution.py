@@ -21,7 +21,7 @@ NAME: Final = "distribution"
 
 def applies(gate: Gate, sample: Sample, verdict: Verdict) -> bool:
     """Is there anything to draw?"""
-    return isinstance(gate, LatencyQuantile) and sample.n >= 2 and verdict.observed is not None
+    return isinstance(gate, LatencyQuantile) and verdict.observed is not None and gate.timings(sample).n >= 2
 
 
 def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Caption:
@@ -29,7 +29,8 @@ def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Capt
     import numpy as np
 
     assert isinstance(gate, LatencyQuantile)
-    latencies = np.asarray(sample.latencies_ns)
+    timed = gate.timings(sample)
+    latencies = timed.values_ns
     judged = latencies[: verdict.n] if 2 <= verdict.n <= latencies.shape[0] else latencies
     low, high = verdict.statistics.get("lower_bound"), verdict.statistics.get("upper_bound")
     scale, unit = _unit(max(float(np.median(judged)), float(gate.budget_ns)))
@@ -43,7 +44,7 @@ def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Capt
     axes.set_ylim(0.0, 104.0)
 
     decided = verdict.outcome in {Outcome.PASS, Outcome.FAIL}
-    told = f"the {judged.shape[0]} inferences that decided" if decided else f"{judged.shape[0]} inferences"
+    told = f"the {judged.shape[0]} {timed.unit} that decided" if decided else f"{judged.shape[0]} {timed.unit}"
     if judged.shape[0] < latencies.shape[0]:
         _steps(
             axes,
@@ -60,8 +61,8 @@ def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Capt
     axes.axhline(level, color=canvas.QUIET, linewidth=0.8, linestyle=":")
     if verdict.observed is not None:
         _interval(axes, verdict, level, scale, low=low, high=high, right=right + pad)
-    axes.set_xlabel(f"latency of one inference, {unit}")
-    axes.set_ylabel("share of inferences at most as long, %")
+    axes.set_xlabel(f"{timed.what}, {unit}")
+    axes.set_ylabel(f"share of {timed.unit} at most as long, %")
     ticks = [one for one in (0, 25, 50, 75) if abs(one - level) > 4] + [level]
     axes.set_yticks(ticks, [f"p{one:g}" if one == level else f"{one:g}" for one in ticks])
     beyond = int((judged / scale > right + pad).sum())
@@ -71,7 +72,7 @@ def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Capt
         headline=headline(verdict, what=f"p{level:g}"),
         note=note(verdict, outside),
         alt=(
-            f"Distribution of {judged.shape[0]} latencies. {verdict.reason}. "
+            f"Distribution of the {timed.what} of {judged.shape[0]} {timed.unit}. {verdict.reason}. "
             f"The budget of {_say(gate.budget_ns)} is a vertical line, {level:g} % a horizontal one."
         ),
     )

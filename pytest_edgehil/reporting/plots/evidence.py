@@ -8,7 +8,6 @@ a line may fall although nothing slow happened: correlation was noticed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Final
 
 from pytest_edgehil.gates.gate import Gate
@@ -20,43 +19,20 @@ from pytest_edgehil.reporting.plots.words import headline, note
 
 NAME: Final = "evidence"
 
-FIRST_LOOK: Final = 30
 _LOWEST, _HIGHEST = 1e-3, 1e4
 """What lies beyond is drawn at the edge, as an arrow: 10^18 against 20 says no more than "clear"."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One look: after how many inferences, and the natural logarithms of both e-values."""
-
-    n: int
-    log_e_pass: float
-    log_e_fail: float
-
-
-def applies(gate: Gate, sample: Sample, verdict: Verdict) -> bool:
+def applies(gate: Gate, sample: Sample, verdict: Verdict) -> bool:  # noqa: ARG001 - alike for all pictures
     """Is there anything to draw?"""
-    return isinstance(gate, LatencyQuantile) and sample.n >= FIRST_LOOK and "log_e_pass" in verdict.statistics
-
-
-def steps_of(gate: LatencyQuantile, sample: Sample, upto: int) -> tuple[Step, ...]:
-    """What the gate itself says at every look up to the one that decided: it judges the first n inferences again."""
-    from pytest_edgehil.gates.stats.sequential import looks
-
-    found = []
-    for n in looks(upto, also=gate.max_samples):
-        # without a duration it takes none of these for the end, and spares itself what it would say there
-        part = sample.replace(latencies_ns=sample.latencies_ns[:n], starts_ns=sample.starts_ns[:n], duration_s=0.0)
-        figures = gate.evaluate(part).statistics
-        if "log_e_pass" in figures and "log_e_fail" in figures:
-            found.append(Step(n=n, log_e_pass=figures["log_e_pass"], log_e_fail=figures["log_e_fail"]))
-    return tuple(found)
+    return isinstance(gate, LatencyQuantile) and "log_e_pass" in verdict.statistics
 
 
 def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Caption:
     """Draw it."""
     assert isinstance(gate, LatencyQuantile)
-    steps = steps_of(gate, sample, verdict.n)
+    steps = gate.trace(sample)
+    unit = gate.timings(sample).unit
     last = max((one.n for one in steps), default=verdict.n)
     threshold = 1.0 / gate.alpha
     axes.set_yscale("log")
@@ -91,7 +67,7 @@ def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Capt
             )
     decides, above = f"1/α = {threshold:g} decides", (0.008, 1.25 * threshold)
     axes.text(*above, decides, transform=axes.get_yaxis_transform(), ha="left", color=canvas.INK, fontsize=8.5)
-    axes.set_xlabel("inferences looked at (a mark for every look)")
+    axes.set_xlabel(f"{unit} looked at (a mark for every look)")
     axes.set_ylabel("evidence (1 says nothing)")
     axes.set_yticks(
         [1e-3, 1e-2, 0.1, 1, 10, 100, 1e3, 1e4], ["0.001", "0.01", "0.1", "1", "10", "100", "1000", "10 000"]
@@ -102,7 +78,7 @@ def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Capt
         headline=headline(verdict, what=f"p{100 * gate.quantile:g}"),
         note=note(verdict, f"{len(steps)} look{'' if len(steps) == 1 else 's'}"),
         alt=(
-            f"Evidence for PASS and for FAIL over the number of inferences, at {len(steps)} looks. "
+            f"Evidence for PASS and for FAIL over the number of {unit}, at {len(steps)} looks. "
             f"{verdict.reason}. The threshold 1/α = {threshold:g} is a horizontal line."
         ),
     )

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pytest_edgehil.gates.gate import Gate
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Verdict
-from pytest_edgehil.reporting.plots import canvas, distribution, evidence, temperature
+from pytest_edgehil.reporting.plots import canvas, distribution, drift, evidence, memory, ratios, temperature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,8 @@ class Kind:
 
 
 KINDS: Final = tuple(
-    Kind(name=one.NAME, applies=one.applies, draw=one.draw) for one in (distribution, evidence, temperature)
+    Kind(name=one.NAME, applies=one.applies, draw=one.draw)
+    for one in (distribution, evidence, ratios, memory, drift, temperature)
 )
 
 

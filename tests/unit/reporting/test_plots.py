@@ -18,10 +18,12 @@ from support.samples import MS, latencies_ms, over_time, timed, to_ns
 
 from pytest_edgehil.evidence import raw
 from pytest_edgehil.gates.gate import Gate, GateSettings
+from pytest_edgehil.gates.latency import LatencyQuantile
 from pytest_edgehil.gates.registry import parse
 from pytest_edgehil.model.record import GateUse, TestRecord
 from pytest_edgehil.model.sample import Sample
-from pytest_edgehil.reporting.plots import album, canvas, evidence, registry, thinning, words
+from pytest_edgehil.model.series import BlockPair, OpenLoop, Paired
+from pytest_edgehil.reporting.plots import album, canvas, registry, thinning, words
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -112,8 +114,8 @@ def test_evidence_has_a_mark_for_every_look_and_ends_with_the_verdict() -> None:
     for name in ("PASS", "FAIL"):
         assert len(list(group(svg, f"evidence-{name}").iter(f"{SVG}use"))) == looks
         assert len(path_of(svg, f"evidence-{name}")) == looks + 1
-    assert isinstance(P95, evidence.LatencyQuantile)
-    last = evidence.steps_of(P95, sample, verdict.n)[-1]
+    assert isinstance(P95, LatencyQuantile)
+    last = P95.trace(sample)[-1]
     assert last.log_e_pass == pytest.approx(verdict.statistics["log_e_pass"])
     assert last.log_e_fail == pytest.approx(verdict.statistics["log_e_fail"])
 
@@ -126,9 +128,83 @@ def test_limit_and_predicted_end_of_a_temperature_stand_where_their_numbers_are(
     assert value_at(svg, "y", path_of(svg, "settles")[0][1]) == pytest.approx(verdict.observed, abs=0.2)
 
 
+def soaked(*, leak_mb_per_h: float, drift: float, seconds: int = 3600) -> Sample:
+    """A soak with a saw on a warm-up curve and one inference in half a second."""
+
+    def rss(t: float) -> float:
+        return 1e8 + 3e7 * (1.0 - np.exp(-t / 400.0)) + leak_mb_per_h * 1e6 * t / 3600.0 + 1e7 * ((t % 37.0) / 37.0)
+
+    at = np.arange(2 * seconds) / 2.0
+    noise = np.random.default_rng(4).normal(size=at.size)
+    values = to_ns(10.0 * np.exp(0.08 * noise) * (1.0 + drift * at / seconds))
+    return over_time(seconds, rss_bytes=rss).replace(latencies_ns=values, starts_ns=(at * 1e9).astype(np.int64))
+
+
+def paired(ratio: float, pairs: int = 20) -> Sample:
+    """Pairs of blocks of 50 against ``digits-fp32``."""
+    rng = np.random.default_rng(3)
+    blocks = tuple(
+        BlockPair(
+            candidate_ns=to_ns(latencies_ms(rng, 50, rho=0.5) * ratio),
+            baseline_ns=to_ns(latencies_ms(rng, 50, rho=0.5)),
+            candidate_first=bool(number % 2),
+            candidate_start_ns=number * 10**9,
+            baseline_start_ns=number * 10**9 + 10**8,
+        )
+        for number in range(pairs)
+    )
+    series = Paired(baseline="digits-fp32", digest="sha256:00", seed=1, pairs=blocks)
+    return timed([9 * MS, 10 * MS], paired=(series,))
+
+
+SOAK = gate("soak", "1 h", leak="5 MiB/h", drift="10 %", peak_rss="200 MiB")
+AGAINST = gate("p95_latency", baseline="digits-fp32", ratio=1.1)
+
+
+def test_memory_is_drawn_with_every_minute_the_ceiling_and_the_fit_that_was_judged() -> None:
+    sample = soaked(leak_mb_per_h=1.0, drift=0.0)
+    svg = drawn("memory", SOAK, sample)
+    assert value_at(svg, "y", path_of(svg, "ceiling")[0][1]) == pytest.approx(200.0, abs=0.5)
+    assert len(list(group(svg, "minima").iter(f"{SVG}use"))) == 60
+    low, high = (value_at(svg, "y", path_of(svg, name)[-1][1]) for name in ("fit", "budget"))
+    assert high > low  # the budget allows more than was seen
+
+
+def test_drift_is_drawn_with_its_trend_and_the_one_that_is_allowed() -> None:
+    svg = drawn("drift", SOAK, soaked(leak_mb_per_h=1.0, drift=0.2))
+    (_, first), *_, (_, last) = path_of(svg, "trend")
+    assert value_at(svg, "y", last) / value_at(svg, "y", first) == pytest.approx(1.2, abs=0.03)
+    (_, first), *_, (_, last) = path_of(svg, "budget")
+    assert value_at(svg, "y", last) / value_at(svg, "y", first) == pytest.approx(1.1, abs=0.01)
+
+
+def test_ratios_are_drawn_pair_by_pair_with_the_limit() -> None:
+    svg = drawn("ratios", AGAINST, paired(1.0))
+    assert len(list(group(svg, "pairs").iter(f"{SVG}use"))) == 20
+    assert value_at(svg, "y", path_of(svg, "limit")[0][1]) == pytest.approx(1.1, abs=0.002)
+
+
+def test_responses_at_a_rate_are_drawn_and_not_the_latencies_of_a_closed_loop() -> None:
+    due = np.arange(200, dtype=np.int64) * 50 * MS
+    values = to_ns(latencies_ms(np.random.default_rng(1), 200))
+    series = OpenLoop(rate_hz=20.0, intended_ns=due, starts_ns=due + 2 * MS, latencies_ns=values)
+    sample = timed([1 * MS, 2 * MS], open_loop=(series,), duration_s=10.0)
+    at_rate = gate("p95_latency", "40 ms", rate="20/s", max_samples=200)
+    verdict = at_rate.evaluate(sample)
+    assert set(registry.names(at_rate, sample, verdict)) == {"distribution", "evidence"}
+    svg = drawn("distribution", at_rate, sample)
+    dot = next(iter(group(svg, "observed").iter(f"{SVG}use")))
+    assert verdict.observed is not None
+    assert value_at(svg, "x", float(dot.get("x", "nan"))) == pytest.approx(verdict.observed / MS, abs=0.2)
+
+
 @pytest.mark.parametrize(
     ("name", "of", "sample"),
     [
+        ("memory", SOAK, soaked(leak_mb_per_h=20.0, drift=0.0)),
+        ("memory", SOAK, soaked(leak_mb_per_h=0.0, drift=0.0, seconds=300)),
+        ("drift", SOAK, soaked(leak_mb_per_h=0.0, drift=0.2)),
+        ("ratios", AGAINST, paired(1.25)),
         ("distribution", P95, latencies()),
         ("distribution", gate("p95_latency", "8 ms"), latencies(30)),
         ("evidence", P95, latencies()),
@@ -151,7 +227,7 @@ def test_every_picture_says_its_verdict_labels_its_axes_and_is_told_to_those_who
     assert verdict.reason in (desc.text or "")
     shown = ["".join(one.itertext()) for one in svg.iter(f"{SVG}text")]
     assert any(one.startswith(verdict.outcome.value) for one in shown)
-    axes = [one for one in shown if re.search(r", (ms|µs|s|min|%|°C)$|inferences|evidence", one)]
+    axes = [one for one in shown if re.search(r", (ms|µs|s|min|%|°C|MiB|ratio)$|inferences|evidence", one)]
     assert len(axes) >= 2
     assert len(raw_svg) < 60_000
     assert raw_svg == registry.draw(name, of, sample, file_format="svg")
