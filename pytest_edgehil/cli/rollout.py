@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import json
 import time
@@ -32,8 +33,17 @@ def add(subparsers: Any) -> None:
         "--telemetry", type=Path, required=True, metavar="DIR", help="directory of *.jsonl, one per device"
     )
     decide.add_argument("--ledger", type=Path, required=True, metavar="FILE", help="where decisions are recorded")
-    decide.add_argument("--artifact", metavar="SHA256", help="what is rolled out (sha256:…), unless the plan says")
-    decide.add_argument("--baseline", metavar="SHA256", help="what it is compared with, unless the plan says")
+    decide.add_argument(
+        "--artifact", metavar="REF", help="what is rolled out, unless the plan says: digest, bundle or name"
+    )
+    decide.add_argument("--baseline", metavar="REF", help="what it is compared with, unless the plan says; likewise")
+    decide.add_argument(
+        "--artifacts",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="look names up in the bundles here (repeatable; default: artifacts)",
+    )
     decide.add_argument("--actor", help="who decides; default: the login name")
     decide.add_argument("--key", type=Path, metavar="FILE", help="signing key; default: this user's rollout key")
     decide.add_argument("--trust", type=Path, metavar="FILE", help="trust file with rollout_keys; default: the own key")
@@ -60,9 +70,10 @@ def _decide(options: argparse.Namespace) -> int:
     from pytest_edgehil.rollout.telemetry import read_telemetry
 
     plan = load_plan(options.plan)
-    artifact = _chosen("artifact", plan.artifact, options.artifact, required=True)
+    places = tuple(options.artifacts or (Path("artifacts"),))
+    artifact = _chosen("artifact", plan.artifact, options.artifact, places, required=True)
     assert artifact is not None
-    baseline = _chosen("baseline", plan.baseline, options.baseline, required=False)
+    baseline = _chosen("baseline", plan.baseline, options.baseline, places, required=False)
     now = time.time()
     telemetry = read_telemetry(
         options.telemetry, artifact=artifact, baseline=baseline, environment=plan.environment, now=now
@@ -120,20 +131,34 @@ def _trusted(options: argparse.Namespace) -> Sequence[Any]:
     return (default_trust() if options.trust is None else load_trust(options.trust)).rollout_keys
 
 
-def _chosen(what: str, in_plan: str | None, given: str | None, *, required: bool) -> str | None:
-    from pytest_edgehil.errors import EvidenceError, RolloutError
+def _chosen(
+    what: str, in_plan: str | None, reference: str | None, places: tuple[Path, ...], *, required: bool
+) -> str | None:
+    """The digest that the plan or the command line says; both must mean the same artifact."""
+    from pytest_edgehil.errors import RolloutError
+
+    given = None if reference is None else _digest(what, reference, places)
+    if in_plan is not None and given is not None and in_plan != given:
+        named = given if reference == given else f"{reference} ({given})"
+        raise RolloutError(f"--{what} {named} contradicts the plan, which says {in_plan}")
+    if required and in_plan is None and given is None:
+        raise RolloutError(f"the plan names no {what}: give --{what}, a digest (sha256:…), a bundle or a name")
+    return given or in_plan
+
+
+def _digest(what: str, reference: str, places: tuple[Path, ...]) -> str:
+    """A whole digest stands for itself, for the bundle need not be here; anything else is looked up."""
+    from pytest_edgehil.artifacts.catalog import Catalog
+    from pytest_edgehil.errors import ArtifactError, EvidenceError, RolloutError
     from pytest_edgehil.evidence.canonical import hex_of
 
-    if given is not None:
-        try:
-            hex_of(given)
-        except EvidenceError as problem:
-            raise RolloutError(f"--{what}: {problem}") from problem
-    if in_plan is not None and given is not None and in_plan != given:
-        raise RolloutError(f"--{what} {given} contradicts the plan, which says {in_plan}")
-    if required and in_plan is None and given is None:
-        raise RolloutError(f"the plan names no {what}: give --{what} sha256:…")
-    return given or in_plan
+    with contextlib.suppress(EvidenceError):
+        hex_of(reference)
+        return reference
+    try:
+        return Catalog(places).find(reference).digest
+    except ArtifactError as problem:
+        raise RolloutError(f"--{what}: {problem}") from problem
 
 
 def _account(decision: Decision, head: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if told is None:
         lab = _checked(options)
         if lab is not None:
-            ending.terminate_like_interrupt()
+            config.add_cleanup(ending.terminate_like_interrupt())
         run = Run.begin(options.report)
         controller = config.stash[CONTROLLER] = Controller(options, run, lab)
         config.pluginmanager.register(controller, "edgehil_controller")

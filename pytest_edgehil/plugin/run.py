@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from pytest_edgehil.errors import ConfigError
 OWN_FILES = ("results.json", "samples", "console", "evidence", "plots", "summary.md")
 MARK = ".edgehil-run"
 """In a report directory: who writes to it now, or did last. Locked as long as that run lives."""
+_TEMPORARY, _UNMARKED = "edgehil-run-", "edgehil-new-"
 
 
 class Run:
@@ -57,7 +59,9 @@ class Run:
     def directory(self) -> Path:
         """The report directory, or a temporary one that `close` removes."""
         if self._directory is None:
-            self._directory = self._temporary = Path(tempfile.mkdtemp(prefix="edgehil-"))
+            _remove_strays(Path(tempfile.gettempdir()))
+            self._temporary, self._mark = _temporary()
+            self._directory = self._temporary
         return self._directory
 
     def prepare(self) -> None:
@@ -122,11 +126,34 @@ class Run:
 
     def close(self) -> None:
         """Leave the directory to others, or remove it if it was a temporary one. Safe to call twice."""
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
         mark, self._mark = self._mark, None
         if mark is not None:
             os.close(mark)
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def _temporary() -> tuple[Path, int]:
+    """A temporary directory, and its mark: locked before the directory gets the name that strays are known by."""
+    unmarked = Path(tempfile.mkdtemp(prefix=_UNMARKED))
+    mark = os.open(unmarked / MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(mark, fcntl.LOCK_EX)
+    return unmarked.rename(unmarked.with_name(unmarked.name.replace(_UNMARKED, _TEMPORARY, 1))), mark
+
+
+def _remove_strays(directory: Path) -> None:
+    """Remove our temporary directories of runs that were killed: those whose mark nobody has locked any more."""
+    for path in directory.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):  # somebody else's, still in use, or gone just now
+            found = path.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+                continue
+            mark = os.open(path / MARK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(mark)
 
 
 def _told_of(mark: int) -> str:

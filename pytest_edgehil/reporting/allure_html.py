@@ -98,11 +98,11 @@ def _table(record: TestRecord) -> str:
 
 
 def _row(verdict: Verdict) -> str:
-    observed, budget = fmt.observed_and_budget(verdict)
+    observed, _ = fmt.observed_and_budget(verdict)
     weight = "" if verdict.outcome is Outcome.PASS else ";font-weight:600"
     numbers = (
         (f"{_NUMBER}{weight}", observed),
-        (_NUMBER, f"{fmt.relation(verdict)} {budget}".strip()),
+        (_NUMBER, fmt.required(verdict)),
         (_NUMBER, fmt.interval(verdict)),
         (_NUMBER, str(verdict.n)),
     )

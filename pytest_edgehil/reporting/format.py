@@ -93,6 +93,20 @@ def relation(verdict: Verdict) -> str:
     return "≤" if observed <= budget else ">"
 
 
+def required(verdict: Verdict) -> str:
+    """The budget as what is asked of the observed number, whether it was met or not.
+
+    >>> v = Verdict(gate="accuracy", outcome=Outcome.FAIL, unit="fraction", n=1, reason="", observed=0.9, budget=0.98,
+    ...             better="higher")
+    >>> required(v)
+    '≥ 98 %'
+    """
+    budget = observed_and_budget(verdict)[1]
+    if verdict.budget is None or math.isnan(verdict.budget):
+        return budget
+    return f"{'≥' if verdict.better == 'higher' else '≤'} {budget}"
+
+
 def comparison(verdict: Verdict) -> str:
     """Observed against budget in one phrase, or only what there is.
 

@@ -114,12 +114,12 @@ def _table(pairs: Sequence[tuple[TestRecord, Verdict]]) -> str:
 
 
 def _row(record: TestRecord, verdict: Verdict) -> str:
-    observed, budget = fmt.observed_and_budget(verdict)
+    observed, _ = fmt.observed_and_budget(verdict)
     cells = (
         _MARK[verdict.outcome],
         verdict.gate,
         observed,
-        f"{fmt.relation(verdict)} {budget}".strip(),
+        fmt.required(verdict),
         fmt.interval(verdict),
         str(verdict.n),
         record.board.id if record.board is not None else fmt.NOTHING,

@@ -133,15 +133,14 @@ def _table(records: Sequence[TestRecord], width: int) -> list[Line]:
 
 
 def _row(record: TestRecord, verdict: Verdict) -> _Row:
-    observed, budget = fmt.observed_and_budget(verdict)
-    sign = fmt.relation(verdict)
+    observed, _ = fmt.observed_and_budget(verdict)
     return _Row(
         cells={
             "board": record.board.id if record.board is not None else fmt.NOTHING,
             "combo": record.combo_label or fmt.NOTHING,
             "gate": verdict.gate,
             "observed": observed,
-            "budget": f"{sign} {budget}" if sign else budget,
+            "budget": fmt.required(verdict),
             "interval": fmt.interval(verdict),
             "n": str(verdict.n),
             "verdict": verdict.outcome.value,

@@ -153,7 +153,7 @@ def test_nothing_but_a_pass_passes(ran: Ran):
 
 
 def test_the_summary_names_board_combo_gate_numbers_and_verdict(ran: Ran):
-    ran.result.stdout.re_match_lines([r"b[12] +slow 1\.0\.0 .*p95_latency .*ms +> 12 ms +FAIL"])
+    ran.result.stdout.re_match_lines([r"b[12] +slow 1\.0\.0 .*p95_latency .*ms +≤ 12 ms +FAIL"])
 
 
 def test_a_gate_without_anything_to_measure_is_no_pass(ran: Ran):

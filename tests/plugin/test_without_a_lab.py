@@ -19,6 +19,7 @@ def test_board_tests_skip_and_say_what_to_pass(pytester, workers):
     result = pytester.runpytest_subprocess("-rs", *workers)
     result.assert_outcomes(passed=1, skipped=1)
     result.stdout.fnmatch_lines(["*no lab: pass --edgehil-lab FILE*"])
+    assert "= edgehil =" not in result.stdout.str(), "there is nothing to say"
     assert result.ret == 0
 
 

@@ -212,11 +212,21 @@ def test_a_decision_as_json_names_the_head_that_the_ledger_must_keep(
         edgehil("rollout", "verify-ledger", ledger, "--head", account["head"])
 
 
+def test_an_artifact_is_named_by_bundle_name_or_digest(shop: Shop) -> None:
+    bundle, digest = shop.artifact.path, shop.artifact.digest
+    places = (bundle.parent,)
+    for word in (str(bundle), shop.artifact.manifest.name, digest[:16], digest):
+        assert rollout._chosen("artifact", None, word, places, required=True) == digest
+    assert rollout._chosen("artifact", None, digest, (), required=True) == digest, "a whole one need not be here"
+    with pytest.raises(EdgehilError, match="contradicts the plan"):
+        rollout._chosen("artifact", canary.OLD, str(bundle), (), required=True)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ((), "the plan names no artifact: give --artifact"),
-        (("--artifact", "digits"), "--artifact: 'digits' is no digest"),
+        (("--artifact", "digits"), "--artifact: no artifact answers to 'digits' in artifacts"),
         (("--artifact", canary.OLD, "--baseline", canary.NEW), r"c0.jsonl:1: the canary c0 ran"),
     ],
 )

@@ -38,7 +38,7 @@ def test_every_row_has_as_many_cells_as_the_head() -> None:
 
 def test_a_row_holds_the_numbers_with_units() -> None:
     row = next(line for line in everything().splitlines() if "16.2 ms" in line)
-    assert cells(row)[1:6] == ["p95\\_latency", "16.2 ms", "&gt; 12 ms", "15.6–17 ms", "480"]
+    assert cells(row)[1:6] == ["p95\\_latency", "16.2 ms", "≤ 12 ms", "15.6–17 ms", "480"]
 
 
 def test_text_from_tests_cannot_break_out_of_the_table() -> None:
