@@ -139,6 +139,29 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """Tokens that the board produced one after the other, greedily; rest as `Measured`.
+
+    Args:
+        tokens: shape (k,), int64: the new ones.
+        prompt_tokens: how many went in.
+        start_ns: when it began, board's monotonic clock.
+        first_token_ns, total_ns: from there to the first new token, and to the last.
+    """
+
+    tokens: Int64Array
+    prompt_tokens: int
+    start_ns: int
+    first_token_ns: int
+    total_ns: int
+    readings: tuple[SensorReading, ...]
+    peak_rss_bytes: int | None
+    conditions: Conditions
+    steady_peak_rss_bytes: int | None = None
+    cgroup_peak_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FirmwareState:
     """The firmware slots: what booted, what boots by default, and what is there."""
 

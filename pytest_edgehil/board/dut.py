@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from pytest_edgehil.board import tokens
-from pytest_edgehil.board.answers import Loaded, Measured, PlatformFacts
+from pytest_edgehil.board.answers import Generation, Loaded, Measured, PlatformFacts
 from pytest_edgehil.board.detached import PICK_UP_S, DetachedMeasurement, Plan
 from pytest_edgehil.board.diagnosis import Console, Witnesses
 from pytest_edgehil.board.evaluation import Baseline, Course, Evaluation, heldout_of, is_recorded
-from pytest_edgehil.board.fed import Fed, Group
+from pytest_edgehil.board.fed import Fed, Group, Prompt
 from pytest_edgehil.board.firmware_trial import BOOT_S, leave_trial
 from pytest_edgehil.board.flash import FlashPlan, FlashProgress, FlashReport, flash, plan_flash
 from pytest_edgehil.board.pairing import Against, Pairing
@@ -54,6 +54,8 @@ WARMUP_S = 5.0
 CRITICAL_C = 110.0
 """Beyond this a Pi 5 shuts itself down (bcm2712's critical trip point)."""
 
+
+_GENERATING = "generating"
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -298,6 +300,36 @@ class Dut:
         self._tally.add_measured(measured)
         return self._tally.sample
 
+    def generate(
+        self, prompt_ids: Array, *, max_new_tokens: int = 32, stop: Sequence[int] = (), timeout_s: float = LOAD_S
+    ) -> Generation:
+        """Have a causal language model continue a prompt on the board, greedily.
+
+        Every step runs the whole sequence again (an ONNX graph keeps no state), so a token costs more the longer the
+        sequence is. Gates that need more generations repeat the prompts in turn; one that needs inferences runs the
+        first prompt forward once for each.
+
+        Args:
+            prompt_ids: shape (1, t) or (t,): token ids.
+            max_new_tokens: end after so many.
+            stop: end after one of these tokens, which counts.
+            timeout_s: deadline.
+
+        Returns:
+            The new tokens, and how long the first and all of them took on the board's clock.
+
+        Raises:
+            ModelError: the model is none that takes token ids (1, t) and gives logits (1, t, tokens), or it fails.
+            BoardError: as `run`.
+        """
+        loaded = self.loaded
+        ids = np.array(prompt_ids)
+        made = self._generate(Prompt(ids=ids, max_new_tokens=max_new_tokens, stop=tuple(stop)), timeout_s=timeout_s)
+        if not self._fed.prompts and len(loaded.inputs) == 1:
+            self._fed.add_one({loaded.inputs[0].name: ids.reshape(1, -1).astype(np.int64)})
+        self._fed.prompts.append(Prompt(ids=ids, max_new_tokens=max_new_tokens, stop=tuple(stop)))
+        return made
+
     def evaluate(self, dataset: Dataset, baseline: Baseline | None = None, *, items: int | None = None) -> Evaluation:
         """Feed a held-out set, item by item, time every inference, and compare outputs and classes.
 
@@ -391,6 +423,7 @@ class Dut:
         if demand.rate_hz:
             self._repeat(inferences=demand.inferences, seconds=None, rate_hz=demand.rate_hz)
             return self._tally.sample
+        self._generate_more(demand.generations)
         before = self._tally.n
         left = demand.evaluations
         for course in self._courses:
@@ -638,6 +671,32 @@ class Dut:
         self._session.client.take_readings()
         self._tally.add_load(self._loaded.cold)
         self._warm.clear()
+
+    def _generate(self, prompt: Prompt, *, timeout_s: float) -> Generation:
+        client = self._session.client
+        with self._hands_on():
+            self._load_here()
+            if _GENERATING not in self._warm and not self.loaded.replayed:
+                with self._step("warm-up"):
+                    client.generate(prompt.ids, max_new_tokens=2, timeout_s=timeout_s)
+                self._warm.add(_GENERATING)
+            with self._step("generate"):
+                made = client.generate(
+                    prompt.ids, max_new_tokens=prompt.max_new_tokens, stop=prompt.stop, timeout_s=timeout_s
+                )
+            self._session.check()
+        self._tally.add_generation(made)
+        return made
+
+    def _generate_more(self, count: int) -> None:
+        prompts = self._fed.prompts
+        if count and not prompts:
+            raise UserError(
+                f"{self.board.id}: a gate needs generated tokens, but the test has generated none that could be "
+                "repeated: call dut.generate(…) in it"
+            )
+        for _ in range(count):  # in turn, also over several demands
+            self._generate(prompts[self._tally.generated % len(prompts)], timeout_s=LOAD_S)
 
     def _restart(self) -> None:
         with self._hands_on(), self._step("cold start"):

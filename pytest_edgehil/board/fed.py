@@ -51,10 +51,20 @@ class Group:
         return cls(stacked=stacked, items=1, batched=False, signature=signature(feeds))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """Token ids, shape (1, t), to be continued by at most `max_new_tokens`, up to one of `stop`."""
+
+    ids: Array
+    max_new_tokens: int
+    stop: tuple[int, ...]
+
+
 class Fed:
     """Everything that was fed, in the order in which each shape first appeared."""
 
     def __init__(self) -> None:
+        self.prompts: list[Prompt] = []
         self._sets: list[dict[str, Array]] = []
         self._singles: dict[str, list[dict[str, Array]]] = {}
 

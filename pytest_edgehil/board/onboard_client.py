@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from pytest_edgehil.board import answers, wire
 from pytest_edgehil.board.answers import (
     BoardStatus,
     Fields,
+    Generation,
     Loaded,
     Measured,
     Piece,
@@ -227,6 +228,56 @@ class OnboardClient:
             outputs={name: array[0] for name, array in tensors.items()},
             start_ns=fields.integer("start_ns"),
             latency_ns=fields.integer("latency_ns"),
+            readings=self._conversation.take_readings(),
+            peak_rss_bytes=fields.integer_or_none("peak_rss_bytes"),
+            steady_peak_rss_bytes=fields.integer_or_none("steady_peak_rss_bytes"),
+            cgroup_peak_bytes=fields.integer_or_none("cgroup_peak_bytes"),
+            conditions=answers.conditions(fields),
+        )
+
+    def generate(
+        self,
+        prompt_ids: Array,
+        *,
+        max_new_tokens: int,
+        stop: Sequence[int] = (),
+        timeout_s: float,
+    ) -> Generation:
+        """Have a causal language model continue a prompt, greedily.
+
+        Args:
+            prompt_ids: shape (1, t) or (t,): token ids.
+            max_new_tokens: end after so many.
+            stop: end after one of these tokens, which counts.
+            timeout_s: deadline.
+
+        Raises:
+            ModelError: it is no such model, or it fails.
+        """
+        prompt = np.asarray(prompt_ids)
+        if (
+            prompt.dtype.kind not in "iu"
+            or prompt.ndim not in {1, 2}
+            or prompt.size == 0
+            or prompt.size != prompt.shape[-1]
+        ):
+            raise ModelError(
+                f"{self._board_id}: a prompt is {prompt.dtype} {prompt.shape}; expected token ids (1, t) with t ≥ 1"
+            )
+        prompt = prompt.reshape(1, -1).astype(np.int64)
+        specs, blob = wire.pack_tensors({"ids": prompt}, per_item=False)
+        asked: Message = {"tensors": specs, "max_new_tokens": max_new_tokens, "stop": [int(one) for one in stop]}
+        message, _ = self._conversation.ask("generate", asked, blob=blob, timeout_s=timeout_s)
+        fields = self._fields(message)
+        tokens = fields.items("tokens")
+        if not tokens or not all(type(one) is int for one in tokens):
+            raise ProtocolError(f"{self._board_id}: generated tokens are {tokens!r:.80}, expected at least one id")
+        return Generation(
+            tokens=np.array(tokens, dtype=np.int64),
+            prompt_tokens=int(prompt.size),
+            start_ns=fields.integer("start_ns"),
+            first_token_ns=fields.integer("first_token_ns"),
+            total_ns=fields.integer("total_ns"),
             readings=self._conversation.take_readings(),
             peak_rss_bytes=fields.integer_or_none("peak_rss_bytes"),
             steady_peak_rss_bytes=fields.integer_or_none("steady_peak_rss_bytes"),

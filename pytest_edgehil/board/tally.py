@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_edgehil.board import tokens
-from pytest_edgehil.board.answers import Measured, Timed
+from pytest_edgehil.board.answers import Generation, Measured, Timed
 from pytest_edgehil.board.evaluation import Evaluation
 from pytest_edgehil.errors import UserError
 from pytest_edgehil.model.sample import ColdStart, Conditions, Sample, SensorReading
-from pytest_edgehil.model.series import HeldOut, LinkDrop, OpenLoop, Paired, TokenScores
+from pytest_edgehil.model.series import Generations, HeldOut, LinkDrop, OpenLoop, Paired, TokenScores
 
 LIVE_BITS = 0xF
 """Of the throttled bits: what is so now, not what has been since boot."""
@@ -48,6 +48,7 @@ class Tally:
         self._conditions: Conditions | None = None
         self._n = 0
         self._open_loop: dict[float, list[OpenLoop]] = {}
+        self._generations: list[tuple[int, int, int, int, int]] = []
         self._sample: Sample | None = None
         self._paired: dict[str, Paired] = {}
         self._beside_bits = 0  # throttled bits that were live, or changed, while a baseline ran
@@ -66,6 +67,11 @@ class Tally:
     def crashes(self) -> int:
         """How often the model's process died."""
         return len(self._crashes)
+
+    @property
+    def generated(self) -> int:
+        """Number of generations."""
+        return len(self._generations)
 
     @property
     def sample(self) -> Sample:
@@ -88,6 +94,7 @@ class Tally:
                 artifact_size_bytes=self._artifact_size_bytes,
                 duration_s=self._duration_s,
                 conditions=self._with_restarts(),
+                generations=_generations(self._generations),
                 open_loop=tuple(_one_series(parts) for parts in self._open_loop.values()),
                 steady_peak_rss_bytes=self._steady_peak_rss_bytes,
                 cgroup_peak_bytes=self._cgroup_peak_bytes,
@@ -149,6 +156,12 @@ class Tally:
             replayed=ours.replayed or theirs.replayed,
         )
         self._sample = None
+
+    def add_generation(self, made: Generation) -> None:
+        """Tokens that were produced; their time is no inference's latency."""
+        row = (made.start_ns, made.prompt_tokens, len(made.tokens), made.first_token_ns, made.total_ns)
+        self._generations.append(row)
+        self._note(made, duration_s=made.total_ns / 1e9)
 
     def add_readings(self, readings: tuple[SensorReading, ...]) -> None:
         """Rows of the sampler from a time that is not measured (a warm-up)."""
@@ -214,13 +227,13 @@ class Tally:
         self._n += len(latencies_ns)
         self._note(source, duration_s=duration_s)
 
-    def _note(self, source: Measured | Timed, *, duration_s: float) -> None:
+    def _note(self, source: Measured | Timed | Generation, *, duration_s: float) -> None:
         """What every way of measuring tells of the board."""
         self._note_process(source)
         self._duration_s += duration_s
         self._sample = None
 
-    def _note_process(self, source: Measured | Timed) -> None:
+    def _note_process(self, source: Measured | Timed | Generation) -> None:
         """What a measurement says of the model's process and of the board."""
         self._note_readings(source.readings)
         self._note_peak(source.peak_rss_bytes)
@@ -254,6 +267,13 @@ def _joined(parts: list[Array]) -> Array:
     if len(parts) != 1:
         parts[:] = [np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)]
     return parts[0]
+
+
+def _generations(rows: list[tuple[int, int, int, int, int]]) -> Generations | None:
+    if not rows:
+        return None
+    starts, prompts, new, firsts, totals = np.array(rows, dtype=np.int64).T.copy()
+    return Generations(starts_ns=starts, prompt_tokens=prompts, new_tokens=new, first_token_ns=firsts, total_ns=totals)
 
 
 def _one_series(parts: list[OpenLoop]) -> OpenLoop:

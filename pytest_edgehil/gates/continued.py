@@ -281,6 +281,21 @@ def _open_loops(runs: Sequence[Sample]) -> tuple[OpenLoop, ...]:
     return tuple(found)
 
 
+def _generations(runs: Sequence[Sample]) -> Generations | None:
+    import numpy as np
+
+    parts = [one.generations for one in runs if one.generations is not None]
+    if not parts:
+        return None
+    return Generations(
+        starts_ns=_behind([(one.starts_ns, one.starts_ns + one.total_ns) for one in parts]),
+        prompt_tokens=np.concatenate([one.prompt_tokens for one in parts]),
+        new_tokens=np.concatenate([one.new_tokens for one in parts]),
+        first_token_ns=np.concatenate([one.first_token_ns for one in parts]),
+        total_ns=np.concatenate([one.total_ns for one in parts]),
+    )
+
+
 def _paired(runs: Sequence[Sample]) -> tuple[Paired, ...]:
     """Against a baseline of these bytes: another one of the same name is another question, and the newest counts."""
     newest = {series.baseline: series for one in runs for series in one.paired}
@@ -296,19 +311,4 @@ def _paired(runs: Sequence[Sample]) -> tuple[Paired, ...]:
             ),
         )
         for last in newest.values()
-    )
-
-
-def _generations(runs: Sequence[Sample]) -> Generations | None:
-    import numpy as np
-
-    parts = [one.generations for one in runs if one.generations is not None]
-    if not parts:
-        return None
-    return Generations(
-        starts_ns=_behind([(one.starts_ns, one.starts_ns + one.total_ns) for one in parts]),
-        prompt_tokens=np.concatenate([one.prompt_tokens for one in parts]),
-        new_tokens=np.concatenate([one.new_tokens for one in parts]),
-        first_token_ns=np.concatenate([one.first_token_ns for one in parts]),
-        total_ns=np.concatenate([one.total_ns for one in parts]),
     )

@@ -404,6 +404,20 @@ def declare_quantile(  # noqa: D103 - the form of the marker with a budget, see 
     )
 
 
+def declare_first_token(  # noqa: D103 - the marker's signature
+    budget: object,
+    *,
+    q: object = 0.95,
+    alpha: object = None,
+    max_samples: object = 300,
+    max_duration: object = "30 min",
+    settings: GateSettings,
+) -> LatencyQuantile:
+    return declare_quantile(
+        q, budget, alpha=alpha, max_samples=max_samples, max_duration=max_duration, settings=settings, name=FIRST_TOKEN
+    )
+
+
 def no_measurement(latencies: npt.NDArray[np.int64]) -> str | None:
     """Why these numbers cannot be durations; None when they can."""
     import numpy as np

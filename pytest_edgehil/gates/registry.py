@@ -14,7 +14,20 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_edgehil.errors import MarkerError, UserError
-from pytest_edgehil.gates import accuracy, cold_start, cosine, latency_forms, memory, size, soak, thermal, tokens
+from pytest_edgehil.gates import (
+    accuracy,
+    cold_start,
+    cosine,
+    latency,
+    latency_forms,
+    memory,
+    meters,
+    rate,
+    size,
+    soak,
+    thermal,
+    tokens,
+)
 from pytest_edgehil.gates.gate import Gate, GateSettings
 from pytest_edgehil.gates.signatures import SIGNATURES, TAKES
 
@@ -70,6 +83,26 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "size": _Kind(
             declare=size.declare,
             restore=size.Size,
+        ),
+        "throughput": _Kind(
+            declare=rate.declare_throughput,
+            restore=rate.MeanRate,
+        ),
+        "tokens_per_second": _Kind(
+            declare=rate.declare_tokens,
+            restore=lambda **recorded: rate.MeanRate(name=rate.TOKENS, **recorded),
+        ),
+        "time_to_first_token": _Kind(
+            declare=latency.declare_first_token,
+            restore=lambda **recorded: latency.LatencyQuantile(name=latency.FIRST_TOKEN, **recorded),
+        ),
+        "npu_utilisation": _Kind(
+            declare=meters.declare_npu,
+            restore=meters.NpuUtilisation,
+        ),
+        "energy": _Kind(
+            declare=meters.declare_energy,
+            restore=meters.EnergyPerInference,
         ),
         "cold_start": _Kind(
             declare=cold_start.declare,

@@ -68,6 +68,26 @@ _TEXTS = {
         "budget",
         "the model's bundle must not be larger than a budget such as '2 MiB'.",
     ),
+    "throughput": (
+        "at_least, *, alpha=None, max_samples=1000, max_duration='10 min'",
+        "the model must do at least so many inferences a second, such as '80/s', one after the other.",
+    ),
+    "tokens_per_second": (
+        "at_least, *, alpha=None, max_samples=160, max_duration='30 min'",
+        "a language model must produce at least so many tokens a second, such as '12/s', after the first one.",
+    ),
+    "time_to_first_token": (
+        "budget, *, q=0.95, alpha=None, max_samples=300, max_duration='30 min'",
+        "a quantile of the time to a generation's first token must be within a budget such as '300 ms'.",
+    ),
+    "npu_utilisation": (
+        "*, at_least=None, max=None, alpha=None, max_duration='5 min'",
+        "the accelerator must be busy for a share of the time, such as at_least=0.6, while the model infers.",
+    ),
+    "energy": (
+        "budget, *, alpha=None, max_duration='5 min'",
+        "an inference must not take more energy than a budget such as '50 mJ', by the board's own meter.",
+    ),
     "cold_start": (
         "budget, *, starts=3",
         "the model must load within a budget such as '2 s' in every one of several fresh processes.",

@@ -34,7 +34,7 @@ class Verdict:
         observed: the number that was held against the budget, in `unit`; None when there is none.
         budget: the limit, in `unit`; None when the gate has none.
         interval: (low, high) confidence bounds of `observed`, in `unit`; None when the gate states no error rate.
-        unit: ``ns``, ``bytes``, ``°C``, ``bytes/h``, ``fraction``, ``ratio`` or ``s``.
+        unit: ``ns``, ``bytes``, ``°C``, ``bytes/h``, ``1/s``, ``J``, ``fraction``, ``ratio`` or ``s``.
         better: ``lower`` or ``higher``.
         n: how many samples went into it (what is counted says the gate's docs).
         reason: one sentence that a QA reviewer understands.

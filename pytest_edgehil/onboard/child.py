@@ -119,6 +119,8 @@ class Child:
                 return self._run(message, blob)
             case "measure":
                 return self._measure(message), b""
+            case "generate":
+                return self._generate(message, blob), b""
             case other:
                 raise Problem("unknown-op", f"the model process knows no request {other!r}")
 
@@ -167,6 +169,22 @@ class Child:
         specs, out = tensors.join(outputs)
         timing = {"start_ns": start_ns, "latency_ns": latency_ns, "clock_cost_ns": self._clock_cost_ns}
         return {"tensors": specs, **timing, **self._recorded()}, out
+
+    def _generate(self, message: Message, blob: Blob) -> Message:
+        session = self._loaded()
+        (prompt,) = tensors.split(message["tensors"], blob)
+        gc.collect()
+        gc.freeze()
+        made = session.generate(prompt, most=message["max_new_tokens"], stop=frozenset(message["stop"]))
+        self._send_readings(message.get("id"))
+        return {
+            "tokens": made.tokens,
+            "start_ns": made.start_ns,
+            "first_token_ns": made.first_token_ns,
+            "total_ns": made.total_ns,
+            "clock_cost_ns": self._clock_cost_ns,
+            **self._recorded(),
+        }
 
     def _measure(self, message: Message) -> Message:
         session, request = self._loaded(), message.get("id")

@@ -41,6 +41,8 @@ class ModelProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # HailoRT tells its utilisation only of processes that ask for it; nothing else reads this
+            env={**os.environ, "HAILO_MONITOR": "1"},
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

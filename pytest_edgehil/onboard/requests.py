@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from .frames import Message
+from . import tensors
+from .frames import Blob, Message
 from .open_loop import MAX_RATE_HZ
 from .problem import Problem
+
+MAX_NEW_TOKENS = 2**16
 
 
 def measurement(message: Message) -> Message:
@@ -39,3 +42,22 @@ def measurement(message: Message) -> Message:
         "keep": keep,
         "rate_hz": None if rate_hz is None else float(rate_hz),
     }
+
+
+def generation(message: Message, blob: Blob) -> Message:
+    """Check what tokens are asked for.
+
+    Raises:
+        Problem: ``bad-request``.
+    """
+    prompts = [(one.dtype, one.shape) for one in tensors.split(message.get("tensors"), blob)]
+    if len(prompts) != 1 or prompts[0][0] != "int64" or len(prompts[0][1]) != 3 or prompts[0][1][1] != 1:
+        raise Problem("bad-request", "a prompt is one tensor of int64 token ids, shape (1, t)")
+    if not prompts[0][1][2]:
+        raise Problem("bad-request", "a prompt has at least one token")
+    most, stop = message.get("max_new_tokens"), message.get("stop", [])
+    if type(most) is not int or not 1 <= most <= MAX_NEW_TOKENS:
+        raise Problem("bad-request", f"max_new_tokens is {most!r}; expected 1 … {MAX_NEW_TOKENS}")
+    if not isinstance(stop, list) or any(type(one) is not int for one in stop):
+        raise Problem("bad-request", f"stop is {stop!r:.80}; expected a list of token ids")
+    return {"tensors": message["tensors"], "max_new_tokens": most, "stop": stop}

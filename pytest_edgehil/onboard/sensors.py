@@ -7,6 +7,7 @@ Formats: raspberrypi/documentation (vcgencmd, frequency-management), kernel's th
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import struct
 import subprocess
@@ -15,6 +16,9 @@ import time
 from .home import sysroot
 
 NPU_FRESH_S = 10.0
+POWER_DUTY = 100
+FIT_SLOPE, FIT_OFFSET_W = 1.1451, 0.5879
+_RAIL = re.compile(r"(?P<rail>\w+)_(?P<unit>[AV])\s+(?:current|volt)\(\d+\)=(?P<value>\d+(?:\.\d+)?)[AV]")
 
 
 def text_of(relative: str) -> str | None:
@@ -58,12 +62,21 @@ def arm_hz() -> int | None:
 
 def throttled() -> int | None:
     """Bits of ``vcgencmd get_throttled``, which prints for example ``throttled=0x50005``."""
+    name, _, value = (_vcgencmd("get_throttled") or "").strip().partition("=")
+    try:
+        return int(value, 16) if name == "throttled" else None
+    except ValueError:
+        return None
+
+
+def _vcgencmd(command: str) -> str | None:
+    """What ``vcgencmd`` prints, or None where it is not there, fails or hangs. An unknown command is no failure."""
     program = shutil.which("vcgencmd")
     if program is None:
         return None
     try:
         done = subprocess.run(
-            [program, "get_throttled"],
+            [program, command],
             capture_output=True,
             text=True,
             timeout=5.0,
@@ -72,11 +85,51 @@ def throttled() -> int | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    name, _, value = done.stdout.strip().partition("=")
-    try:
-        return int(value, 16) if done.returncode == 0 and name == "throttled" else None
-    except ValueError:
-        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def rails_w(text: str) -> float | None:
+    """Sum of the power of all rails of which ``vcgencmd pmic_read_adc`` tells current and voltage; None without any.
+
+    ::
+
+             VDD_CORE_A current(7)=1.80512000A
+             VDD_CORE_V volt(15)=0.87901250V
+                EXT5V_V volt(24)=5.09800000V     # the 5 V rail and the battery have no current: they are left out
+    """
+    found: dict[str, dict[str, float]] = {"A": {}, "V": {}}
+    for line in text.splitlines():
+        match = _RAIL.fullmatch(line.strip())
+        if match is not None:
+            found[match["unit"]][match["rail"]] = float(match["value"])
+    rails = found["A"].keys() & found["V"].keys()
+    return sum(found["A"][rail] * found["V"][rail] for rail in rails) if rails else None
+
+
+class PowerMeter:
+    """What a Pi 5's PMIC says of the board's power.
+
+    A reading starts a process, which must not disturb what is measured: it is left out until a hundred times as much
+    time has passed as the last one took. A board that has no such meter is asked once.
+    """
+
+    def __init__(self) -> None:
+        self._absent = False
+        self._next_at = 0.0
+
+    def power_w(self) -> float | None:
+        """Estimate of the board's power without the 5 V rail (HAT, USB, NVMe), or None.
+
+        Source of the fit: jfikar/RPi5-power, from one board with an external meter.
+        """
+        began = time.monotonic()
+        if self._absent or began < self._next_at:
+            return None
+        text = _vcgencmd("pmic_read_adc")
+        summed_w = None if text is None else rails_w(text)
+        self._absent = summed_w is None
+        self._next_at = began + POWER_DUTY * (time.monotonic() - began)
+        return None if summed_w is None else FIT_SLOPE * summed_w + FIT_OFFSET_W
 
 
 def npu_percent() -> float | None:
@@ -122,8 +175,13 @@ def vmstat(name: str) -> int | None:
     return None
 
 
-def reading(pid: int | None) -> dict[str, object]:
-    """One row of the sampler, named as `SensorReading` on the host."""
+def reading(pid: int | None, *, meter: PowerMeter | None = None) -> dict[str, object]:
+    """One row of the sampler, named as `SensorReading` on the host.
+
+    Args:
+        pid: of the model's process, if there is one.
+        meter: asked for the board's power; None: not now.
+    """
     from .processes import pss_bytes, status_bytes
 
     memory = {} if pid is None else status_bytes(pid)
@@ -136,6 +194,7 @@ def reading(pid: int | None) -> dict[str, object]:
         "arm_hz": arm_hz(),
         "throttled": throttled(),
         "npu_percent": npu_percent(),
+        "power_w": None if meter is None else meter.power_w(),
         "swap_in_pages": vmstat("pswpin"),
     }
 

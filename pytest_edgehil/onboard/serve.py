@@ -39,6 +39,8 @@ from .unpack import install
 HEARTBEAT_S = 0.5
 SAMPLE_S = 1.0
 STALE_THROTTLED_S = 2.0
+MEASURING = ("measure", "generate")
+"""Requests during which the board's power is read: nobody asks for it at another time."""
 
 EXIT_TROUBLE = 3
 """Exit status after an error that ended the session."""
@@ -94,6 +96,7 @@ class Server:
             "stage": self._stage,
             "run": self._run,
             "measure": self._measure,
+            "generate": self._generate,
             "restart": self._restart,
             "unload": self._unload,
             "activate": self._activate,
@@ -190,11 +193,13 @@ class Server:
                 self._end(EXIT_TROUBLE, problem)
 
     def _sample(self) -> None:
+        meter = sensors.PowerMeter()
         due = time.monotonic()
         while True:
             if not self._loaded.get("replayed") and not self._jobs.any:  # which samples for itself
                 model = self._model
-                row = sensors.reading(None if model is None else model.pid)
+                measuring = self._busy is not None and self._busy[1] in MEASURING
+                row = sensors.reading(None if model is None else model.pid, meter=meter if measuring else None)
                 self._throttled = time.monotonic(), sensors.throttled_of(row)
                 self._writer.write({"type": "readings", "rows": [row]})
             due = max(due + SAMPLE_S, time.monotonic())
@@ -397,6 +402,14 @@ class Server:
         asked = {"op": "measure", "id": message["id"], **requests.measurement(message)}
         model, before = self._running_model(), self._surroundings()
         answer, _ = model.request(asked, relay=self._writer.write)
+        throttled_after = None if self._loaded["replayed"] else sensors.throttled()
+        self._throttled = time.monotonic(), throttled_after
+        return self._under(before, answer, throttled_after=throttled_after), b""
+
+    def _generate(self, message: Message, blob: Blob) -> tuple[Message, Blob]:
+        asked = {"op": "generate", "id": message["id"], **requests.generation(message, blob)}
+        model, before = self._running_model(), self._surroundings()
+        answer, _ = model.request(asked, blob, relay=self._writer.write)
         throttled_after = None if self._loaded["replayed"] else sensors.throttled()
         self._throttled = time.monotonic(), throttled_after
         return self._under(before, answer, throttled_after=throttled_after), b""

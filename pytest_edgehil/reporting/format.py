@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from pytest_edgehil.model.board import Environment
-from pytest_edgehil.model.quantity import format_duration, format_number, format_size
+from pytest_edgehil.model.quantity import format_duration, format_energy, format_number, format_rate, format_size
 from pytest_edgehil.model.record import ArtifactRef, Status, TestRecord
 from pytest_edgehil.model.verdict import Outcome, Verdict
 
@@ -55,6 +55,8 @@ _WRITERS: Final[Mapping[str, Callable[[float, int], str]]] = {
     "s": lambda value, digits: format_duration(value * 1e9, digits=digits),
     "bytes": lambda value, digits: format_size(value, digits=digits),
     "bytes/h": lambda value, digits: f"{format_size(value, digits=digits)}/h",
+    "1/s": lambda value, digits: format_rate(value, digits=digits),
+    "J": lambda value, digits: format_energy(value, digits=digits),
     "fraction": lambda value, digits: f"{format_number(value * 100, digits=digits)} %",
     "ratio": lambda value, digits: f"×{format_number(value, digits=digits)}",
 }

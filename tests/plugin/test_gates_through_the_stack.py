@@ -8,7 +8,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 import pytest
-from support.farm import latencies, replay_artifact
+from support.farm import MS, latencies, replay_artifact
 from support.standing_farm import Ran, StandingFarm, run_once
 
 from pytest_edgehil.artifacts.replay import TensorShape
@@ -56,6 +56,39 @@ GATES = suite(
     gate_test("idle", 'p95_latency("12 ms")', body="assert dut is not None"),
     gate_test("wrong", 'p95_latency("12 ms")', body='assert dut.run(X)["logits"].sum() == 99'),
 )
+BODIES = {"X": "dut.run(X)", "tokens": "dut.generate(np.array([[1, 2, 3]]), max_new_tokens=9)"}
+RATES_AND_METERS = [  # name, marker, model, body, outcome
+    ("rate", 'p95_latency("12 ms", rate="20/s")', "metered", "X", "PASS"),
+    ("rate", 'p95_latency("12 ms", rate="100/s")', "stalling", "X", "FAIL"),
+    ("rate", 'p95_latency("1 h", rate="20/s", max_samples=60)', "sluggish", "X", "INCONCLUSIVE"),
+    ("rate", 'p95_latency("12 ms", rate="20/s")', "metered-hot", "X", "INVALID"),
+    ("throughput", 'throughput("80/s")', "metered", "X", "PASS"),
+    ("throughput", 'throughput("200/s")', "metered", "X", "FAIL"),
+    ("throughput", 'throughput("141.5/s", max_samples=100)', "metered", "X", "INCONCLUSIVE"),
+    ("throughput", 'throughput("80/s")', "metered-hot", "X", "INVALID"),
+    ("tokens", 'tokens_per_second("12/s")', "metered", "tokens", "PASS"),
+    ("tokens", 'tokens_per_second("40/s")', "metered", "tokens", "FAIL"),
+    ("tokens", 'tokens_per_second("22.7/s", max_samples=20)', "metered", "tokens", "INCONCLUSIVE"),
+    ("tokens", 'tokens_per_second("12/s")', "metered-hot", "tokens", "INVALID"),
+    ("first", 'time_to_first_token("300 ms")', "metered", "tokens", "PASS"),
+    ("first", 'time_to_first_token("100 ms")', "metered", "tokens", "FAIL"),
+    ("first", 'time_to_first_token("200 ms", max_samples=60)', "metered", "tokens", "INCONCLUSIVE"),
+    ("first", 'time_to_first_token("300 ms")', "metered-hot", "tokens", "INVALID"),
+    ("npu", "npu_utilisation(at_least=0.4, max=0.9)", "metered", "X", "PASS"),
+    ("npu", "npu_utilisation(max=0.5)", "metered", "X", "FAIL"),
+    ("npu", "npu_utilisation(at_least=0.1)", "steady", "X", "INCONCLUSIVE"),
+    ("npu", "npu_utilisation(at_least=0.1)", "metered-hot", "X", "INVALID"),
+    ("energy", 'energy("60 mJ")', "metered", "X", "PASS"),
+    ("energy", 'energy("20 mJ")', "metered", "X", "FAIL"),
+    ("energy", 'energy("60 mJ")', "steady", "X", "INCONCLUSIVE"),
+    ("energy", 'energy("60 mJ")', "metered-hot", "X", "INVALID"),
+]
+RATES = suite(
+    *(
+        gate_test(f"{name}_{outcome}", marker, model=model, body=BODIES[body])
+        for name, marker, model, body, outcome in RATES_AND_METERS
+    )
+)
 PARAMETRISED = (
     FEEDS
     + """
@@ -95,7 +128,20 @@ def prepare(farm: StandingFarm) -> None:
     replay_artifact(farm.artifacts, name="edge", p95_ms=10.0)
     replay_artifact(farm.artifacts, name="tenth-more", latencies_ns=latencies(p95_ms=8.8, seed=2))
     replay_artifact(farm.artifacts, name="wide", inputs={"image": TensorShape(dtype="float32", shape=(1, 5))})
+    meters = {
+        "power_w": (4.9, 5.1, 5.0, 4.95, 5.05),
+        "npu_percent": (58.0, 62.0, 60.0, 61.0, 59.5),
+        "first_token_ns": latencies(p95_ms=200.0),
+        "token_ns": latencies(p95_ms=50.0),
+    }
+    hot = (0,) * 3 + (0x40004,) * 100
+    stalls = tuple(8 * MS + 500 * MS * (at % 250 == 100) + at * 7919 % 1000 for at in range(1000))
+    replay_artifact(farm.artifacts, name="metered", **meters)
+    replay_artifact(farm.artifacts, name="metered-hot", throttled=hot, period_s=0.1, **meters)
+    replay_artifact(farm.artifacts, name="stalling", latencies_ns=stalls)
+    replay_artifact(farm.artifacts, name="sluggish", p95_ms=60.0)
     farm.suite(GATES, "test_gates.py")
+    farm.suite(RATES, "test_rates.py")
     farm.suite(PARAMETRISED, "test_parametrised.py")
     farm.suite(MODULE, "test_module.py")
 
@@ -137,6 +183,12 @@ def test_every_verdict_of_every_gate(ran: Ran):
     assert told["cold_fail"] == ["FAIL"]
     assert "FAIL" in told["thermal_fail"]
     assert "FAIL" in told["thermal_throttling"]
+
+
+def test_every_verdict_of_the_gates_on_rates_tokens_and_meters(ran: Ran):
+    expected = {f"{name}_{outcome}": [outcome] for name, *_, outcome in RATES_AND_METERS}
+    told = verdicts(ran)
+    assert {name: told[name] for name in expected} == expected
 
 
 def test_nothing_but_a_pass_passes(ran: Ran):

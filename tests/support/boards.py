@@ -218,5 +218,20 @@ def linear_model(*, inputs: int = 4, classes: int = 3, layers: int = 1, width: i
     return model.SerializeToString()
 
 
+def language_bundle(directory: Path) -> Artifact:
+    """ids int64 (1, t) → logits (1, t, 5): after token i comes i + 1 modulo 5, whatever came before."""
+    table = np.roll(np.eye(5, dtype=np.float32), 1, axis=1)
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "ids"], ["logits"], axis=0)],
+        "counting",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, [1, "t"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, "t", 5])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bundle(directory, {"model.onnx": model.SerializeToString()})
+
+
 def model_bundle(directory: Path, **shape: int) -> Artifact:
     return bundle(directory, {"model.onnx": linear_model(**shape)})

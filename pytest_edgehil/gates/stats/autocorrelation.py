@@ -89,7 +89,16 @@ def indicator_inflation(series: FloatArray, p0: float) -> float:
     """Geyer's estimate on the indicator 1{X > empirical (1−2·p0) quantile}; see `variance_inflation`."""
     level = max(1.0 - 2.0 * p0, 0.5)  # beyond a median there is no tail to look at
     indicator = (series > np.quantile(series, level)).astype(np.float64)
-    correlations = autocorrelations(indicator)
+    return monotone_inflation(indicator)
+
+
+def monotone_inflation(series: FloatArray) -> float:
+    """Geyer's estimate of how much less the mean of this series says than that of independent values; may be below 1.
+
+    >>> monotone_inflation(np.array([1.0, 1.0, 1.0, -1.0, -1.0, -1.0] * 20)) > 1.5
+    True
+    """
+    correlations = autocorrelations(series)
     if correlations is None:
         return 1.0
     pairs = _initial_pairs(correlations)

@@ -32,6 +32,23 @@ class Block:
     outputs: list[list[Tensor]] = field(default_factory=list)
 
 
+@dataclass(slots=True, kw_only=True)
+class Generated:
+    """Tokens that were produced one after the other.
+
+    Args:
+        tokens: the new ones, at least one.
+        start_ns: when it began.
+        first_token_ns: from there to the first new token.
+        total_ns: from there to the last.
+    """
+
+    tokens: list[int]
+    start_ns: int
+    first_token_ns: int
+    total_ns: int
+
+
 class Session(Protocol):
     """A loaded model."""
 
@@ -58,6 +75,18 @@ class Session(Protocol):
 
     def infer(self, number: int) -> tuple[int, int]:
         """Time one inference on the staged item `number`, modulo their number: start and latency in ns."""
+
+    def generate(self, prompt: Tensor, *, most: int, stop: frozenset[int]) -> Generated:
+        """Decode greedily: each new token is the likeliest after all before it.
+
+        Args:
+            prompt: int64, shape (1, 1, t): one prompt of t tokens.
+            most: end after so many new tokens.
+            stop: end after one of these, which counts.
+
+        Raises:
+            Problem: ``model-failed``: it is no language model.
+        """
 
     def wait_until(self, moment_ns: int) -> None:
         """Return at this moment of `now_ns`, or at once when it has passed."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..frames import Message
 from ..problem import Problem
 from ..tensors import ITEM_BYTES, Tensor
-from . import Block
+from . import Block, Generated
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -124,6 +124,42 @@ class OnnxSession:
         except Exception as exc:  # the runtime's exceptions share no base class
             raise Problem("model-failed", f"the model failed at item {at}: {_first_line(exc)}") from exc
         return began, ended - began
+
+    def generate(self, prompt: Tensor, *, most: int, stop: frozenset[int]) -> Generated:
+        """See `Session.generate`. Every step runs the whole sequence again: an ONNX graph keeps no state."""
+        import numpy as np
+
+        if len(self.inputs) != 1 or self.inputs[0]["dtype"] != "int64":
+            raise Problem(
+                "model-failed",
+                f"the model takes {self.inputs!s:.200}; to generate it must take one tensor of int64 token ids (1, t)",
+            )
+        name, clock, length = str(self.inputs[0]["name"]), time.perf_counter_ns, prompt.shape[2]
+        ids = np.concatenate((_array(prompt)[0], np.zeros((1, most), dtype=np.int64)), axis=1)
+        tokens: list[int] = []
+        began = first = now = clock()
+        while len(tokens) < most and not (tokens and tokens[-1] in stop):
+            token = self._likeliest({name: ids[:, :length]}, length)
+            now = clock()
+            first = first if tokens else now
+            tokens.append(token)
+            ids[0, length] = token
+            length += 1
+        return Generated(tokens=tokens, start_ns=began, first_token_ns=first - began, total_ns=now - began)
+
+    def _likeliest(self, feeds: dict[str, Array], length: int) -> int:
+        import numpy as np
+
+        try:
+            (logits,) = self._session.run(self._names[:1], feeds)
+        except Exception as exc:  # the runtime's exceptions share no base class
+            raise Problem("model-failed", f"the model fails at token {length}: {_first_line(exc)}") from exc
+        if logits.ndim != 3 or logits.shape[:2] != (1, length):
+            raise Problem("model-failed", f"the logits have shape {logits.shape}, expected (1, {length}, tokens)")
+        token = int(logits[0, -1].argmax())  # of values that are no numbers it is the first
+        if not np.isfinite(logits[0, -1, token]):
+            raise Problem("model-failed", f"the logits after token {length} are no numbers")
+        return token
 
     def wait_until(self, moment_ns: int) -> None:
         """See `Session.wait_until`. Sleeps most of the time, and asks the clock again and again at the end."""

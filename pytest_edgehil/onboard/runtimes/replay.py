@@ -19,7 +19,7 @@ from typing import Any
 from ..frames import Message
 from ..problem import Problem
 from ..tensors import Tensor
-from . import Block
+from . import Block, Generated
 
 VERSION = "1"
 CRASHED = 70
@@ -45,6 +45,9 @@ class ReplaySession:
                 for name, one in trace.get("inputs", {}).items()
             ]
             self._outputs = {name: _packed(items) for name, items in trace.get("outputs", {}).items()}
+            self._first_token_ns = [int(one) for one in trace.get("first_token_ns", [])]
+            self._token_ns = [int(one) for one in trace.get("token_ns", [])] or [1]
+            self._token_ids = [int(one) for one in trace.get("token_ids", [])] or [0]
             self._load = {"load_ns": int(trace["load_ns"]), "rss_bytes": int(trace["load_rss_bytes"])}
             self._peak = int(trace["peak_rss_bytes"])
         except (OSError, ValueError, LookupError, TypeError, struct.error, RecursionError) as exc:
@@ -58,6 +61,7 @@ class ReplaySession:
         ]
         self._clock_ns = 0
         self._inferences = 0
+        self._generations = self._tokens = self._later_tokens = 0
         self._read = 0
         self._told = 0
         self._items = 0
@@ -91,6 +95,22 @@ class ReplaySession:
     def infer(self, number: int) -> tuple[int, int]:  # noqa: ARG002 - a recording's latencies belong to no item
         """See `Session.infer`. Only the closed loop idles for ``gap_ns``; here the schedule says when."""
         return self._step(gap_ns=0)
+
+    def generate(self, prompt: Tensor, *, most: int, stop: frozenset[int]) -> Generated:  # noqa: ARG002 - as `infer`
+        """See `Session.generate`."""
+        if not self._first_token_ns:
+            raise Problem("model-failed", "the recording generates no tokens: it has no first_token_ns")
+        began, tokens = self._clock_ns, list[int]()
+        first = self._first_token_ns[self._generations % len(self._first_token_ns)]
+        self._generations += 1
+        self._clock_ns += first
+        while True:
+            tokens.append(self._token_ids[self._tokens % len(self._token_ids)])
+            self._tokens += 1
+            if len(tokens) == most or tokens[-1] in stop:
+                return Generated(tokens=tokens, start_ns=began, first_token_ns=first, total_ns=self._clock_ns - began)
+            self._clock_ns += self._token_ns[self._later_tokens % len(self._token_ns)]
+            self._later_tokens += 1
 
     def wait_until(self, moment_ns: int) -> None:
         """See `Session.wait_until`: the recording's clock moves on by itself."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.boards import SERIAL, BenchBoard, bundle, linear_model, model_bundle
+from support.boards import SERIAL, BenchBoard, bundle, language_bundle, linear_model, model_bundle
 from support.rebooting import Rebooting
 
 from pytest_edgehil.artifacts.dataset import Dataset
@@ -330,6 +330,44 @@ def test_a_recording_queues_at_a_rate_on_its_own_clock(session, tmp_path):
         assert series.responses_ns.tolist() == [2 * MS, 25 * MS, 17 * MS, 9 * MS]
         (series,) = dut.measure(X, seconds=60.0, rate="0.5/s").open_loop[1:]  # waiting takes no real time
         assert len(series.starts_ns) == 30
+
+
+def test_tokens_are_generated_greedily_and_timed_on_the_board(session, tmp_path):
+    with Dut.open(session, combo=Combo(model=language_bundle(tmp_path))) as dut:
+        made = dut.generate(np.array([[0, 1]]), max_new_tokens=6)
+        assert made.tokens.tolist() == [2, 3, 4, 0, 1, 2]
+        assert 0 < made.first_token_ns < made.total_ns
+        assert dut.generate(np.array([3]), max_new_tokens=50, stop=[0, 1]).tokens.tolist() == [4, 0]
+        sample = dut.measure_more(Demand(generations=3))
+        assert sample.n == 0
+        assert sample.generations.new_tokens.tolist() == [6, 2, 6, 2, 6]
+        assert sample.generations.prompt_tokens.tolist() == [2, 1, 2, 1, 2]
+        assert (np.diff(sample.generations.starts_ns) > 0).all()
+        assert sample.conditions.runtime == "onnxruntime"
+        assert dut.measure_more(Demand(inferences=4)).n == 4  # the first prompt, run forward once each
+        for wrong in (np.array([[0.5]]), np.empty((1, 0), np.int64), np.zeros((2, 3), np.int64)):
+            with pytest.raises(ModelError, match="token ids"):
+                dut.generate(wrong)
+        with pytest.raises(ModelError, match="token 1"):
+            dut.generate(np.array([9]))
+        assert dut.broken is None
+
+
+def test_what_is_no_language_model_generates_nothing(dut, session, tmp_path):
+    with pytest.raises(ModelError, match="int64 token ids"):
+        dut.generate(np.array([1]))
+    with pytest.raises(UserError, match="generated none"):
+        dut.measure_more(Demand(generations=1))
+
+
+def test_a_recording_generates_by_the_numbers(session, tmp_path):
+    recorded = replay(tmp_path, first_token_ns=(90 * MS, 80 * MS), token_ns=(10 * MS, 20 * MS), token_ids=(1, 2, 3))
+    with Dut.open(session, combo=Combo(model=recorded)) as dut:
+        first = dut.generate(np.array([7, 7]), max_new_tokens=4)
+        assert (first.tokens.tolist(), first.first_token_ns, first.total_ns) == ([1, 2, 3, 1], 90 * MS, 130 * MS)
+        second = dut.generate(np.array([7]), max_new_tokens=4, stop=[3])
+        assert (second.tokens.tolist(), second.start_ns, second.total_ns) == ([2, 3], 130 * MS, 100 * MS)
+        assert dut.sample.generations.total_ns.tolist() == [130 * MS, 100 * MS]
 
 
 def test_nothing_fed_means_nothing_to_repeat(dut):

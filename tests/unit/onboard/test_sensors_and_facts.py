@@ -8,6 +8,7 @@ import pytest
 from support.boards import SERIAL, BenchBoard
 
 from pytest_edgehil.onboard import processes, sensors
+from pytest_edgehil.virtual.thermal import pmic_lines
 
 
 @pytest.fixture
@@ -57,6 +58,39 @@ def test_identity_ends_at_the_nul(bench):
 def test_a_vcgencmd_that_does_not_know_is_no_zero(bench, line):
     bench.shim("vcgencmd", line)
     assert sensors.throttled() is None
+
+
+@pytest.mark.parametrize("watts", [2.7, 9.4])
+def test_the_boards_power_is_that_of_its_rails_paired_by_name(bench, watts):
+    bench.put("pmic", pmic_lines(watts))
+    bench.shim("vcgencmd", f'[ "$1" = pmic_read_adc ] && cat {bench.root}/pmic')
+    assert sensors.PowerMeter().power_w() == pytest.approx(watts, abs=1e-6)
+    row = sensors.reading(None, meter=sensors.PowerMeter())
+    assert row["power_w"] == pytest.approx(watts, abs=1e-6)
+
+
+def test_rails_without_a_partner_are_left_out():
+    text = """\
+     3V3_SYS_A current(1)=0.50000000A
+     3V3_SYS_V volt(9)=3.30000000V
+       EXT5V_V volt(24)=5.09800000V
+        BATT_V volt(25)=0.00000000V
+    VDD_CORE_A current(7)=2.00000000A
+    """
+    assert sensors.rails_w(text) == pytest.approx(1.65)
+    assert sensors.rails_w('error=1 error_msg="Command not registered"') is None
+
+
+def test_a_board_without_a_power_meter_is_asked_once_and_a_slow_one_rarely(bench):
+    bench.shim("vcgencmd", f"echo asked >> {bench.root}/asked; echo 'error=1'")
+    meter = sensors.PowerMeter()
+    assert (meter.power_w(), meter.power_w()) == (None, None)
+    assert (bench.root / "asked").read_text().count("asked") == 1
+    bench.put("pmic", pmic_lines(5.0))
+    bench.shim("vcgencmd", f"cat {bench.root}/pmic")
+    meter = sensors.PowerMeter()
+    assert meter.power_w() is not None
+    assert meter.power_w() is None  # at most a hundredth of the time is spent on it
 
 
 @pytest.mark.parametrize("content", ["", "hot\n"])
