@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,27 +21,41 @@ import numpy.typing as npt
 from pytest_edgehil.artifacts.bundle import pack
 from pytest_edgehil.artifacts.dataset import Dataset, load_dataset
 from pytest_edgehil.artifacts.firmware import IDENTITY_NAME, read_tree
+from pytest_edgehil.artifacts.footprint import peak_bytes
 from pytest_edgehil.artifacts.manifest import SCHEMA
 from pytest_edgehil.artifacts.prompts import PROMPT_NAME, load_prompts
 from pytest_edgehil.artifacts.recipe import EvaluateStep, FirmwareStep, ModelStep, PromptStep, Recipe
 from pytest_edgehil.artifacts.reference import OnnxSession, ReferenceModel
-from pytest_edgehil.artifacts.report import Accuracy, BuildReport, Latency
+from pytest_edgehil.artifacts.report import Accuracy, BuildReport, Latency, Memory
 from pytest_edgehil.errors import ArtifactError, ModelError, RecipeError
 from pytest_edgehil.model.artifact import Artifact, Manifest, Provenance
+
+if TYPE_CHECKING:
+    from pytest_edgehil.artifacts.layers import LayerError
 
 MODEL_NAME = "model.onnx"
 _ROUNDS, _PER_ROUND, _WARMUP = 10, 30, 20
 
+_ERROR_ITEMS = 16
+_QUANTISATIONS = {
+    "none": "fp32",
+    "static": "int8-static",
+    "dynamic": "int8-dynamic",
+    "fp16": "fp16",
+    "int4": "int4-weights",
+}
+
 Progress = Callable[[str], None]
 
 
-def build(recipe: Recipe, *, out_dir: Path, progress: Progress = lambda _: None) -> BuildReport:
+def build(recipe: Recipe, *, out_dir: Path, progress: Progress = lambda _: None, measure: bool = True) -> BuildReport:
     """Build an artifact, and look at it.
 
     Args:
         recipe: from `load_recipe`.
         out_dir: where the bundle goes.
         progress: told in one line each what is going on.
+        measure: look at what came out (accuracy, errors by layer, latency, memory), and hold it to the recipe's limits.
 
     Raises:
         RecipeError: what the recipe names cannot be used: the source is no model, the quantiser cannot handle it, …
@@ -51,7 +65,7 @@ def build(recipe: Recipe, *, out_dir: Path, progress: Progress = lambda _: None)
     step = recipe.step
     if isinstance(step, ModelStep):
         try:
-            return _build_model(recipe, step, out_dir, progress)
+            return _build_model(recipe, step, out_dir, progress, measure=measure)
         except ModelError as problem:
             # here a model that does not load is what somebody wrote into a recipe, not what a board reports
             raise RecipeError(f"{recipe.path}: {problem}") from problem
@@ -63,14 +77,14 @@ def build(recipe: Recipe, *, out_dir: Path, progress: Progress = lambda _: None)
 # --- one function per track --------------------------------------------------------------------------
 
 
-def _build_model(recipe: Recipe, step: ModelStep, out_dir: Path, progress: Progress) -> BuildReport:
+def _build_model(recipe: Recipe, step: ModelStep, out_dir: Path, progress: Progress, *, measure: bool) -> BuildReport:
     source = step.source.read_bytes()
     how = step.quantise
     # loaded before anything slow: a source that is no model is told of at once
     session = OnnxSession(source, label=str(step.source))
     data, quantisation, calibration_digest = source, "fp32", None
     tools = ["pytest-edgehil"]
-    if how.method != "none":
+    if how.method != "none" or how.optimise:
         from pytest_edgehil.artifacts.quantise import Quantisation, quantise
 
         calibration = None
@@ -87,13 +101,17 @@ def _build_model(recipe: Recipe, step: ModelStep, out_dir: Path, progress: Progr
             activations=how.activations,
             operators=how.operators,
             exclude=how.exclude,
+            exclude_operators=how.exclude_operators,
+            block_size=how.block_size,
+            symmetric=how.symmetric,
+            optimise=how.optimise,
             percentile=how.percentile,
         )
         try:
             data = quantise(source, settings, calibration=calibration, progress=progress)
         except RecipeError as problem:
             raise RecipeError(f"{recipe.path}: quantise.{problem}") from problem
-        quantisation = f"int8-{how.method}"
+        quantisation = _QUANTISATIONS[how.method]
         tools += ["numpy", "onnx", "onnxruntime"]
     manifest = _manifest(
         recipe,
@@ -108,7 +126,15 @@ def _build_model(recipe: Recipe, step: ModelStep, out_dir: Path, progress: Progr
     report = BuildReport(
         artifact=artifact, recipe=recipe.path, source_size_bytes=len(source), output_size_bytes=len(data)
     )
-    return report if step.evaluate is None else _evaluated(report, step.evaluate, session, progress)
+    if measure and data != source:
+        from pytest_edgehil.artifacts.layers import operators
+
+        report = dataclasses.replace(report, operators=operators(source, data))
+    if not measure or step.evaluate is None:
+        return report
+    report = _evaluated(report, step.evaluate, session, progress, source=source, made=data)
+    _hold_to(report, step.evaluate, recipe)
+    return report
 
 
 def _build_prompt(recipe: Recipe, step: PromptStep, out_dir: Path, progress: Progress) -> BuildReport:
@@ -232,14 +258,16 @@ def _pack(
 # --- what the host measures for the report -----------------------------------------------------------
 
 
-def _evaluated(report: BuildReport, step: EvaluateStep, source: OnnxSession, progress: Progress) -> BuildReport:
+def _evaluated(
+    report: BuildReport, step: EvaluateStep, session: OnnxSession, progress: Progress, *, source: bytes, made: bytes
+) -> BuildReport:
     dataset = load_dataset(step.dataset)
-    _check_items(dataset, source, where=step.dataset)
-    made = ReferenceModel(report.artifact)
-    output = _class_output(step, made)
+    _check_items(dataset, session, where=step.dataset)
+    artifact = ReferenceModel(report.artifact)
+    output = _class_output(step, artifact)
     progress(f"evaluating {len(dataset)} items of {step.dataset.name}, source and artifact")
-    before = source.evaluate(dataset.inputs)[output].argmax(axis=-1).reshape(-1)
-    after = made.evaluate(dataset.inputs)[output].argmax(axis=-1).reshape(-1)
+    before = session.evaluate(dataset.inputs)[output].argmax(axis=-1).reshape(-1)
+    after = artifact.evaluate(dataset.inputs)[output].argmax(axis=-1).reshape(-1)
     if before.shape != (len(dataset),) or after.shape != before.shape:
         raise RecipeError(f"{step.dataset}: output {output!r} does not give one class per item")
     labels = dataset.labels
@@ -252,8 +280,41 @@ def _evaluated(report: BuildReport, step: EvaluateStep, source: OnnxSession, pro
         artifact=None if labels is None else float((after == labels).mean()),
     )
     progress("timing on this host, one thread")
-    latency = _latency(source, made, {name: array[:1] for name, array in dataset.inputs.items()})
-    return dataclasses.replace(report, accuracy=accuracy, latency=latency)
+    first = {name: array[:1] for name, array in dataset.inputs.items()}
+    latency = _latency(session, artifact, first)
+    memory = Memory(source_bytes=peak_bytes(source, first), artifact_bytes=peak_bytes(made, first))
+    errors: tuple[LayerError, ...] = ()
+    if made != source:
+        from pytest_edgehil.artifacts.layers import largest_errors
+
+        errors = largest_errors(source, made, dataset.head(min(_ERROR_ITEMS, len(dataset))).inputs)
+    return dataclasses.replace(report, accuracy=accuracy, latency=latency, memory=memory, errors=errors)
+
+
+def _hold_to(report: BuildReport, step: EvaluateStep, recipe: Recipe) -> None:
+    """Refuse what is worse than the recipe allows; the artifact is removed, so that nobody takes it for a good one.
+
+    Raises:
+        RecipeError: with the number and its limit.
+    """
+    accuracy = report.accuracy
+    assert accuracy is not None
+    said = None
+    if step.agreement is not None and accuracy.agreement < step.agreement:
+        said = f"agreement: {accuracy.agreement:.2%} agree with the source, at least {step.agreement:.2%} must"
+    if step.drop is not None:
+        if accuracy.source is None or accuracy.artifact is None:
+            raise RecipeError(f"{recipe.path}: evaluate.drop: {accuracy.dataset} has no labels to judge it by")
+        lost = accuracy.source - accuracy.artifact
+        if lost > step.drop:
+            fall = f"from {accuracy.source:.2%} to {accuracy.artifact:.2%}"
+            said = f"drop: the accuracy falls {fall}, by more than {step.drop:g}"
+    if said is not None:
+        report.artifact.path.unlink()
+        raise RecipeError(
+            f"{recipe.path}: evaluate.{said} ({accuracy.items} items of {accuracy.dataset}); "
+            "quantise less (exclude, percentile, another method) or change the limit"
+        )
 
 
 def _class_output(step: EvaluateStep, made: ReferenceModel) -> str:

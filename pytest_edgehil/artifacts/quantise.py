@@ -1,4 +1,4 @@
-"""A float ONNX model to an int8 one, with ONNX Runtime's quantiser, so that the same inputs give the same bytes.
+"""A float ONNX model to a narrower one, with ONNX Runtime's tools, so that the same inputs give the same bytes.
 
 ONNX Runtime's tools walk Python sets and depend on the CPU's rounding. Hence here: ranges come from
 `artifacts.calibrate`; operators are given as a sorted list; and the result is written in one canonical order
@@ -9,10 +9,13 @@ Needs the extra ``[build]`` (the `onnx` package).
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pytest_edgehil.artifacts.dataset import Dataset
@@ -33,6 +36,7 @@ from onnxruntime.quantization.quant_utils import QuantizationMode
 from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry, QLinearOpsRegistry
 
 from pytest_edgehil.artifacts.calibrate import as_float32, tensor_ranges
+from pytest_edgehil.artifacts.narrow import four_bits, half_precision
 
 PRODUCER = "pytest-edgehil"
 _TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
@@ -43,11 +47,15 @@ class Quantisation:
     """How to quantise.
 
     Args:
-        method: ``static`` (ranges from a calibration set, QDQ form) or ``dynamic`` (ranges at run time).
+        method: ``static`` (int8, ranges from a calibration set, QDQ form), ``dynamic`` (int8, ranges at run time),
+            ``fp16`` or ``int4`` (see `artifacts.narrow`), or ``none`` (only optimised).
         per_channel: one scale per output channel of the weights instead of one per tensor.
         weights, activations: ``int8`` or ``uint8``.
         operators: types of operators to quantise; empty: all that can be.
         exclude: names of nodes to leave as they are.
+        exclude_operators: types of operators to leave as they are.
+        block_size, symmetric: int4 only.
+        optimise: let ONNX Runtime simplify the graph before (constant folding, fused nodes that are still ONNX).
         percentile: see `calibrate.tensor_ranges`; static only.
     """
 
@@ -57,6 +65,10 @@ class Quantisation:
     activations: str = "uint8"
     operators: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    exclude_operators: tuple[str, ...] = ()
+    block_size: int = 32
+    symmetric: bool = True
+    optimise: bool = False
     percentile: float | None = None
 
 
@@ -80,22 +92,54 @@ def quantise(
         RecipeError: an operator type or a node name in `how` does not exist.
     """
     try:
-        model = onnx.load_model_from_string(source)
+        model = onnx.load_model_from_string(_optimised(source) if how.optimise else source)
         onnx.checker.check_model(model)
         model = onnx.shape_inference.infer_shapes(model)
     except Exception as problem:  # its decoder and its checker raise errors without a common base
         raise ModelError(f"the source is no valid ONNX model: {' '.join(str(problem).split()):.200}") from problem
     _check_names(model, how)
+    kept = {node.name for node in model.graph.node if node.op_type in how.exclude_operators}
+    how = dataclasses.replace(how, exclude=tuple(sorted({*how.exclude, *kept})))
     if how.method == "static":
         if calibration is None:
             raise RecipeError("static quantisation needs a calibration set")
         ranges = tensor_ranges(model, calibration, percentile=how.percentile, progress=progress)
         progress("quantising: static, QDQ form")
         quantised = _static(model, how, ranges)
-    else:
+    elif how.method == "dynamic":
         progress("quantising: dynamic")
         quantised = _dynamic(model, how)
+    elif how.method == "fp16":
+        progress("converting to half precision")
+        quantised = half_precision(model, exclude=how.exclude, exclude_operators=how.exclude_operators)
+    elif how.method == "int4":
+        progress(f"quantising: 4-bit weights in blocks of {how.block_size}")
+        quantised = four_bits(model, block_size=how.block_size, symmetric=how.symmetric, exclude=how.exclude)
+    elif how.method == "none":
+        quantised = model
+    else:
+        raise ValueError(f"unknown method {how.method!r}")
     return canonical(quantised)
+
+
+def _optimised(source: bytes) -> bytes:
+    """What ONNX Runtime makes of a graph at level *basic*: rewritings that any runtime understands.
+
+    Raises:
+        ModelError: the source does not load.
+    """
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory(prefix="edgehil-build-") as directory:
+        written = Path(directory) / "optimised.onnx"
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(written)
+        try:
+            onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as problem:  # ONNX Runtime's errors share no base either
+            raise ModelError(f"the source cannot be optimised: {' '.join(str(problem).split()):.200}") from problem
+        return written.read_bytes()
 
 
 def _static(model: Any, how: Quantisation, ranges: dict[str, tuple[float, float]]) -> Any:
@@ -148,9 +192,10 @@ def _check_names(model: Any, how: Quantisation) -> None:
         if name not in names:
             raise RecipeError(f"exclude: the model has no node {name!r}")
     kinds = {node.op_type for node in model.graph.node}
-    for kind in how.operators:
-        if kind not in kinds:
-            raise RecipeError(f"operators: the model has no {kind!r}; it has {', '.join(sorted(kinds))}")
+    for field, listed in (("operators", how.operators), ("exclude_operators", how.exclude_operators)):
+        for kind in listed:
+            if kind not in kinds:
+                raise RecipeError(f"{field}: the model has no {kind!r}; it has {', '.join(sorted(kinds))}")
 
 
 def canonical(model: Any) -> bytes:

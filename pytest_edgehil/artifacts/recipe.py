@@ -8,10 +8,17 @@
     target: {name: pi5, board_classes: ["pi5-*"], runtime: onnxruntime, min_runtime_version: "1.20"}
     source: digits-fp32.onnx      # paths are relative to the recipe
     quantise:
-      method: static              # none, dynamic or static
+      method: static              # none, dynamic, static (both int8), fp16 or int4 (4-bit weights of MatMul)
       calibration: calibration.npz
       per_channel: true
-    evaluate: {dataset: heldout.npz, output: logits}
+      exclude: []                 # names of nodes that stay as they are
+      exclude_operators: []       # and types of operators
+      optimise: false             # let ONNX Runtime fold constants and simplify the graph before
+    evaluate:
+      dataset: heldout.npz
+      output: logits
+      agreement: 0.98             # the build fails below: share of the same class as the source (optional)
+      drop: 0.01                  # … beyond: loss of accuracy against the source (optional, needs labels)
     budgets: {p95_latency: 12 ms, peak_rss: 180 MiB, size: 1 MiB}
     timing: []                    # worst-case execution times: {task, budget: 250 us, tool, report: sha256:…}
     provides: {}                  # beside model.name and model.version
@@ -72,14 +79,25 @@ class QuantiseStep:
     percentile: float | None
     operators: tuple[str, ...]
     exclude: tuple[str, ...]
+    exclude_operators: tuple[str, ...]
+    block_size: int
+    symmetric: bool
+    optimise: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateStep:
-    """What the build report compares: the held-out set, and the output whose largest entry is the class."""
+    """What the build report compares: the held-out set, and the output whose largest entry is the class.
+
+    Args:
+        agreement: the build fails if a smaller share of items has the same class as with the source.
+        drop: the build fails if the accuracy is lower than the source's by more than this.
+    """
 
     dataset: Path
     output: str | None
+    agreement: float | None
+    drop: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +205,24 @@ class _Timing(Section):
     report: Digest
 
 
+_FOR = {
+    "calibration": ("static",),
+    "items": ("static",),
+    "percentile": ("static",),
+    "activations": ("static",),
+    "per_channel": ("static", "dynamic"),
+    "weights": ("static", "dynamic"),
+    "operators": ("static", "dynamic"),
+    "exclude": ("static", "dynamic", "fp16", "int4"),
+    "exclude_operators": ("static", "dynamic", "fp16", "int4"),
+    "block_size": ("int4",),
+    "symmetric": ("int4",),
+}
+"""Key of a quantise section → the methods that it says something to; ``optimise`` goes with all."""
+
+
 class _Quantise(Section):
-    method: Literal["none", "dynamic", "static"] = "none"
+    method: Literal["none", "dynamic", "static", "fp16", "int4"] = "none"
     calibration: FileName | None = None
     items: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     per_channel: bool = True
@@ -197,23 +231,27 @@ class _Quantise(Section):
     percentile: Annotated[float, Field(gt=50, lt=100)] | None = None
     operators: list[Printable] = []
     exclude: list[str] = []
+    exclude_operators: list[Printable] = []
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    symmetric: bool = True
+    optimise: bool = False
 
     @model_validator(mode="after")
     def _goes_together(self) -> _Quantise:
         given = self.model_fields_set
         if self.method == "static" and self.calibration is None:
             raise ValueError("static quantisation needs 'calibration: FILE.npz'")
-        only_static = {"calibration", "items", "percentile", "activations"} & given
-        if self.method != "static" and only_static:
-            raise ValueError(f"{sorted(only_static)[0]!r} is for method static only, the method is {self.method}")
-        if self.method == "none" and given - {"method"}:
-            raise ValueError(f"{sorted(given - {'method'})[0]!r} says nothing without a method (static or dynamic)")
+        for field, methods in _FOR.items():
+            if field in given and self.method not in methods:
+                raise ValueError(f"{field!r} is for method {' or '.join(methods)} only, the method is {self.method}")
         return self
 
 
 class _Evaluate(Section):
     dataset: FileName
     output: str | None = None
+    agreement: Annotated[float, Field(gt=0, le=1)] | None = None
+    drop: Annotated[float, Field(ge=0, lt=1)] | None = None
 
 
 class _Common(Section):
@@ -310,11 +348,18 @@ def _step(value: _AnyRecipe, document: Document) -> ModelStep | PromptStep | Fir
             percentile=how.percentile,
             operators=tuple(how.operators),
             exclude=tuple(how.exclude),
+            exclude_operators=tuple(how.exclude_operators),
+            block_size=how.block_size,
+            symmetric=how.symmetric,
+            optimise=how.optimise,
         ),
         evaluate=None
         if evaluate is None
         else EvaluateStep(
-            dataset=_existing(document, ("evaluate", "dataset"), evaluate.dataset), output=evaluate.output
+            dataset=_existing(document, ("evaluate", "dataset"), evaluate.dataset),
+            output=evaluate.output,
+            agreement=evaluate.agreement,
+            drop=evaluate.drop,
         ),
     )
 

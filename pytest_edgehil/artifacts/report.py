@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_edgehil.artifacts.manifest import stem
 from pytest_edgehil.model.artifact import Artifact
 from pytest_edgehil.model.quantity import format_duration, format_size
+
+if TYPE_CHECKING:
+    from pytest_edgehil.artifacts.layers import LayerError, OperatorCount
 
 REPORT_SCHEMA = 1
 
@@ -46,13 +49,23 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Peak resident set of a process on this host that runs one item, less what it held before the model; or None."""
+
+    source_bytes: int | None
+    artifact_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
     """One build.
 
     Args:
         source_size_bytes: of what was built from.
         output_size_bytes: of what was made, before packing.
-        accuracy, latency: None unless the recipe has ``evaluate``.
+        accuracy, latency, memory: None unless the recipe has ``evaluate``.
+        operators: what became of the source's operators; empty if nothing was quantised.
+        errors: the tensors that differ most from the source's, the largest first.
     """
 
     artifact: Artifact
@@ -61,6 +74,9 @@ class BuildReport:
     output_size_bytes: int
     accuracy: Accuracy | None = None
     latency: Latency | None = None
+    memory: Memory | None = None
+    operators: tuple[OperatorCount, ...] = ()
+    errors: tuple[LayerError, ...] = ()
 
     def rows(self) -> list[tuple[str, str]]:
         """What people read, as (what, how much)."""
@@ -83,6 +99,17 @@ class BuildReport:
             p50, p95 = format_duration(latency.artifact_p50_ns), format_duration(latency.artifact_p95_ns)
             before = f"source p50 {format_duration(latency.source_p50_ns)}, ×{ratio:.2f}"
             rows.append(("host latency", f"p50 {p50}, p95 {p95} ({before}; this host, one thread)"))
+        memory = self.memory
+        if memory is not None and memory.artifact_bytes is not None and memory.source_bytes is not None:
+            source = format_size(memory.source_bytes)
+            said = f"{format_size(memory.artifact_bytes)} beyond the empty process (source {source})"
+            rows.append(("host memory", said))
+        if self.operators:
+            told = ", ".join(f"{one.quantised} of {one.total} {one.kind}" for one in self.operators)
+            rows.append(("quantised", told))
+        if self.errors:
+            told = ", ".join(f"{one.tensor} ({one.kind}) {one.error:.1%}" for one in self.errors)
+            rows.append(("worst layers", told))
         return rows
 
     def _shrunk(self) -> str:
@@ -138,6 +165,13 @@ class BuildReport:
                 "source": accuracy.source,
                 "artifact": accuracy.artifact,
             },
+            "host_memory": None
+            if self.memory is None
+            else {"source_bytes": self.memory.source_bytes, "artifact_bytes": self.memory.artifact_bytes},
+            "operators": [{"kind": one.kind, "total": one.total, "quantised": one.quantised} for one in self.operators],
+            "largest_errors": [
+                {"tensor": one.tensor, "kind": one.kind, "relative_rms": one.error} for one in self.errors
+            ],
             "host_latency": None
             if latency is None
             else {

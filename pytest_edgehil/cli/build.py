@@ -10,6 +10,10 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_edgehil.artifacts.recipe import Recipe
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,6 +24,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--out", type=Path, default=Path("artifacts"), metavar="DIR", help="where artifacts go (default: artifacts)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress lines, reports only")
+    parser.add_argument(
+        "--check",
+        metavar="ARTIFACT",
+        help="build the one RECIPE again, elsewhere, and say whether it still gives this bundle (path, name or "
+        "digest); exit status 1 and the input that differs if not",
+    )
     parser.set_defaults(run=_build)
 
 
@@ -30,6 +40,8 @@ def _build(options: argparse.Namespace) -> int:
 
     # all recipes are read first: a typo in the last one should not show after minutes of building
     recipes = [load_recipe(path) for path in options.recipes]
+    if options.check is not None:
+        return _check(options.check, recipes, options)
     for at, recipe in enumerate(recipes, 1):
         say = _silent if options.quiet else partial(_say, f"[{at}/{len(recipes)}] {recipe.path.stem}")
         report = build(recipe, out_dir=options.out, progress=say)
@@ -38,6 +50,25 @@ def _build(options: argparse.Namespace) -> int:
         print(report.to_text())
         print(f"  {'report':<13} {', '.join(path.name for path in written)}", flush=True)
     return 0
+
+
+def _check(reference: str, recipes: list[Recipe], options: argparse.Namespace) -> int:
+    from pytest_edgehil.artifacts.catalog import Catalog
+    from pytest_edgehil.artifacts.rebuild import rebuild
+    from pytest_edgehil.errors import UserError
+
+    if len(recipes) != 1:
+        raise UserError(f"--check {reference}: pass the one recipe that it was built from, not {len(recipes)}")
+    artifact = Catalog([options.out]).find(reference)
+    say = _silent if options.quiet else partial(_say, recipes[0].path.stem)
+    done = rebuild(artifact, recipes[0], progress=say)
+    if done.same:
+        print(f"{artifact.path}: {recipes[0].path} gives the same bytes again ({done.found})")
+        return 0
+    print(f"{artifact.path}: {recipes[0].path} gives another bundle ({done.found}, not {done.expected})")
+    for one in done.differences:
+        print(f"  - {one}")
+    return 1
 
 
 def _say(label: str, line: str) -> None:

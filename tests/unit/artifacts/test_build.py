@@ -238,6 +238,6 @@ def test_a_dependency_that_the_bundle_makes_must_not_be_in_the_recipe(tmp_path: 
 def test_models_of_one_bundle_that_need_other_versions_are_refused(tmp_path: Path) -> None:
     shutil.copytree(SUITES / "prompts", tmp_path / "prompts")
     bundle = tmp_path / "prompts" / "digit-reader.prompt.yaml"
-    bundle.write_text(bundle.read_text() + '  - {name: other, versions: ["2.*"]}\n')
+    bundle.write_text(bundle.read_text().replace("models:\n", 'models:\n  - {name: other, versions: ["2.*"]}\n'))
     with pytest.raises(RecipeError, match="split the bundle"):
         build(load_recipe(tmp_path / "prompts" / "digit-reader.yaml"), out_dir=tmp_path)

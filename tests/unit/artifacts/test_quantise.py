@@ -191,3 +191,93 @@ def test_constant_items_have_a_range_too() -> None:
     assert tensor_ranges(shaped(classifier()), flat)["image"] == (0.0, 0.0)
     tensor_ranges(shaped(classifier()), flat, percentile=99.0)
     quantise(classifier(), STATIC, calibration=flat)
+
+
+# --- narrower weights --------------------------------------------------------------------------------
+
+
+def products(*, size: int = 64) -> bytes:
+    """x (1, 64) → y (1, 8) by two MatMuls with constant matrices."""
+    rng = np.random.default_rng(0)
+    weights = [
+        onnx.numpy_helper.from_array((rng.normal(size=shape) / 8).astype(np.float32), name)
+        for name, shape in (("w1", (size, size)), ("w2", (size, 8)))
+    ]
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("MatMul", ["x", "w1"], ["h"], name="first"),
+            onnx.helper.make_node("Relu", ["h"], ["r"], name="relu"),
+            onnx.helper.make_node("MatMul", ["r", "w2"], ["y"], name="second"),
+        ],
+        "products",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, size])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 8])],
+        weights,
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+X = np.random.default_rng(5).normal(size=(1, 64)).astype(np.float32)
+
+
+def answer(data: bytes) -> np.ndarray:
+    return OnnxSession(data, label="x").run({"x": X})["y"]
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "share"),
+    [
+        (Quantisation(method="fp16"), 0.005, 0.6),
+        (Quantisation(method="int4"), 0.25, 0.3),
+        (Quantisation(method="int4", symmetric=False, block_size=16), 0.2, 0.35),
+    ],
+)
+def test_narrow_weights_are_smaller_and_close(how: Quantisation, error: float, share: float) -> None:
+    source = products()
+    made = quantise(source, how)
+    off = np.sqrt(np.mean((answer(made) - answer(source)) ** 2) / np.mean(answer(source) ** 2))
+    assert 0 < off < error
+    assert len(made) < share * len(source)
+    assert made == quantise(source, how)
+
+
+def test_int4_uses_the_operator_of_onnx_runtime_and_spares_what_is_excluded() -> None:
+    assert kinds(quantise(products(), Quantisation(method="int4"))) == {"MatMulNBits", "Relu"}
+    assert kinds(quantise(products(), Quantisation(method="int4", exclude=("first",)))) == {
+        "MatMulNBits", "MatMul", "Relu"
+    }  # fmt: skip
+
+
+def test_int4_of_a_model_without_products_says_so() -> None:
+    with pytest.raises(ModelError, match="no MatMul with a constant matrix"):
+        quantise(classifier(), Quantisation(method="int4"))
+
+
+def test_half_precision_keeps_inputs_outputs_and_excluded_operators() -> None:
+    made = onnx.load_model_from_string(quantise(products(), Quantisation(method="fp16", exclude_operators=("MatMul",))))
+    kept = {one.name: one.data_type for one in made.graph.initializer}
+    assert set(kept.values()) == {onnx.TensorProto.FLOAT}
+    whole = onnx.load_model_from_string(quantise(products(), Quantisation(method="fp16")))
+    assert {one.data_type for one in whole.graph.initializer} == {onnx.TensorProto.FLOAT16}
+    assert answer(whole.SerializeToString()).dtype == np.float32
+
+
+def test_excluded_types_of_operators_are_not_quantised() -> None:
+    how = Quantisation(method="static", exclude_operators=("Conv",))
+    made = quantise(classifier(), how, calibration=ITEMS)
+    weights = {one.name for one in onnx.load_model_from_string(made).graph.initializer}
+    assert "w" in weights
+    assert "v_quantized" in weights
+    with pytest.raises(RecipeError, match=r"exclude_operators: the model has no 'Cnov'; it has"):
+        quantise(classifier(), Quantisation(method="static", exclude_operators=("Cnov",)), calibration=ITEMS)
+
+
+def test_optimising_gives_the_same_answers_from_fewer_operators() -> None:
+    made = quantise(classifier(), Quantisation(method="none", optimise=True))
+    before = OnnxSession(classifier(), label="a").evaluate(ITEMS.inputs)["logits"]
+    after = OnnxSession(made, label="b").evaluate(ITEMS.inputs)["logits"]
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+    assert len(onnx.load_model_from_string(made).graph.node) <= 5
+    assert made == quantise(classifier(), Quantisation(method="none", optimise=True))
