@@ -8,6 +8,7 @@ import argparse
 import ast
 import json
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -215,6 +216,13 @@ def _generate(_app: object) -> None:
         (GENERATED / f"{name}.md").write_text(_described(module, language))
 
 
+def _draw(_app: object) -> None:
+    """The figures of statistics.md, simulated anew."""
+    drawing = runpy.run_path(str(Path(__file__).parent / "figures" / "draw.py"))
+    drawing["main"](Path(__file__).parent / "explanation" / "_figures")
+
+
 def setup(app) -> None:
-    """Make the generated pages before Sphinx reads any."""
+    """Make the generated pages and figures before Sphinx reads any."""
     app.connect("builder-inited", _generate)
+    app.connect("builder-inited", _draw)

@@ -67,13 +67,13 @@ class Caption:
     """What stands above a picture, and what is told to those who cannot see it.
 
     Args:
-        outcome: of the verdict; colours the headline.
+        outcome: of the verdict; colours the headline. None: there is no verdict.
         headline: the verdict, short.
         note: a quieter line below it; may be empty.
         alt: what the picture shows, in words.
     """
 
-    outcome: Outcome
+    outcome: Outcome | None
     headline: str
     note: str
     alt: str
@@ -140,12 +140,13 @@ def apology(text: str, *, file_format: str) -> bytes:
 
 def _words_only(axes: Any, text: str) -> Caption:
     axes.set_axis_off()
-    return Caption(outcome=Outcome.INVALID, headline=text, note="", alt=text)
+    return Caption(outcome=None, headline=text, note="", alt=text)
 
 
 def _head(figure: Any, axes: Any, caption: Caption) -> None:
+    colour = INK if caption.outcome is None else OUTCOME_COLOUR[caption.outcome]
     title = textwrap.fill(caption.headline, _TITLE_COLUMNS)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=10.5, fontweight="bold", color=OUTCOME_COLOUR[caption.outcome])
+    figure.suptitle(title, x=0.012, ha="left", fontsize=10.5, fontweight="bold", color=colour)
     if caption.note:
         note = textwrap.fill(caption.note, _SUBTITLE_COLUMNS)
         axes.set_title(note, loc="left", fontsize=8.5, color=QUIET)
