@@ -110,7 +110,7 @@ def _again(stored: StoredTest, chosen: GatesFile | None) -> Judged | None:
     if not gates:
         return None
     sample = stored.sample()
-    verdicts = tuple(_verdict(gate, sample) for gate in gates)
+    verdicts = tuple(_verdict(gate, sample, record) for gate in gates)
     uses = tuple(GateUse(name=gate.name, arguments=gate.arguments()) for gate in gates)
     differences: tuple[str, ...] = ()
     if chosen is None and record.verdicts:
@@ -120,11 +120,14 @@ def _again(stored: StoredTest, chosen: GatesFile | None) -> Judged | None:
     return Judged(record=dataclasses.replace(record, gates=uses, verdicts=verdicts), differences=differences)
 
 
-def _verdict(gate: Gate, sample: Sample) -> Verdict:
+def _verdict(gate: Gate, sample: Sample, record: TestRecord) -> Verdict:
     from pytest_edgehil.gates.continued import evaluate
     from pytest_edgehil.model.verdict import Outcome, Verdict
 
     try:
+        refuse = getattr(gate, "require_comparable", None)
+        if refuse is not None and record.board is not None:
+            refuse(record.board)
         verdict = evaluate(gate, sample)
     except (UserError, ValueError) as problem:
         reason = f"the stored sample cannot tell: {problem}"

@@ -188,13 +188,13 @@ class AgainstBaseline:
         self, outcome: Outcome, sample: Sample, paired: Paired, look: _Look, *, unseen: tuple[str, ...]
     ) -> Verdict:
         low, high = look.bounds
-        allowed = f"that of {paired.label or self.baseline}, where {_times(self.ratio)} is allowed"
+        allowed = f"that of {paired.label or self.baseline}, where {times(self.ratio)} is allowed"
         if outcome is Outcome.PASS:
-            said = f"{self._label} latency is at most {_times(high)} {allowed}"
+            said = f"{self._label} latency is at most {times(high)} {allowed}"
             slower = self.ratio / high - 1.0
             change = f"a limit below ×{math.floor(high * 1e4) / 1e4:g}, or a model that is {slower:.1%} slower"
         else:
-            said = f"{self._label} latency is at least {_times(low)} {allowed}"
+            said = f"{self._label} latency is at least {times(low)} {allowed}"
             faster = 1.0 - self.ratio / low
             change = f"a limit of at least ×{math.ceil(low * 1e4) / 1e4:g}, or a model that is {faster:.1%} faster"
         return self._verdict(
@@ -202,7 +202,7 @@ class AgainstBaseline:
             sample,
             pairs=look.pairs,
             look=look,
-            reason=f"{said} (observed {_times(look.observed)} in {look.pairs} pairs of {self.block} inferences each; "
+            reason=f"{said} (observed {times(look.observed)} in {look.pairs} pairs of {self.block} inferences each; "
             f"error rate {format_number(100 * self.alpha)}%)",
             unseen=unseen,
             would_change=change,
@@ -224,9 +224,9 @@ class AgainstBaseline:
         else:
             low, high = look.bounds
             said = (
-                f"after {look.pairs} pairs of {self.block} inferences each it is {_times(look.observed)} that of "
-                f"{other}, between {_times(low)} and {_times(high)}, which does not tell whether "
-                f"{_times(self.ratio)} is kept at an error rate of {format_number(100 * self.alpha)}%"
+                f"after {look.pairs} pairs of {self.block} inferences each it is {times(look.observed)} that of "
+                f"{other}, between {times(low)} and {times(high)}, which does not tell whether "
+                f"{times(self.ratio)} is kept at an error rate of {format_number(100 * self.alpha)}%"
             )
         out_of_pairs = have >= self.pairs
         out_of_time = int(candidate.sum()) + int(baseline.sum()) >= self.max_duration_ns
@@ -403,10 +403,10 @@ def _timed(sample: Sample, pairs: tuple[BlockPair, ...]) -> Sample:
     )
 
 
-def _times(ratio: float) -> str:
+def times(ratio: float) -> str:
     """A ratio in a sentence.
 
-    >>> _times(1.0314)
+    >>> times(1.0314)
     '1.031 times'
     """
     return f"{format_number(ratio, digits=4)} times"

@@ -7,6 +7,7 @@ purpose: the plugin imports this in every pytest run.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_edgehil.model.sample import Sample
@@ -41,10 +42,12 @@ class GateSettings:
     Args:
         alpha: error rate of each side of each gate.
         soak_ns: duration that replaces the declared one of soaks, or None; verdicts state that it was replaced.
+        root: directory that files which markers name are relative to; None: the current one.
     """
 
     alpha: float = 0.05
     soak_ns: int | None = None
+    root: Path | None = None
 
 
 def statements(gate: Gate) -> int:

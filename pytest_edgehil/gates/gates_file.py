@@ -75,7 +75,7 @@ def load_gates(path: Path) -> GatesFile:
     """
     document = read_document(path, _KIND)
     found = checked(document, _File)
-    settings = GateSettings(alpha=found.alpha)
+    settings = GateSettings(alpha=found.alpha, root=path.parent)
     listed: list[ListedGate] = []
     problems: list[Problem] = []
     for number, one in enumerate(found.gates):

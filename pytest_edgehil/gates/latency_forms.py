@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_edgehil.errors import MarkerError
-from pytest_edgehil.gates import against_baseline, arguments, latency
+from pytest_edgehil.gates import against_baseline, against_golden, arguments, latency
 from pytest_edgehil.gates.against_baseline import BLOCK, PAIRS, AgainstBaseline
+from pytest_edgehil.gates.against_golden import SPREAD, AgainstGolden
 from pytest_edgehil.gates.gate import Gate, GateSettings
 
 MAX_SAMPLES = 1000
@@ -21,9 +22,12 @@ def declare_p95(  # noqa: D103 - the marker's signature; registry.SIGNATURES doc
     budget: object = None,
     *,
     baseline: object = None,
+    golden: object = None,
     ratio: object = None,
     pairs: object = PAIRS,
     block: object = BLOCK,
+    session_spread: object = SPREAD,
+    across: object = (),
     alpha: object = None,
     max_samples: object = MAX_SAMPLES,
     max_duration: object = "10 min",
@@ -36,9 +40,12 @@ def declare_p95(  # noqa: D103 - the marker's signature; registry.SIGNATURES doc
         0.95,
         budget,
         baseline=baseline,
+        golden=golden,
         ratio=ratio,
         pairs=pairs,
         block=block,
+        session_spread=session_spread,
+        across=across,
         alpha=alpha,
         max_samples=max_samples,
         max_duration=max_duration,
@@ -55,9 +62,12 @@ def declare_quantile(  # noqa: D103 - see above
     budget: object = None,
     *,
     baseline: object = None,
+    golden: object = None,
     ratio: object = None,
     pairs: object = PAIRS,
     block: object = BLOCK,
+    session_spread: object = SPREAD,
+    across: object = (),
     alpha: object = None,
     max_samples: object = MAX_SAMPLES,
     max_duration: object = "10 min",
@@ -67,10 +77,12 @@ def declare_quantile(  # noqa: D103 - see above
     settings: GateSettings,
     name: str = "quantile_latency",
 ) -> Gate:
-    _one_of(budget=budget, baseline=baseline)
+    _one_of(budget=budget, baseline=baseline, golden=golden)
+    of_golden = {"session_spread": (session_spread, SPREAD), "across": (across, ())}
+    of_pairs = {"pairs": (pairs, PAIRS)}
+    of_loop = {"min_duration": (min_duration, MIN_DURATION), "rate": (rate, None)}
     if baseline is not None:
-        _refuse("baseline", "pairs and block", max_samples=(max_samples, MAX_SAMPLES))
-        _refuse("baseline", "pairs and block", min_duration=(min_duration, MIN_DURATION), rate=(rate, None))
+        _refuse("baseline", max_samples=(max_samples, MAX_SAMPLES), **of_loop, **of_golden)
         return against_baseline.declare(
             name,
             arguments.fraction("q", q, low=0.5, high=1.0),
@@ -83,7 +95,23 @@ def declare_quantile(  # noqa: D103 - see above
             max_drift=max_drift,
             settings=settings,
         )
-    _refuse("budget", "max_samples", ratio=(ratio, None), pairs=(pairs, PAIRS), block=(block, BLOCK))
+    if golden is not None:
+        _refuse("golden", **of_pairs, **of_loop)
+        return against_golden.declare(
+            name,
+            arguments.fraction("q", q, low=0.5, high=1.0),
+            golden=golden,
+            ratio=ratio,
+            session_spread=session_spread,
+            across=across,
+            alpha=alpha,
+            max_samples=max_samples,
+            block=block,
+            max_duration=max_duration,
+            max_drift=max_drift,
+            settings=settings,
+        )
+    _refuse("budget", ratio=(ratio, None), block=(block, BLOCK), **of_pairs, **of_golden)
     return latency.declare_quantile(
         q,
         budget,
@@ -100,6 +128,8 @@ def declare_quantile(  # noqa: D103 - see above
 
 def restore(name: str, **recorded: Any) -> Gate:
     """The gate whose `Gate.arguments` these are."""
+    if "golden" in recorded:
+        return AgainstGolden(name=name, **{**recorded, "across": tuple(recorded["across"])})
     if "baseline" in recorded:
         return AgainstBaseline(name=name, **recorded)
     return latency.LatencyQuantile(name=name, **recorded)
@@ -114,8 +144,14 @@ def _one_of(**given: object) -> None:
         raise MarkerError(f"{' and '.join(named)} are given, but only one of them can be held against; remove one")
 
 
-def _refuse(form: str, instead: str, **given: tuple[object, object]) -> None:
+def _refuse(form: str, **given: tuple[object, object]) -> None:
     """Arguments that mean nothing in this form; given as (value, default)."""
     for name, (value, default) in given.items():
         if value != default:
-            raise MarkerError(f"{name} means nothing with {form}; there it is {instead} that say how much is measured")
+            raise MarkerError(f"{name} means nothing with {form}; remove it{_INSTEAD.get((form, name), '')}")
+
+
+_INSTEAD = {
+    ("baseline", "max_samples"): ": pairs and block say how much is measured",
+    ("golden", "pairs"): ": max_samples and block say how much is measured",
+}

@@ -27,18 +27,21 @@ _TEXTS = {
     ),
     "p95_latency": (
         (
-            "budget=None, *, baseline=None, ratio=None, pairs=20, block=50, alpha=None, max_samples=1000, "
-            "max_duration='10 min', min_duration='0 s', max_drift=None, rate=None"
+            "budget=None, *, baseline=None, golden=None, ratio=None, pairs=20, block=50, session_spread=0.03, "
+            "across=(), alpha=None, max_samples=1000, max_duration='10 min', min_duration='0 s', max_drift=None, "
+            "rate=None"
         ),
         (
             "the 95th percentile of the latency must be within a budget such as '12 ms', or at most ratio=1.10 times "
-            "that of a baseline='digits-fp32' on the same board; rate='20/s' asks it of response times at that rate."
+            "that of a baseline='digits-fp32' on the same board, or of a golden='goldens/digits.json'; "
+            "rate='20/s' asks it of response times at that rate."
         ),
     ),
     "quantile_latency": (
         (
-            "q, budget=None, *, baseline=None, ratio=None, pairs=20, block=50, alpha=None, max_samples=1000, "
-            "max_duration='10 min', min_duration='0 s', max_drift=None, rate=None"
+            "q, budget=None, *, baseline=None, golden=None, ratio=None, pairs=20, block=50, session_spread=0.03, "
+            "across=(), alpha=None, max_samples=1000, max_duration='10 min', min_duration='0 s', max_drift=None, "
+            "rate=None"
         ),
         "the same for another quantile of the latency, such as q=0.99.",
     ),

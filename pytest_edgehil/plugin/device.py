@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from pytest_edgehil.errors import ConfigError
+from pytest_edgehil.errors import ConfigError, UserError
 from pytest_edgehil.plugin import evidence
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | N
     Args:
         seed: of the run; the order of held-out items follows from it, and from it and the test's name the order of
             whatever is measured in turns.
+
+    Raises:
+        UserError: a gate compares with what was measured on another kind of board.
     """
     from pytest_edgehil.board.dut import Dut
     from pytest_edgehil.board.pairing import Against
@@ -38,6 +41,14 @@ def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | N
         step=attempt.step,
     )
     attempt.board = dut.ref
+    try:
+        for gate in attempt.gates:
+            refuse = getattr(gate, "require_comparable", None)
+            if refuse is not None:
+                refuse(dut.ref)
+    except UserError:
+        dut.close()
+        raise
     return dut
 
 

@@ -105,7 +105,7 @@ def gates_of(marks: Iterable[pytest.Mark], options: Options, *, alpha: float) ->
         return ()
     from pytest_edgehil.gates.registry import GateSettings, parse
 
-    settings = GateSettings(alpha=alpha, soak_ns=options.soak_ns)
+    settings = GateSettings(alpha=alpha, soak_ns=options.soak_ns, root=options.root)
     return tuple(parse(name, mark.args, mark.kwargs, settings=settings) for name, mark in closest.items())
 
 

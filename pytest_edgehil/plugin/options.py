@@ -24,6 +24,7 @@ class Options:
     """What the command line and the ini file say.
 
     Args:
+        root: pytest's root directory, which files that markers name are relative to.
         lab: lab file, or None: then the fixtures skip.
         require: no lab is an error instead of a skip.
         report: results directory, or None.
@@ -44,6 +45,7 @@ class Options:
         rerun: report directory of the run that this one goes on from, or None.
     """
 
+    root: Path
     lab: Path | None
     require: bool
     report: Path | None
@@ -168,6 +170,7 @@ def read_options(config: pytest.Config) -> Options:
     lab_path = Path(lab) if lab else _from_ini(config, "edgehil_lab")
     report = option("--edgehil-report")
     return Options(
+        root=config.rootpath,
         lab=lab_path,
         require=option("--edgehil-require"),
         report=None if report is None else Path(report).resolve(),

@@ -12,6 +12,7 @@ from support.farm import MS, latencies, replay_artifact
 from support.standing_farm import Ran, StandingFarm, run_once
 
 from pytest_edgehil.artifacts.replay import TensorShape
+from pytest_edgehil.gates.golden import Golden, from_bytes, to_bytes
 
 FEEDS = """
     import numpy as np
@@ -34,7 +35,17 @@ def against(baseline: str) -> str:
     return f'p95_latency(baseline="{baseline}", ratio=1.1, pairs=6)'
 
 
+def golden(ratio: float, *, across: str = "('board_class', 'firmware')", **changes: object) -> str:
+    more = "".join(f", {name}={value!r}" for name, value in changes.items())
+    return f'p95_latency(golden="goldens/steady.json", ratio={ratio}, across={across}, session_spread=0.01{more})'
+
+
 GATES = suite(
+    gate_test("golden_pass", golden(1.1)),
+    gate_test("golden_fail", golden(1.1), model="slow"),
+    gate_test("golden_inconclusive", golden(1.0)),
+    gate_test("golden_invalid", golden(1.1), model="throttling"),
+    gate_test("golden_refused", golden(1.1, across="('firmware',)")),
     gate_test("against_pass", against("slow")),
     gate_test("against_fail", against("steady"), model="slow"),
     gate_test("against_inconclusive", against("steady"), model="tenth-more"),
@@ -119,6 +130,24 @@ MODULE = (
 )
 
 
+GOLDEN = Golden(
+    run="a run",
+    test="t.py::t",
+    measured_at=0.0,
+    samples="sha256:0",
+    board_id="b7",
+    board_class="pi9",
+    environment="virtual",
+    serial="7",
+    firmware=None,
+    runtime="replay",
+    runtime_version="1",
+    artifact="steady 0.9.0 recorded",
+    artifact_digest="sha256:1",
+    latencies_ns=latencies(p95_ms=8.0, n=1000, seed=3),
+)
+
+
 def prepare(farm: StandingFarm) -> None:
     farm.boards(2)
     replay_artifact(farm.artifacts, name="steady")
@@ -140,6 +169,8 @@ def prepare(farm: StandingFarm) -> None:
     replay_artifact(farm.artifacts, name="metered-hot", throttled=hot, period_s=0.1, **meters)
     replay_artifact(farm.artifacts, name="stalling", latencies_ns=stalls)
     replay_artifact(farm.artifacts, name="sluggish", p95_ms=60.0)
+    (farm.path / "goldens").mkdir()
+    (farm.path / "goldens/steady.json").write_bytes(to_bytes(GOLDEN))
     farm.suite(GATES, "test_gates.py")
     farm.suite(RATES, "test_rates.py")
     farm.suite(PARAMETRISED, "test_parametrised.py")
@@ -171,6 +202,10 @@ def test_every_verdict_of_every_gate(ran: Ran):
     assert told["against_fail"] == ["FAIL"]
     assert told["against_inconclusive"] == ["INCONCLUSIVE"]
     assert told["against_invalid"] == ["INVALID"]
+    assert told["golden_pass"] == ["PASS"]
+    assert told["golden_fail"] == ["FAIL"]
+    assert told["golden_inconclusive"] == ["INCONCLUSIVE"]
+    assert told["golden_invalid"] == ["INVALID"]
     assert told["p95_pass"] == ["PASS"]
     assert told["p95_fail"] == ["FAIL"]
     assert told["p95_inconclusive"] == ["INCONCLUSIVE"]
@@ -193,12 +228,12 @@ def test_every_verdict_of_the_gates_on_rates_tokens_and_meters(ran: Ran):
 
 def test_nothing_but_a_pass_passes(ran: Ran):
     passing = {name for name, outcomes in verdicts(ran).items() if outcomes and set(outcomes) == {"PASS"}}
-    named = {"against_pass", "p95_pass", "rss_pass", "size_pass", "cold_pass"}
+    named = {"against_pass", "golden_pass", "p95_pass", "rss_pass", "size_pass", "cold_pass"}
     assert passing == {*named, "any[steady]", "relaxed", "other_model"}
     told = statuses(ran)
     assert {name for name, status in told.items() if status == "passed"} == passing
     assert (told["p95_fail"], told["p95_inconclusive"]) == ("failed", "inconclusive")
-    ran.result.assert_outcomes(passed=len(passing), failed=len(told) - len(passing) - 1, errors=1)
+    ran.result.assert_outcomes(passed=len(passing), failed=len(told) - len(passing) - 2, errors=2)
     for name, letters in (("p95_inconclusive", "INCONCLUSIVE"), ("p95_fail", "FAILED"), ("p95_pass", "PASSED")):
         assert any(f"test_{name}" in line and letters in line for line in ran.result.outlines)
     assert "Traceback" not in ran.result.stdout.str()
@@ -217,6 +252,21 @@ def test_a_baseline_on_the_board_is_looked_up_before_a_board_is_reserved(ran: Ra
     assert statuses(ran)["against_unknown"] == "error"
     ran.result.stdout.fnmatch_lines(["*no model artifact answers to 'staedy'*did you mean steady*"])
     assert "reserve" not in {one["name"] for one in ran.attempts["test_against_unknown"][0]["steps"]}
+
+
+def test_a_golden_of_another_kind_of_board_is_refused_before_anything_is_measured(ran: Ran):
+    assert statuses(ran)["golden_refused"] == "error"
+    ran.result.stdout.fnmatch_lines(["*goldens/steady.json was measured with board_class pi9, board b? has pi5-*"])
+    assert "measure" not in {one["name"] for one in ran.attempts["test_golden_refused"][0]["steps"]}
+
+
+def test_what_a_test_measured_can_be_stored_as_a_golden(ran: Ran):
+    (record,) = ran.attempts["test_golden_pass"]
+    asked = ("golden", "store", str(ran.farm.report), "--test", record["nodeid"], "--out", "new.json", "--force")
+    assert "steady 1.0.0" in ran.farm.edgehil(*asked).stdout
+    stored = from_bytes((ran.farm.path / "new.json").read_bytes(), what="new.json")
+    assert (stored.board_class, stored.backend) == (record["board"]["cls"], record["board"]["runtime"])
+    assert len(stored.latencies_ns) == 1000
 
 
 def test_a_baseline_that_takes_other_inputs_is_named(ran: Ran):

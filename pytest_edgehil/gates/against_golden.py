@@ -1,0 +1,358 @@
+"""`p95_latency(golden=…, ratio=…)`: is the model no more than so many times as slow as in an earlier, stored run?
+
+A baseline that is measured again on the same board (`against_baseline`) decides more closely and assumes less; a golden
+is for where the old model cannot run any more, or not on this board.
+
+Two sessions differ even where nothing changed: another boot, another day, another board of the class. How much, no
+number of inferences within one session can tell, so the marker has to say (``session_spread=0.03``: a standard
+deviation of 3 %), and 2·spread² is added to the squared standard error. Left out, "not more than 1.10 times" passes and
+fails 31 % of the time each at exactly 1.10 (``benchmarks/statistics/against_baseline.py``).
+
+Each side's own error comes from its blocks of consecutive inferences: a jackknife that leaves one block out at a time,
+which takes the correlation within a block into account. The bounds are those of a t distribution with the degrees of
+freedom of Welch and Satterthwaite, in which the session spread counts as known. There is one look, at
+`max_samples` inferences: most of the uncertainty is the spread between sessions, which looking often does not reduce.
+
+The golden's figures that go into the verdict are among the recorded arguments, beside the digest of its file, so a
+verdict can be computed again from the raw sample alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_edgehil.errors import MarkerError, UserError
+from pytest_edgehil.gates import arguments, outlook, validity
+from pytest_edgehil.gates.against_baseline import BLOCK, limit, refuse_few, times
+from pytest_edgehil.gates.gate import GateSettings
+from pytest_edgehil.gates.golden import read_golden
+from pytest_edgehil.gates.latency import no_measurement
+from pytest_edgehil.model.quantity import format_duration, format_number
+from pytest_edgehil.model.sample import Sample
+from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
+
+if TYPE_CHECKING:
+    from pytest_edgehil.gates.stats.block_ratio import LogRatio
+    from pytest_edgehil.model.record import BoardRef
+
+SPREAD = 0.03
+KINDS = ("board_class", "environment", "firmware", "runtime")
+"""What must be alike in both runs, unless the marker says ``across=``."""
+
+_NOTHING = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgainstGolden:
+    """The marker's arguments, and the golden's figures.
+
+    Args:
+        name: ``p95_latency`` or ``quantile_latency``.
+        quantile: which quantile of the latency, 0 < quantile < 1.
+        ratio: how many times the golden's quantile the model's may be.
+        alpha: error rate of each side.
+        session_spread: relative standard deviation between sessions, as the marker says.
+        across: which of `KINDS` may differ.
+        max_samples: how many inferences are judged.
+        block: consecutive inferences in each block.
+        max_duration_ns: no more inferences are asked for after so long a measurement.
+        max_drift_c: INVALID when the temperature moved by more than this while measuring; None does not look.
+        golden: path of the file, as the marker says.
+        golden_digest: of the file.
+        golden_artifact: label of the model that it was measured with.
+        golden_board_class, golden_environment, golden_firmware, golden_runtime: what it was measured on.
+        golden_blocks: number of its blocks.
+        golden_log_quantile_ns: natural logarithm of its quantile in ns.
+        golden_error: standard error of that.
+    """
+
+    golden: str
+    golden_digest: str
+    golden_artifact: str
+    golden_board_class: str
+    golden_environment: str
+    golden_firmware: str | None
+    golden_runtime: str
+    golden_blocks: int
+    golden_log_quantile_ns: float
+    golden_error: float
+    ratio: float
+    alpha: float
+    name: str = "p95_latency"
+    quantile: float = 0.95
+    session_spread: float = SPREAD
+    across: tuple[str, ...] = ()
+    max_samples: int = 1000
+    block: int = BLOCK
+    max_duration_ns: int = 600 * 10**9
+    max_drift_c: float | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """See `Gate.arguments`."""
+        known = {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
+        return {**known, "across": list(self.across)}
+
+    @property
+    def _label(self) -> str:
+        return f"p{self.quantile * 100:g}"
+
+    @property
+    def _blocks(self) -> int:
+        return self.max_samples // self.block
+
+    def require_comparable(self, board: BoardRef) -> None:
+        """Refuse to compare what was measured on another kind of board, before anything is measured.
+
+        Raises:
+            UserError: it differs in something that the marker does not allow to differ.
+        """
+        told = {
+            "board_class": (self.golden_board_class, board.cls),
+            "environment": (self.golden_environment, board.environment.value),
+            "firmware": (self.golden_firmware or _NOTHING, board.firmware or _NOTHING),
+            "runtime": (self.golden_runtime, board.runtime or _NOTHING),
+        }
+        for kind, (then, now) in told.items():
+            if then != now and kind not in self.across:
+                raise UserError(
+                    f"{self.name}: {self.golden} was measured with {kind} {then}, board {board.id} has {now}: "
+                    f"store a golden there, or allow it with across=({kind!r},)"
+                )
+
+    def demand(self, sample: Sample) -> Demand | None:
+        """Inferences up to the one look."""
+        if self.evaluate(sample).decided:
+            return None
+        return Demand(inferences=self._blocks * self.block - sample.n)
+
+    def evaluate(self, sample: Sample) -> Verdict:
+        """Decide once so many inferences are there; what was measured after them changes nothing."""
+        import numpy as np
+
+        from pytest_edgehil.gates.stats.block_ratio import log_quantile, stored_ratio
+
+        latencies = np.asarray(sample.latencies_ns)
+        trouble = no_measurement(latencies) if latencies.shape[0] else None
+        unseen: tuple[str, ...] = ()
+        if trouble is None:
+            valid = validity.of_timing(sample)
+            drift = validity.temperature_drift(sample, self.max_drift_c)
+            troubles = (valid.trouble, drift.trouble, self._other_runtime(sample))
+            trouble = "; ".join(one for one in troubles if one is not None)
+            unseen = (*valid.unseen, *drift.unseen, self._believed)
+        if trouble:
+            return self._unusable(sample, trouble)
+        wanted = self._blocks * self.block
+        if latencies.shape[0] < wanted:
+            return self._too_few(sample, wanted)
+        found = stored_ratio(
+            log_quantile(latencies[:wanted].reshape(self._blocks, self.block), self.quantile),
+            then_value=self.golden_log_quantile_ns,
+            then_error=self.golden_error,
+            then_blocks=self.golden_blocks,
+            spread=self.session_spread,
+        )
+        if found.error == 0.0:
+            return self._unusable(sample, f"all {self._blocks} blocks are exactly alike, which no measurement is")
+        return self._conclude(sample, found, unseen=unseen)
+
+    @property
+    def _believed(self) -> str:
+        return (
+            f"spread between sessions: {self.session_spread:.2%} is what the marker says; one session on either side "
+            "cannot show it"
+        )
+
+    def _other_runtime(self, sample: Sample) -> str | None:
+        if sample.conditions is None or "runtime" in self.across:
+            return None
+        now = f"{sample.conditions.runtime} {sample.conditions.runtime_version}"
+        if now == self.golden_runtime:
+            return None
+        return f"the golden was measured with the runtime {self.golden_runtime}, this sample with {now}"
+
+    def _unusable(self, sample: Sample, trouble: str) -> Verdict:
+        return self._verdict(
+            Outcome.INVALID,
+            sample,
+            reason=f"{self._label} latency against {self.golden} is not usable: {trouble}",
+            would_change=outlook.AGAIN,
+        )
+
+    def _too_few(self, sample: Sample, wanted: int) -> Verdict:
+        out_of_time = sample.duration_s * 1e9 >= self.max_duration_ns
+        spent = f"; the {format_duration(self.max_duration_ns)} for measuring are spent" if out_of_time else ""
+        return self._verdict(
+            Outcome.INCONCLUSIVE,
+            sample,
+            reason=f"{self._label} latency is undecided: {sample.n} of {wanted} inferences so far{spent}",
+            decided=out_of_time,
+            would_change=f"{wanted - sample.n} more inferences",
+        )
+
+    def _conclude(self, sample: Sample, found: LogRatio, *, unseen: tuple[str, ...]) -> Verdict:
+        from scipy import stats
+
+        critical = float(stats.t.isf(self.alpha, found.df))
+        low, high = found.bounds(critical)
+        allowed = math.log(self.ratio)
+        observed = (
+            f"observed {times(math.exp(found.value))} over {self._blocks * self.block} inferences, with a spread "
+            f"between sessions of {self.session_spread:.1%}; error rate {format_number(100 * self.alpha)}%"
+        )
+        other = f"that of {self.golden} ({self.golden_artifact}), where {times(self.ratio)} is allowed"
+        if found.value + critical * found.error <= allowed:
+            outcome, said = Outcome.PASS, f"{self._label} latency is at most {times(high)} {other}"
+            change = f"a limit below ×{math.floor(high * 1e4) / 1e4:g}"
+        elif found.value - critical * found.error > allowed:
+            outcome, said = Outcome.FAIL, f"{self._label} latency is at least {times(low)} {other}"
+            change = f"a limit of at least ×{math.ceil(low * 1e4) / 1e4:g}"
+        else:
+            outcome = Outcome.INCONCLUSIVE
+            said = (
+                f"{self._label} latency is undecided: it is between {times(low)} and {times(high)} that of "
+                f"{self.golden} ({self.golden_artifact}), which does not tell whether {times(self.ratio)} is kept"
+            )
+            change = (
+                "a baseline that is measured again on this board (baseline=… instead of golden=…): the spread between "
+                f"sessions alone makes ±{critical * math.sqrt(2.0) * self.session_spread:.1%} of this, whatever is "
+                "measured"
+            )
+        return self._verdict(
+            outcome,
+            sample,
+            reason=f"{said} ({observed})",
+            found=found,
+            critical=critical,
+            unseen=unseen,
+            would_change=change,
+        )
+
+    def _verdict(
+        self,
+        outcome: Outcome,
+        sample: Sample,
+        *,
+        reason: str,
+        found: LogRatio | None = None,
+        critical: float = math.nan,
+        unseen: tuple[str, ...] = (),
+        decided: bool = True,
+        would_change: str = "",
+    ) -> Verdict:
+        figures = {
+            "alpha": self.alpha,
+            "quantile": self.quantile,
+            "block": float(self.block),
+            "samples_available": float(sample.n),
+            "session_spread_share": self.session_spread,
+            "golden_quantile_ns": math.exp(self.golden_log_quantile_ns),
+        }
+        interval = None
+        if found is not None:
+            interval = found.bounds(critical)
+            figures |= {
+                "looks": 1.0,
+                "standard_error": found.error,
+                "df": found.df,
+                "critical_t": critical,
+                "lower_bound": interval[0],
+                "upper_bound": interval[1],
+            }
+        return Verdict(
+            gate=self.name,
+            outcome=outcome,
+            observed=None if found is None else math.exp(found.value),
+            budget=self.ratio,
+            interval=interval,
+            unit="ratio",
+            n=sample.n if found is None else self._blocks * self.block,
+            reason=reason + validity.provenance(sample),
+            decided=decided,
+            not_checked=() if outcome is Outcome.INVALID else unseen,
+            statistics=figures,
+            would_change=would_change,
+        )
+
+
+def declare(
+    name: str,
+    quantile: float,
+    *,
+    golden: object,
+    ratio: object,
+    session_spread: object,
+    across: object,
+    alpha: object,
+    max_samples: object,
+    block: object,
+    max_duration: object,
+    max_drift: object,
+    settings: GateSettings,
+) -> AgainstGolden:
+    """What a marker with ``golden=`` asks for.
+
+    Raises:
+        MarkerError: an argument cannot be used, the file is no golden, or so few inferences cannot show this quantile.
+    """
+    if not isinstance(golden, str) or not golden.strip():
+        raise MarkerError(f"golden must be the path of a file that 'edgehil golden store' wrote, not {golden!r}")
+    spread = 0.0 if session_spread == 0 else arguments.fraction("session_spread", session_spread)
+    size, most = arguments.whole("block", block, least=10), arguments.whole("max_samples", max_samples, least=60)
+    if most // size < 6:
+        raise MarkerError(f"max_samples={most} are {most // size} blocks of {size}; at least 6 are needed")
+    refuse_few("max_samples // block", most // size, size, quantile)
+    path = Path(golden) if settings.root is None else settings.root / golden
+    stored, digest = read_golden(path)
+    number = len(stored.latencies_ns) // size
+    if number < 6:
+        raise MarkerError(
+            f"{golden}: its {len(stored.latencies_ns)} latencies are {number} blocks of {size}; 6 are needed"
+        )
+    refuse_few(golden, number, size, quantile)
+    value, error = _figures(stored.latencies_ns, number, size, quantile)
+    if error == 0.0:
+        raise MarkerError(f"{golden}: all {number} blocks are exactly alike, which no measurement is")
+    return AgainstGolden(
+        name=name,
+        quantile=quantile,
+        golden=golden,
+        golden_digest=digest,
+        golden_artifact=stored.artifact,
+        golden_board_class=stored.board_class,
+        golden_environment=stored.environment,
+        golden_firmware=stored.firmware,
+        golden_runtime=stored.backend,
+        golden_blocks=number,
+        golden_log_quantile_ns=value,
+        golden_error=error,
+        ratio=limit(ratio, "golden"),
+        alpha=arguments.alpha(alpha, settings.alpha),
+        session_spread=spread,
+        across=_across(across),
+        max_samples=most,
+        block=size,
+        max_duration_ns=arguments.duration("max_duration", max_duration),
+        max_drift_c=None if max_drift is None else arguments.degrees("max_drift", max_drift),
+    )
+
+
+def _figures(latencies_ns: tuple[int, ...], blocks: int, block: int, quantile: float) -> tuple[float, float]:
+    """Logarithm of the golden's quantile and its standard error."""
+    import numpy as np  # only where a golden is really used: markers are read in every pytest run
+
+    from pytest_edgehil.gates.stats.block_ratio import jackknife_error, log_quantile
+
+    found = log_quantile(np.array(latencies_ns[: blocks * block]).reshape(blocks, block), quantile)
+    return found.value, jackknife_error(found.without)
+
+
+def _across(value: object) -> tuple[str, ...]:
+    kinds = (value,) if isinstance(value, str) else value
+    if not isinstance(kinds, (tuple, list)) or not all(one in KINDS for one in kinds):
+        raise MarkerError(f"across must be some of {', '.join(KINDS)}, not {value!r}")
+    return tuple(str(one) for one in kinds)

@@ -1,0 +1,217 @@
+"""A model against a stored run: what the golden says, what it must not be compared with, and what it cannot tell."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.records import board
+from support.samples import conditions, latencies_ms, reading, timed, to_ns
+
+from pytest_edgehil.errors import MarkerError, UserError
+from pytest_edgehil.evidence import raw
+from pytest_edgehil.gates.against_golden import AgainstGolden
+from pytest_edgehil.gates.golden import Golden, from_bytes, read_golden, to_bytes
+from pytest_edgehil.gates.registry import GateSettings, from_arguments, parse
+from pytest_edgehil.model import Environment, Outcome, Verdict
+from pytest_edgehil.model.record import GateUse
+
+NOW = conditions(runtime="onnxruntime", runtime_version="1.20.0")
+
+
+def golden_of(seed: int = 0, n: int = 1000, **changes: object) -> Golden:
+    known = Golden(
+        run="run-1",
+        test="t.py::t",
+        measured_at=1e9,
+        samples="sha256:1",
+        board_id="b1",
+        board_class="pi5-8gb-hat2",
+        environment="virtual",
+        serial="1",
+        firmware="edge-os 1.0",
+        runtime="onnxruntime",
+        runtime_version="1.20.0",
+        artifact="digits 0.9.0 fp32",
+        artifact_digest="sha256:2",
+        latencies_ns=tuple(to_ns(latencies_ms(np.random.default_rng(seed), n, rho=0.5)).tolist()),
+    )
+    return dataclasses.replace(known, **changes)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "g.json").write_bytes(to_bytes(golden_of()))
+    return tmp_path
+
+
+def gate(root: Path, ratio: float = 1.1, **changes: object) -> AgainstGolden:
+    asked = {"golden": "g.json", "ratio": ratio, **changes}
+    found = parse("p95_latency", (), asked, settings=GateSettings(root=root))
+    assert isinstance(found, AgainstGolden)
+    return found
+
+
+def latencies(ratio: float, *, n: int = 1000, seed: int = 1) -> np.ndarray:
+    return to_ns(latencies_ms(np.random.default_rng(seed), n, rho=0.5) * ratio)
+
+
+def verdict_of(root: Path, ratio: float, *, n: int = 1000, allowed: float = 1.1, **changes: object) -> Verdict:
+    return gate(root, allowed, **changes).evaluate(timed(latencies(ratio, n=n), conditions=NOW))
+
+
+def test_clear_cases_are_decided_and_close_ones_are_not(root: Path) -> None:
+    fast, slow, close = (verdict_of(root, ratio) for ratio in (0.95, 1.35, 1.1))
+    assert [one.outcome for one in (fast, slow, close)] == [Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE]
+    for one in (fast, slow, close):
+        assert one.decided
+        assert (one.unit, one.n, one.budget) == ("ratio", 1000, 1.1)
+        assert one.interval[0] < one.observed < one.interval[1]
+        assert "g.json (digits 0.9.0 fp32)" in one.reason
+        assert "spread between sessions of 3.0%" in one.reason
+        assert any("spread between sessions" in text for text in one.not_checked)
+    assert "baseline=… instead of golden=…" in close.would_change
+
+
+def test_without_the_spread_between_sessions_it_would_say_more_than_it_knows(root: Path) -> None:
+    wide, narrow = (verdict_of(root, 1.0, session_spread=spread) for spread in (0.03, 0))
+    assert wide.statistics["standard_error"] ** 2 == pytest.approx(
+        narrow.statistics["standard_error"] ** 2 + 2 * 0.03**2
+    )
+    assert wide.interval[1] > narrow.interval[1]
+
+
+def test_it_looks_once_and_what_is_measured_later_changes_nothing(root: Path) -> None:
+    chosen = gate(root)
+    early = timed(latencies(1.0)[:400], conditions=NOW)
+    assert chosen.demand(early).inferences == 600
+    assert not chosen.evaluate(early).decided
+    whole, longer = latencies(0.95), np.concatenate([latencies(0.95), latencies(3.0, seed=9)])
+    one, other = (chosen.evaluate(timed(values, conditions=NOW)) for values in (whole, longer))
+    assert (one.outcome, one.observed, one.interval) == (other.outcome, other.observed, other.interval)
+    spent = gate(root, max_duration="1 s").evaluate(timed(latencies(1.0)[:400], conditions=NOW))
+    assert (spent.outcome, spent.decided) == (Outcome.INCONCLUSIVE, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cls": "pi5-4gb"}, "g.json was measured with board_class pi5-8gb-hat2, board pi5-01 has pi5-4gb"),
+        ({"environment": Environment.HARDWARE}, "environment virtual"),
+        ({"firmware": None}, "firmware edge-os 1.0, board pi5-01 has none"),
+        ({"runtime": "onnxruntime 1.21.0"}, "runtime onnxruntime 1.20.0"),
+    ],
+)
+def test_another_kind_of_board_is_refused_unless_the_marker_allows_it(
+    root: Path, changes: dict[str, object], said: str
+) -> None:
+    alike = dataclasses.replace(
+        board(1),
+        cls="pi5-8gb-hat2",
+        environment=Environment.VIRTUAL,
+        firmware="edge-os 1.0",
+        runtime="onnxruntime 1.20.0",
+    )
+    gate(root).require_comparable(alike)
+    other = dataclasses.replace(alike, **changes)
+    with pytest.raises(UserError) as caught:
+        gate(root).require_comparable(other)
+    assert said.replace("pi5-01", alike.id) in str(caught.value)
+    kind = {"cls": "board_class"}.get(next(iter(changes)), next(iter(changes)))
+    assert f"across=({kind!r},)" in str(caught.value)
+    gate(root, across=(kind,)).require_comparable(other)
+
+
+def test_a_sample_of_another_runtime_is_invalid_also_offline(root: Path) -> None:
+    sample = timed(latencies(1.0), conditions=conditions(runtime="replay", runtime_version="1"))
+    verdict = gate(root).evaluate(sample)
+    assert verdict.outcome is Outcome.INVALID
+    assert "runtime onnxruntime 1.20.0, this sample with replay 1" in verdict.reason
+    assert gate(root, across=("runtime",)).evaluate(sample).outcome is not Outcome.INVALID
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        timed(np.full(1000, 10_000_000), conditions=NOW),
+        timed(np.where(np.arange(1000) == 7, np.nan, latencies(0.5)), conditions=NOW),
+        timed(np.where(np.arange(1000) == 7, -5, latencies(0.5)), conditions=NOW),
+        timed(np.tile(latencies(0.5)[:50], 20), conditions=NOW),
+        timed(latencies(0.5), conditions=dataclasses.replace(NOW, throttled_after=0x4)),
+        timed(latencies(0.5), conditions=dataclasses.replace(NOW, boot_id_after="another")),
+        timed(latencies(0.5), conditions=NOW, readings=(reading(0.0), reading(1.0, swap_bytes=2**20))),
+    ],
+    ids=["constant", "nan", "negative", "repeating", "throttled", "rebooted", "swapped"],
+)
+def test_what_is_no_measurement_of_the_model_is_invalid(root: Path, sample) -> None:
+    assert gate(root).evaluate(sample).outcome is Outcome.INVALID
+    assert gate(root).evaluate(timed([])).outcome is Outcome.INCONCLUSIVE
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 50), st.sampled_from([0.9, 1.0, 1.1, 1.2, 1.4]))
+def test_scaling_both_runs_changes_nothing(tmp_path_factory, scale: int, ratio: float) -> None:
+    root = tmp_path_factory.mktemp("scaled")
+    both = []
+    for by in (1, scale):
+        stored = golden_of(latencies_ns=tuple(one * by for one in golden_of().latencies_ns))
+        (root / "g.json").write_bytes(to_bytes(stored))
+        both.append(gate(root).evaluate(timed(latencies(ratio) * by, conditions=NOW)))
+    assert both[0].outcome is both[1].outcome
+    assert math.isclose(both[0].observed, both[1].observed, rel_tol=1e-9)
+
+
+def test_a_stored_verdict_can_be_computed_again_without_the_golden(root: Path, tmp_path: Path) -> None:
+    chosen, sample = gate(root, across=["firmware"]), timed(latencies(1.0), conditions=NOW)
+    arguments = json.loads(json.dumps(chosen.arguments()))
+    assert arguments["golden_digest"] == read_golden(root / "g.json")[1]
+    use = GateUse(name="p95_latency", arguments=arguments)
+    raw.write_sample(tmp_path / "s.json.gz", sample, [use])
+    (root / "g.json").unlink()
+    assert from_arguments("p95_latency", arguments) == chosen
+    (again,) = raw.recompute(raw.read_sample(tmp_path / "s.json.gz"), [use])
+    assert again == chosen.evaluate(sample)
+
+
+def test_the_file_is_what_was_written(root: Path) -> None:
+    assert from_bytes((root / "g.json").read_bytes(), what="g.json") == golden_of()
+    assert json.loads((root / "g.json").read_text())["latencies_ns"] == list(golden_of().latencies_ns)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda text: text[:-20], "is no JSON"),
+        (lambda text: "[]", "schema is 'list'"),
+        (lambda text: text.replace("golden/v1", "golden/v9"), "this is no golden"),
+        (lambda text: text.replace('"serial"', '"cereal"'), "board: 'serial' is missing"),
+        (lambda text: text.replace('"serial": "1"', '"serial": 1'), "board: serial is 1, expected text"),
+        (lambda text: text.replace("latencies_ns\": [", "latencies_ns\": [-1, "), "whole numbers above zero"),
+        (lambda text: text.replace("latencies_ns\": [", "latencies_ns\": [1.5, "), "whole numbers above zero"),
+        (lambda text: text[: text.index("latencies_ns")] + 'latencies_ns": [1, 2]}', "holds 2 latencies"),
+    ],
+)  # fmt: skip
+def test_what_is_no_golden_is_refused_in_one_line(root: Path, spoil, said: str) -> None:
+    (root / "g.json").write_text(spoil((root / "g.json").read_text()))
+    with pytest.raises(MarkerError) as caught:
+        gate(root)
+    assert said in str(caught.value)
+    assert "g.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_golden_that_cannot_show_this_quantile_or_anything_is_refused(root: Path) -> None:
+    (root / "g.json").write_bytes(to_bytes(golden_of(n=320)))
+    with pytest.raises(MarkerError, match="cannot be estimated"):
+        parse("quantile_latency", (0.99,), {"golden": "g.json", "ratio": 2.0}, settings=GateSettings(root=root))
+    with pytest.raises(MarkerError, match="3 blocks of 100; 6 are needed"):
+        gate(root, block=100)
+    (root / "g.json").write_bytes(to_bytes(golden_of(latencies_ns=(7,) * 1000)))
+    with pytest.raises(MarkerError, match="exactly alike"):
+        gate(root)
