@@ -35,6 +35,7 @@ DESCRIBED = {  # module whose text describes a format → language of its exampl
     "artifacts/recipe.py": "yaml",
     "artifacts/replay.py": "text",
     "gates/gates_file.py": "yaml",
+    "gates/golden.py": "text",
     "evidence/index.py": "text",
     "evidence/statement.py": "text",
     "evidence/trust.py": "yaml",
