@@ -7,6 +7,7 @@ within the budget. A handful of starts states no error rate, and the verdict say
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -59,7 +60,7 @@ class ColdStartTime:
         elif slowest is not None and slowest > self.budget_ns:
             over = sum(1 for one in loads if one > self.budget_ns)
             outcome = Outcome.FAIL
-            reason = f"{over} of {n} cold starts took longer than {budget}, the slowest {_ms(slowest)}"
+            reason = f"{over} of {n} cold starts took longer than {budget}, {_between(loads)}"
             enough = outlook.duration_at_least(slowest)
             change = f"a faster load, or a budget of at least {enough}; more starts do not undo a FAIL"
         elif slowest is None or n < self.starts:
@@ -68,7 +69,7 @@ class ColdStartTime:
             change = f"{self.starts - n} more cold starts within {budget} would PASS; one beyond it would FAIL"
         else:
             outcome = Outcome.PASS
-            reason = f"all {n} cold starts took at most {budget}, the slowest {_ms(slowest)}"
+            reason = f"all {n} cold starts took at most {budget}, {_between(loads)}"
             change = f"a budget below {outlook.duration_at_most(slowest)}, or one slower start: each must be within it"
             missed = 1.0 - 0.05 ** (1.0 / n)
             unseen += (f"rate of slow starts: {n} starts leave open that up to {missed:.0%} of all exceed the budget",)
@@ -82,7 +83,7 @@ class ColdStartTime:
             reason=reason + validity.provenance(sample),
             decided=decided,
             not_checked=() if outcome is Outcome.INVALID else (*unseen, "page cache: files may have been read before"),
-            statistics={"fastest_ns": float(min(loads, default=0)), "starts": float(self.starts)},
+            statistics=_figures(loads) | {"starts": float(self.starts)},
             would_change=change,
         )
 
@@ -92,6 +93,28 @@ def declare(budget: object, *, starts: object = 3, settings: GateSettings) -> Co
         budget_ns=arguments.duration("budget", budget),
         starts=arguments.whole("starts", starts, least=1),
     )
+
+
+def _between(loads: list[int]) -> str:
+    """How much the processes differ, in words."""
+    if len(loads) < 2:
+        return f"the only one {_ms(loads[0])}"
+    spread = statistics.stdev(loads)
+    return (
+        f"the fastest {_ms(min(loads))} and the slowest {_ms(max(loads))} (standard deviation between "
+        f"processes {_ms(spread)}, {spread / statistics.mean(loads):.1%} of the mean)"
+    )
+
+
+def _figures(loads: list[int]) -> dict[str, float]:
+    """What the processes took, and how much they differ; one process tells nothing of that."""
+    if not loads:
+        return {}
+    figures = {"fastest_ns": float(min(loads)), "mean_ns": float(statistics.mean(loads))}
+    if len(loads) > 1:
+        spread = statistics.stdev(loads)
+        figures |= {"between_process_sd_ns": spread, "between_process_sd_share": spread / figures["mean_ns"]}
+    return figures
 
 
 def _ms(ns: float) -> str:

@@ -124,6 +124,8 @@ def test_every_start_must_be_within_the_budget() -> None:
     assert good.observed == 2000 * MS
     assert any("63%" in one for one in good.not_checked)
     assert cold.evaluate(RAN.replace(cold_starts=(start(900), start(1900), start(2001)))).outcome is Outcome.FAIL
+    assert good.statistics["between_process_sd_ns"] == pytest.approx(608.28 * MS, rel=1e-4)
+    assert "the fastest 900 ms and the slowest 2 s (standard deviation between processes 608.3 ms" in good.reason
 
 
 def test_one_slow_start_fails_at_once() -> None:
