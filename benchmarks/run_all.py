@@ -30,6 +30,8 @@ SCRIPTS = (
     "flash/push.py",
     "virtual/start.py",
     "statistics/accuracy_drop.py",
+    "statistics/tango_size.py",
+    "statistics/token_kl.py",
     "statistics/soak_leak.py",
     "statistics/p95_operating_characteristics.py",
     "statistics/open_loop.py",

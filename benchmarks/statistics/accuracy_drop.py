@@ -22,7 +22,14 @@ from pytest_edgehil.gates.stats import tango
 from pytest_edgehil.gates.stats.spending import boundaries
 
 ALPHA, Z = 0.05, 1.6449
-SETTINGS = ((500, 0.01, 0.0), (500, 0.01, 0.01), (500, 0.02, 0.02), (1000, 0.01, 0.005), (2000, 0.02, 0.03))
+SETTINGS = (
+    (300, 0.02, 0.0),
+    (500, 0.01, 0.0),
+    (500, 0.01, 0.01),
+    (500, 0.02, 0.02),
+    (1000, 0.01, 0.005),
+    (2000, 0.02, 0.03),
+)
 """Items of the set, margin, and rate of items that only the model has right."""
 
 

@@ -2,8 +2,9 @@
 
 The looks stand at every fifth of the set; the error is spent by O'Brien and Fleming's function, so that the last look
 is hardly stricter than a single test. McNemar's test would ask whether the drop is zero, Wald's interval errs far too
-often where few items differ. In simulations at the margin (`benchmarks/statistics/accuracy_drop.py`) a false PASS
-came up in 3.1–5.2 % of all sets at a stated 5 %, against up to 19.5 % by Wald's interval.
+often where few items differ. At the margin a false PASS comes up in 3.7 to 5.1 % of all sets at a stated 5 % (exactly
+counted in `benchmarks/statistics/tango_size.py`; in 1.8 to 6.0 % where the model gains no item at all and the counts
+are small), against up to 19.8 % by Wald's interval; with five looks see `benchmarks/statistics/accuracy_drop.py`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ FEWEST = 30
 SEES_NOT = (
     *UNSEEN,
     (
-        "exactness: the score test is asymptotic; at a stated 5% a false PASS came up in up to 5% of simulated sets, a "
-        "false FAIL in up to 8% where few items differ"
+        "exactness: the score test is asymptotic; at a stated 5% a false PASS comes up in 4 to 5% of all sets at the "
+        "margin, where the model gains no item in up to 6%, and a false FAIL there in up to 8%"
     ),
 )
 

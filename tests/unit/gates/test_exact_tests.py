@@ -86,3 +86,24 @@ def test_boundaries_have_their_textbook_values() -> None:
     expected = [4.877, 3.357, 2.680, 2.290, 2.031]
     assert boundaries([0.2, 0.4, 0.6, 0.8, 1.0], 0.025) == pytest.approx(expected, abs=2e-3)
     assert boundaries([1.0], 0.05) == pytest.approx([1.6449], abs=1e-4)
+
+
+@pytest.mark.parametrize(("n", "drop", "gained_rate"), [(300, 0.01, 0.01), (500, 0.02, 0.005), (500, 0.01, 0.02)])
+def test_the_score_test_has_its_size_at_the_margin(n: int, drop: float, gained_rate: float) -> None:
+    """Exactly, as ``benchmarks/statistics/tango_size.py`` counts it for more settings."""
+    rates = (drop + gained_rate, gained_rate)
+    counts = np.arange(40)
+    lost, gained = np.meshgrid(counts, counts, indexing="ij")
+    p = stats.binom.pmf(gained, n, rates[1]) * stats.binom.pmf(lost, n - gained, rates[0] / (1.0 - rates[1]))
+    assert p.sum() == pytest.approx(1.0, abs=1e-4)
+    score = np.vectorize(lambda b, c: tango.score(n, b, c, drop))(lost, gained)
+    assert 0.031 <= float(p[score <= -1.6449].sum()) <= 0.052
+
+
+def test_where_nothing_is_gained_walds_interval_passes_almost_one_set_in_five() -> None:
+    lost = np.arange(40)
+    p = stats.binom.pmf(lost, 300, 0.01)
+    spread = np.sqrt(lost / 300 - (lost / 300) ** 2) / np.sqrt(300)
+    assert float(p[lost / 300 + 1.6449 * spread < 0.01].sum()) == pytest.approx(0.198, abs=0.002)
+    score = np.array([tango.score(300, int(one), 0, 0.01) for one in lost])
+    assert float(p[score <= -1.6449].sum()) < 0.05
