@@ -29,6 +29,8 @@ SCRIPTS = (
     "transport/commands.py",
     "flash/push.py",
     "virtual/start.py",
+    "statistics/open_loop.py",
+    "statistics/mean_gates.py",
     "statistics/accuracy_drop.py",
     "statistics/tango_size.py",
     "statistics/token_kl.py",
