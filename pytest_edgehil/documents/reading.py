@@ -119,13 +119,16 @@ class Document:
 
 
 def dotted_path(where: KeyPath) -> str:
-    """Write a path as people do.
+    r"""Write a path as people do; a key that would break the line, or the terminal, is quoted.
 
     >>> dotted_path(("boards", "pi5-02", "tags", 1))
     'boards.pi5-02.tags[1]'
+    >>> print(dotted_path(("boards", "pi5\n02", "class")))
+    boards.'pi5\n02'.class
     """
     text = ""
-    for part in where:
+    for key in where:
+        part = repr(key) if isinstance(key, str) and not key.isprintable() else key
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
 

@@ -81,6 +81,11 @@ def _quantity(example: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "examples": [example]})
 
 
+def _field(description: str, *, default: str) -> Any:
+    """A quantity that may be left out: the schema shows its default as one writes it, not as it is read."""
+    return Field(description=description, json_schema_extra={"default": default})
+
+
 def _identifier(text: str) -> str:
     if not IDENTIFIER.fullmatch(text):
         raise ValueError(
@@ -219,13 +224,13 @@ class CommandPowerSection(Section):
         float,
         _duration(at_least="0 s", at_most="10 min"),
         _quantity("2 s"),
-        Field(description="how long a cycle is off"),
+        _field("how long a cycle is off", default="2 s"),
     ] = 2.0
     timeout: Annotated[
         float,
         _duration(at_least="100 ms", at_most="1 h"),
         _quantity("30 s"),
-        Field(description="limit for one command"),
+        _field("limit for one command", default="30 s"),
     ] = 30.0
 
 
@@ -272,7 +277,7 @@ class VirtualSection(Section):
         Field(description="serial number in the device tree; made from the names of lab and board when left out"),
     ] = None
     memory: Annotated[
-        int, _size(at_least="64 MiB"), _quantity("2 GiB"), Field(description="memory of the whole board")
+        int, _size(at_least="64 MiB"), _quantity("2 GiB"), _field("memory of the whole board", default="8 GiB")
     ] = 8 * 2**30
     thermal: Annotated[ThermalSection, Field(description="how it heats up")] = ThermalSection()
     runtimes: Annotated[list[Word], Field(description="runtimes that the board has")] = ["onnxruntime"]
@@ -332,7 +337,7 @@ class LabSection(Section):
         float,
         _duration(at_least="500 ms", at_most="1 d"),
         _quantity("15 s"),
-        Field(description="a holder that is silent for so long has lost its boards"),
+        _field("a holder that is silent for so long has lost its boards", default="15 s"),
     ] = 15.0
     pools: Annotated[dict[str, PoolSection], Field(description="limits for groups of boards, by name")] = {}
 

@@ -13,11 +13,12 @@ _TYPES: Mapping[str, Any] = {
     "object": dict, "array": list, "string": str, "boolean": bool, "null": type(None),
     "integer": int, "number": (int, float),
 }  # fmt: skip
-_ANNOTATIONS = {"$schema", "$id", "title", "description"}
+_ANNOTATIONS = {"$schema", "$id", "title", "description", "examples", "discriminator"}
 _KNOWN = _ANNOTATIONS | {
     "type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf", "minimum",
     "maximum", "minItems", "maxItems", "pattern", "maxLength", "maxProperties", "patternProperties", "propertyNames",
-    "minProperties", "minLength", "default", "$ref", "$defs",
+    "minProperties", "minLength", "default", "$ref", "$defs", "oneOf",
+    "exclusiveMinimum",
 }  # fmt: skip
 
 
@@ -39,6 +40,8 @@ def violations(value: Any, schema: Mapping[str, Any], path: str = "$") -> Iterat
         yield f"{path}: {value!r} is none of {schema['enum']}"
     if "anyOf" in schema and all(list(violations(value, one, path)) for one in schema["anyOf"]):
         yield f"{path}: {value!r} matches no alternative"
+    if "oneOf" in schema and sum(not list(violations(value, one, path)) for one in schema["oneOf"]) != 1:
+        yield f"{path}: {value!r} does not match exactly one alternative"
     yield from _limit_violations(value, schema, path)
     if isinstance(value, dict):
         yield from _object_violations(value, schema, path)
@@ -52,6 +55,8 @@ def violations(value: Any, schema: Mapping[str, Any], path: str = "$") -> Iterat
 def _limit_violations(value: Any, schema: Mapping[str, Any], path: str) -> Iterator[str]:
     if "minimum" in schema and value < schema["minimum"]:
         yield f"{path}: {value!r} is below {schema['minimum']}"
+    if "exclusiveMinimum" in schema and value <= schema["exclusiveMinimum"]:
+        yield f"{path}: {value!r} is not above {schema['exclusiveMinimum']}"
     if "maximum" in schema and value > schema["maximum"]:
         yield f"{path}: {value!r} is above {schema['maximum']}"
     if isinstance(value, str) and not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", 2**53):

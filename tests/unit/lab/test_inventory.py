@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from support.json_schema import violations
 from support.lab_files import FARM
 
 from pytest_edgehil.errors import BoardUnavailable, LabFileError
@@ -424,6 +425,39 @@ def test_the_schema_names_every_key_with_what_it_means_and_refers_to_nothing_tha
         assert definition["additionalProperties"] is False or "patternProperties" in definition
         walk(definition)
     assert {"lab", "boards", "class", "ssh", "host_key", "console", "power", "tau_s", "limit", "off_for"} <= set(seen)
+
+
+def test_every_default_in_the_schema_can_be_written_into_the_file() -> None:
+    schema = lab_schema()
+    seen = 0
+    for section in (schema, *schema["$defs"].values()):
+        for key, described in section.get("properties", {}).items():
+            if "default" in described:
+                assert list(violations(described["default"], {**described, "$defs": schema["$defs"]})) == [], key
+                seen += 1
+    assert seen > 20
+
+
+def test_quantities_that_are_left_out_are_what_the_schema_says(tmp_path: Path) -> None:
+    definitions = lab_schema()["$defs"]
+    command = definitions["CommandPowerSection"]["properties"]
+    memory = definitions["VirtualSection"]["properties"]["memory"]["default"]
+    expiry = lab_schema()["properties"]["lease_expiry"]["default"]
+    cycle = f", off_for: {command['off_for']['default']}, timeout: {command['timeout']['default']}"
+    power = "    power: {{backend: command, on: [a], off: [b]{}}}\n"
+    virtual = "  v:\n    class: c\n    environment: virtual\n    virtual: {}\n"
+    silent = load(tmp_path, REAL + power.format("") + virtual.format("{}"))
+    told = load(
+        tmp_path, REAL + power.format(cycle) + virtual.format(f"{{memory: {memory}}}") + f"lease_expiry: {expiry}\n"
+    )
+    assert (silent.boards, silent.lease_expiry_s) == (told.boards, told.lease_expiry_s)
+
+
+def test_a_board_whose_name_breaks_the_line_is_refused_in_one_line(tmp_path: Path) -> None:
+    text = 'lab: x\nboards:\n  "b\\n1\\e[2J":\n    class: c\n    environment: virtuall\n'
+    for problem in problems(tmp_path, text):
+        assert problem.isprintable(), problem
+        assert r"boards.'b\n1\x1b[2J'" in problem
 
 
 def test_the_kinds_of_faults_are_those_that_virtual_boards_know() -> None:
