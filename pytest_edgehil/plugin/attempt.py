@@ -123,8 +123,9 @@ class Attempt:
 
     @property
     def broken(self) -> BoardError | None:
-        """Why the DUT cannot be used any more, also where the test caught that error itself."""
-        return None if self.dut is None else self.dut.broken
+        """Why the board cannot be used any more, also where the test caught that error itself."""
+        broken = None if self.dut is None else self.dut.broken
+        return broken or (None if self.holding is None else self.holding.broken)
 
     @property
     def blames_board(self) -> bool:

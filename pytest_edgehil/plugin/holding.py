@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_edgehil.errors import BoardError, ConfigError, LabFileError
+from pytest_edgehil.errors import BoardError, ConfigError, DeadlineExceeded, LabFileError
 from pytest_edgehil.model.board import Board, Environment
 from pytest_edgehil.model.record import BoardRef
 
@@ -41,6 +41,7 @@ class Holding:
         self._session: BoardSession | None = None
         self._console: Console | None = None
         self._board = reservation.boards[0]
+        self._broken: BoardError | None = None
 
     # --- what a test may ask -------------------------------------------------------------------------
 
@@ -146,9 +147,26 @@ class Holding:
         """
         from pytest_edgehil.board.command import Command
 
-        return self.session.transport.run(Command(argv=argv, timeout_s=timeout_s))
+        try:
+            outcome = self.session.transport.run(Command(argv=argv, timeout_s=timeout_s))
+        except DeadlineExceeded:  # of the command: the board may be as well as ever
+            raise
+        except BoardError as problem:
+            self._broken = problem
+            raise
+        self._broken = None
+        return outcome
 
     # --- what the plugin does ------------------------------------------------------------------------
+
+    @property
+    def broken(self) -> BoardError | None:
+        """Why the last command did not reach the board, also where the test caught that error itself.
+
+        None again as soon as one does, or the test forgets the link: somebody who switches a board off and waits for
+        it to come back has to try.
+        """
+        return self._broken
 
     def open(self) -> None:
         """Bring the board up as far as it is ours to do: start a virtual one, open the console."""
@@ -179,7 +197,7 @@ class Holding:
 
     def forget_link(self) -> None:
         """Close the link; the next use opens a new one."""
-        session, self._session = self._session, None
+        session, self._session, self._broken = self._session, None, None
         if session is not None:
             session.close()
 

@@ -27,7 +27,7 @@ PRELUDE = """
     import numpy as np
     import pytest
 
-    from pytest_edgehil.errors import BoardError
+    from pytest_edgehil.errors import BoardError, DeadlineExceeded
     from pytest_edgehil.model import Demand, Fault
 
     X = {"image": np.ones((1, 4), dtype=np.float32)}
@@ -94,6 +94,25 @@ SUITE = (
         except BoardError:
             pass
 
+    def test_swallowed_command(request, board):
+        breaks_once(request, board)
+        try:
+            board.run("true")
+        except BoardError:
+            pass
+
+    def test_comes_back(request, board):
+        assert board.run("true").exit_status == 0
+        if first_time(request):
+            with pytest.raises(DeadlineExceeded):
+                board.run("sleep", "600", timeout_s=0.2)
+            board.virtual.inject(Fault(kind="link-cut"))
+            with pytest.raises(BoardError):
+                while True:
+                    board.run("true")
+            board.forget_link()
+            assert board.run("true").exit_status == 0
+
     def test_assertion_after_it_broke(request, board, dut):
         breaks_once(request, board)
         try:
@@ -137,13 +156,14 @@ BREAKING = {
     "test_in_call",
     "test_in_teardown",
     "test_swallowed",
+    "test_swallowed_command",
     "test_assertion_after_it_broke",
     "test_skip_after_it_broke",
     "test_expected_failure",
     "test_gate",
     "test_parametrised[1]",
 }
-CALM = {"test_parametrised[2]", "test_last"}
+CALM = {"test_parametrised[2]", "test_last", "test_comes_back"}
 
 
 @pytest.fixture(scope="module", params=[(), ("-n2",)], ids=["alone", "n2"])
@@ -189,7 +209,12 @@ def test_each_broken_board_is_quarantined_with_the_reason_in_the_record(ran: Ran
 
 
 def test_what_the_test_made_of_the_broken_board_is_not_held_against_it(ran: Ran):
-    for name in ("test_assertion_after_it_broke", "test_skip_after_it_broke", "test_swallowed"):
+    for name in (
+        "test_assertion_after_it_broke",
+        "test_skip_after_it_broke",
+        "test_swallowed",
+        "test_swallowed_command",
+    ):
         assert re.search("panic", ran.attempts[name][0]["message"]), name
     assert "assert answer is not None" not in ran.result.stdout.str()
 
