@@ -3,7 +3,8 @@
 A board's processes are the descendants of its supervisor, which is a *child subreaper* (prctl(2)): a process that
 daemonises is adopted by it and not by init, so it can neither escape a power cut nor be left out of the board's CPU
 time. When the supervisor is killed itself, its warden, a subreaper too, inherits them. A marker in their environment
-finds strays in the one case left, both killed at once: whoever starts or stops the board next makes an end of them.
+finds strays in the one case left, both killed at once: the warden's sweeper makes an end of them, and if that is gone
+too, whoever starts or stops the board next.
 
 Standard library only: the warden stays small.
 """

@@ -4,7 +4,9 @@ A board must never outlive whoever started it, however that one or the superviso
 does nothing else: when the starter is gone (its process ended, or it closed our stdin) the supervisor is told to end;
 when the supervisor is gone, everything that it left behind is killed. It can do so because it is a subreaper: the
 orphans of the supervisor, daemons included, become its own children. When the warden itself is killed, the supervisor
-notices and ends.
+notices and ends. When both are killed at once, so that neither can, the *sweeper* is left: a fork of the warden that
+waits for the end of the two and then kills what carries the board's marker. It holds the board's lock meanwhile, so
+that it never hits a board that is being started anew.
 
 The starter is watched through a pidfd and not by PR_SET_PDEATHSIG, which would fire when the *thread* that started us
 ends. The blueprint comes as the first line of stdin. Standard library only, and small: there is one per board.
@@ -23,7 +25,15 @@ import time
 import traceback
 from pathlib import Path
 
-from pytest_edgehil.virtual.processes import become_subreaper, end_descendants, marker_of, reap, signal_process, sweep
+from pytest_edgehil.virtual.processes import (
+    become_subreaper,
+    end_descendants,
+    look,
+    marker_of,
+    reap,
+    signal_process,
+    sweep,
+)
 
 ORDERLY_END_S = 5.0
 FORCED_END_S = 10.0
@@ -56,6 +66,9 @@ def main(arguments: list[str]) -> int:
     if supervisor == 0:
         _become_supervisor(directory, blueprint, lifeline=lifeline, drop=(held, stop_reader, stop_writer))
     os.close(lifeline)
+    warden = os.getpid()
+    if os.fork() == 0:
+        _become_sweeper(warden, supervisor, marker, drop=(held, stop_reader, stop_writer))
     _silence_stdout()  # so that the starter reads end of file when the supervisor dies before it could report
     try:
         _watch(supervisor, watch, stop_reader)
@@ -149,6 +162,41 @@ def _become_supervisor(directory: Path, blueprint: bytes, *, lifeline: int, drop
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def _become_sweeper(warden: int, supervisor: int, marker: str, *, drop: tuple[int, ...]) -> None:
+    """The rest of another forked child's life; an orderly end of the warden kills it like every other descendant."""
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for descriptor in drop:  # above all the lifeline of the supervisor, and the pipes to the starter
+            os.close(descriptor)
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1):
+            os.dup2(null, descriptor)
+        with contextlib.suppress(KeyboardInterrupt):
+            _outlive(warden)
+            _outlive(supervisor)
+            sweep(marker)
+    finally:
+        os._exit(0)
+
+
+def _outlive(pid: int) -> None:
+    """Return when a process is gone."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except OSError:  # none on old kernels and in some sandboxes
+        while (facts := look(pid)) is not None and facts.state != "Z":
+            time.sleep(STARTER_POLL_MS / 1000)
+        return
+    try:
+        select.select([descriptor], [], [])
+    finally:
+        os.close(descriptor)
 
 
 def _watch(supervisor: int, starter: _Starter, stop_reader: int) -> None:

@@ -15,7 +15,7 @@ from support.virtual_boards import DEADLINE_S, alive, board, eventually, run_on,
 from pytest_edgehil.errors import BoardError, ConfigError, ConnectFailed, PowerError
 from pytest_edgehil.model.board import Board, Environment
 from pytest_edgehil.virtual import farm
-from pytest_edgehil.virtual.processes import marked, marker_of
+from pytest_edgehil.virtual.processes import children, marked, marker_of
 
 # a child that ignores signals, one in a session of its own, and a daemon that has forked twice
 CHILDREN = (
@@ -64,9 +64,8 @@ class Starter:
         assert all(alive(pid) for pid in (self.supervisor, self.warden, *self.children))
 
     def all_gone(self) -> bool:
-        return not any(alive(pid) for pid in (self.supervisor, self.warden, *self.children)) and not marked(
-            marker_of(self.directory)
-        )
+        known = (self.supervisor, self.warden, *self.children)
+        return not any(alive(pid) for pid in known) and not marked(marker_of(self.directory))
 
     def end(self) -> None:
         self.process.kill()
@@ -118,13 +117,26 @@ def test_a_supervisor_that_hangs_is_killed_in_the_end(starter):
     eventually(starter.all_gone)
 
 
-def test_what_is_left_when_everybody_is_killed_at_once_ends_with_the_next_start(starter):
-    for pid in (starter.warden, starter.supervisor):
-        os.kill(pid, signal.SIGSTOP)  # so that neither can see the other die
+def kill_at_once(starter: Starter, *others: int) -> None:
+    pids = (starter.warden, starter.supervisor, *others)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)  # so that none can see another die
     starter.process.kill()
-    for pid in (starter.warden, starter.supervisor):
+    for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not alive(starter.supervisor) and not alive(starter.warden))
+
+
+def test_nothing_is_left_when_starter_warden_and_supervisor_are_killed_at_once(starter):
+    kill_at_once(starter)
+    eventually(starter.all_gone)
+    with running(starter.directory) as up:
+        assert run_on(up, "echo up").out == "up\n"
+
+
+def test_what_is_left_when_their_sweeper_is_killed_too_ends_with_the_next_start(starter):
+    (sweeper,) = set(children(starter.warden)) - {starter.supervisor}
+    kill_at_once(starter, sweeper)
+    eventually(lambda: not any(alive(pid) for pid in (starter.supervisor, starter.warden, sweeper)))
     assert any(alive(pid) for pid in starter.children), "the one case that is left to the next start"
     with running(starter.directory) as up:
         assert not any(alive(pid) for pid in starter.children)
