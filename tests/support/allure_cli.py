@@ -32,6 +32,13 @@ def find() -> Path | None:
     return next((one for one in places if one.is_file()), None)
 
 
+def modules() -> Path:
+    """The ``node_modules`` that the command lies in."""
+    command = find_or_install()
+    assert command is not None
+    return command.absolute().parent.parent
+
+
 @cache
 def find_or_install() -> Path | None:
     """The command; installed first if it is required and npm is here."""

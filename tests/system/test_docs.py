@@ -6,6 +6,7 @@ which no reader sees, say what is special about it:
 
 - ``<!-- exit: 2 -->``: every command of the block ends with this exit status, not with 0.
 - ``<!-- not run: REASON -->``: the commands are not run; those of ours are still parsed.
+- ``<!-- needs: COMPONENT… -->``: they are run where these components are, and must be where EDGEHIL_REQUIRE names one.
 - ``<!-- until: TEXT -->``: the command goes on running; the next one is typed once it has printed this.
 - ``<!-- file: NAME -->``: the block (Python or YAML) is a file, and is written where the commands run.
 - ``<!-- continues: PAGE -->`` (anywhere): the page goes on in the directory that another page has left.
@@ -28,9 +29,11 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pytest
+from support import allure_cli
 
 from pytest_edgehil.cli import parser
 from pytest_edgehil.gates.registry import SIGNATURES
@@ -120,6 +123,24 @@ def commands(block: Block) -> Iterator[Command]:
         yield command
 
 
+def needed(notes: Mapping[str, str]) -> tuple[str, ...]:
+    """The components that a block needs."""
+    return tuple(notes.get("needs", "").split())
+
+
+@cache
+def is_here(component: str) -> bool:
+    """Is a component here, or installed by now because it is required?"""
+    return bool({"npm": lambda: shutil.which("npx"), "allure": allure_cli.find_or_install}[component]())
+
+
+def skipped(notes: Mapping[str, str]) -> str:
+    """Why commands are not run, or nothing; a component that is required is never a reason."""
+    required = os.environ.get("EDGEHIL_REQUIRE", "").split(",")
+    missing = [one for one in needed(notes) if one not in required and not is_here(one)]
+    return notes.get("not run", "") or (f"needs {', '.join(missing)}" if missing else "")
+
+
 def all_blocks() -> Iterator[Block]:
     for page in PAGES:
         yield from blocks(page)
@@ -172,7 +193,11 @@ class Desk:
         """Do what a block says."""
         if "file" in block.notes:
             (self.directory / block.notes["file"]).write_text(block.text, encoding="utf-8")
-        if block.language == "console" and "not run" not in block.notes:
+        if block.language == "console" and not skipped(block.notes):
+            missing = [one for one in needed(block.notes) if not is_here(one)]
+            assert not missing, f"{block.where}: {', '.join(missing)} is not here, but EDGEHIL_REQUIRE says it must be"
+            if "allure" in needed(block.notes):  # npx takes what the tests have installed, and asks no network
+                (self.directory / "node_modules").symlink_to(allure_cli.modules())
             for command in commands(block):
                 self.start(command) if "until" in command.notes else self.run(command)
 
@@ -252,7 +277,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 
 def runs(page: str) -> bool:
-    return any(one.language == "console" and "not run" not in one.notes for one in blocks(page))
+    return any(one.language == "console" and not skipped(one.notes) for one in blocks(page))
 
 
 def journeys() -> Iterator[tuple[str, ...]]:
@@ -289,15 +314,13 @@ def test_what_pages_say_to_type_works(pages: tuple[str, ...], tmp_path: Path, ch
             desk.clear()
 
 
-@pytest.mark.parametrize(
-    "command", [pytest.param(one, id=one.where) for one in all_commands() if "not run" in one.notes]
-)
+@pytest.mark.parametrize("command", [pytest.param(one, id=one.where) for one in all_commands() if skipped(one.notes)])
 def test_a_command_that_is_not_run(command: Command) -> None:
     """It can at least be parsed if it is ours; skipped, so that every run lists what was not run, and why."""
     words = shlex.split(command.text.replace("\\\n", " "), comments=True)
     if words[0] == "edgehil":
         parser().parse_args(words[1:])  # ends the test if it is wrong
-    pytest.skip(f"{command.where}: {command.text.splitlines()[0]}: {command.notes['not run']}")
+    pytest.skip(f"{command.where}: {command.text.splitlines()[0]}: {skipped(command.notes)}")
 
 
 def test_every_python_and_yaml_block_is_a_file_that_a_command_uses() -> None:
@@ -311,11 +334,11 @@ def test_every_python_and_yaml_block_is_a_file_that_a_command_uses() -> None:
 
 
 def test_notes_are_known_and_stand_before_a_block_that_they_suit() -> None:
-    known = {"exit", "not run", "until", "file"}
+    known = {"exit", "not run", "until", "file", "needs"}
     used = 0
     for block in all_blocks():
         assert set(block.notes) <= known, block.where
-        assert block.language == "console" or not {"exit", "until"} & set(block.notes), block.where
+        assert block.language == "console" or not {"exit", "until", "needs"} & set(block.notes), block.where
         used += len(block.notes)
     written = sum(
         len(re.findall(rf"<!-- (?:{'|'.join(known)}): .+ -->", (ROOT / page).read_text(encoding="utf-8")))
