@@ -55,7 +55,7 @@ def description_html(record: TestRecord, *, told: str = "") -> str:
     """
     blocks = [_headline(record)]
     if record.verdicts:
-        blocks.append(_table(record))
+        blocks += [_table(record), _explanations(record)]
     blocks += [told, _provenance(record)]
     blocks.append(_small_print(record))
     return "\n".join(one for one in blocks if one)
@@ -110,7 +110,7 @@ def _row(verdict: Verdict) -> str:
     return (
         f'<tr><td style="{_CELL}"><b>{escape(verdict.gate)}</b></td>{cells}'
         f'<td style="{_CELL}">{_chip(verdict.outcome.value, _OUTCOME_COLOUR[verdict.outcome])}</td>'
-        f'<td style="{_TEXT}">{escape(verdict.reason)}{_more(verdict)}</td></tr>'
+        f'<td style="{_TEXT}">{escape(verdict.reason)}</td></tr>'
     )
 
 
@@ -145,9 +145,14 @@ def _list(notes: Sequence[str]) -> str:
     return f'<ul style="{_SMALL};margin:6px 0 0;padding-left:18px">{items}</ul>' if items else ""
 
 
-def _more(verdict: Verdict) -> str:
-    """The figures behind a verdict and what would change it, smaller, below its sentence."""
-    return "".join(f'<div style="{_SMALL};margin-top:4px">{escape(one)}</div>' for one in explain(verdict)[1:])
+def _explanations(record: TestRecord) -> str:
+    """Below the table, over the whole width: the figures behind each verdict, and what would change it."""
+    found = []
+    for verdict in sorted(record.verdicts, key=lambda one: fmt.SEVERITY.index(one.outcome)):
+        lines = "<br>".join(escape(one) for one in explain(verdict)[1:])
+        if lines:
+            found.append(f'<p style="{_SMALL};margin:6px 0"><b>{escape(verdict.gate)}</b><br>{lines}</p>')
+    return "".join(found)
 
 
 def _chip(text: str, colour: str) -> str:
