@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.registry import parse
 from pytest_edgehil.gates.stats.binomial import clopper_pearson
+from pytest_edgehil.gates.stats.mean import UNSEEN_STALL, look, looks
 from pytest_edgehil.model.sample import Conditions, Sample, SensorReading
 from pytest_edgehil.model.series import BlockPair, Paired
 from pytest_edgehil.reporting.plots import canvas, registry
@@ -122,6 +123,32 @@ def open_loop() -> bytes:
             headline="One stall of 500 ms at 100 inferences a second",
             note=f"timed from its start one inference is slow; timed from when they were due {late:.0%} are",
             alt="Response times over three seconds: one long latency, then a queue that drains for two seconds.",
+        )
+
+    return canvas.render(draw, file_format="svg")
+
+
+def mean() -> bytes:
+    """The bounds of a mean time, look by look."""
+    values = latencies_ms(np.random.default_rng(2), 960)
+
+    def draw(axes: Any) -> canvas.Caption:
+        for number, n in enumerate(looks(values.size), start=1):
+            found = look(values[:n], alpha=0.05, number=number, unseen=UNSEEN_STALL)
+            assert found is not None
+            bar = [[found.mean - found.low], [found.high - found.mean]]
+            label = "mean time with its bounds, at a look" if number == 1 else None
+            axes.errorbar([n], [found.mean], yerr=bar, fmt="D", capsize=5.0, color=canvas.BLUE, label=label)
+        limit = {"color": canvas.INK, "linewidth": 1.4, "linestyle": (0, (5, 2))}
+        axes.axhline(1000.0 / 90.0, label="limit: 90 inferences a second", **limit)
+        axes.set_xlim(0, 1010)
+        axes.set_xlabel("inferences")
+        axes.set_ylabel("mean time of an inference, ms")
+        return canvas.Caption(
+            outcome=None,
+            headline="A mean is known less well than it looks",
+            note="the upper bound counts a stall that was not seen yet; it weighs less as the sample grows",
+            alt="Bounds of the mean after 60, 120, 240, 480 and 960 inferences; they get narrower.",
         )
 
     return canvas.render(draw, file_format="svg")
@@ -262,6 +289,7 @@ FIGURES: Mapping[str, Callable[[], bytes]] = {
     "evidence-open": lambda: of_gate("evidence", _timed(1000, 3), "p95_latency", "11.6 ms", min_duration="0 s"),
     "open-loop": open_loop,
     "ratios": lambda: of_gate("ratios", _pairs(1.06), "p95_latency", baseline="digits-fp32", ratio=1.10),
+    "mean": mean,
     "items": items,
     "spike": spike,
     "starts": starts,

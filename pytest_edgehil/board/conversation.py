@@ -15,6 +15,7 @@ import collections
 import contextlib
 import functools
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 
 from pytest_edgehil.board import wire
 from pytest_edgehil.board.answers import Fields, reading
-from pytest_edgehil.board.transport import Channel
+from pytest_edgehil.board.transport import SIGNALLED, Channel
 from pytest_edgehil.board.trouble import error_of
 from pytest_edgehil.board.wire import Message
 from pytest_edgehil.errors import (
@@ -312,10 +313,11 @@ class Conversation:
         said = " ".join(self._channel.stderr_tail.split())[-300:]
         tail = f"; it said: {said}" if said else ""
         if not said_hello:
-            return EndedBeforeHello(f"{self._board_id}: the on-board program did not start (status {status}){tail}")
-        if status == 137:
-            return OutOfMemory(f"{self._board_id}: the on-board program was killed by SIGKILL{tail}")
-        return ProtocolError(f"{self._board_id}: the on-board program ended with status {status}{tail}")
+            return EndedBeforeHello(
+                f"{self._board_id}: the on-board program did not start (it {_how_it_ended(status)}){tail}"
+            )
+        kind = OutOfMemory if status == 128 + signal.SIGKILL else ProtocolError
+        return kind(f"{self._board_id}: the on-board program {_how_it_ended(status)}{tail}")
 
     def _ping(self) -> None:
         while not self._closing.wait(PING_S):
@@ -330,6 +332,20 @@ class Conversation:
                 return
             finally:
                 self._sending.release()
+
+
+def _how_it_ended(status: int) -> str:
+    """An exit status as a channel tells it, in words.
+
+    >>> _how_it_ended(1), _how_it_ended(139)
+    ('ended with status 1', 'was killed by SIGSEGV')
+    """
+    if status == SIGNALLED:
+        return "was killed by a signal, together with the shell that had started it"
+    number = status - 128
+    if number in set(signal.Signals):
+        return f"was killed by {signal.Signals(number).name}"
+    return f"ended with status {status}"
 
 
 class EndedBeforeHello(ProtocolError):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,8 @@ LIMIT_GRACE_S = 15.0
 
 _INLINE_STDIN_BYTES = 65_536  # so much is taken without the program reading any of it; more gets a thread
 _BURST_PAUSES_S = (0.1, 0.3, 1.0, 3.0)  # an sshd whose MaxStartups is reached hangs up at once; it is asked again
+
+_ONBOARD = re.compile(r".*/onboard-[0-9a-f]+\.pyz")
 
 _log = logging.getLogger("edgehil.board.ssh")
 logging.getLogger("edgehil.board").addHandler(logging.NullHandler())  # without it, errors would go to stderr
@@ -159,7 +162,7 @@ class SshTransport:
     def open(self, argv: tuple[str, ...], timeout_s: float) -> Channel:
         """See `transport.Transport.open`."""
         check_argv(argv)
-        return self._start(argv, Deadline(timeout_s), what=f"{show_argv(argv)} on {self.board_id}", limit_s=None)
+        return self._start(argv, Deadline(timeout_s), what=f"{_program(argv)} on {self.board_id}", limit_s=None)
 
     def close(self) -> None:
         """See `transport.Transport.close`."""
@@ -338,3 +341,9 @@ class SshTransport:
         while not self._closing.wait(self._keepalive_s):
             if not self.answers():
                 return
+
+
+def _program(argv: tuple[str, ...]) -> str:
+    """What runs, as a person would say it: nobody is helped by the path of a file that is named after its digest."""
+    ours = any(_ONBOARD.fullmatch(one) for one in argv)
+    return "the on-board program" if ours else show_argv(argv)

@@ -15,14 +15,11 @@ import paramiko
 
 from pytest_edgehil.board.deadline import Deadline
 from pytest_edgehil.board.redact import tail
-from pytest_edgehil.board.transport import SEND_TIMEOUT_S, SLICE_BYTES
+from pytest_edgehil.board.transport import SEND_TIMEOUT_S, SIGNALLED, SLICE_BYTES
 from pytest_edgehil.errors import DeadlineExceeded, LinkLost
 
 if TYPE_CHECKING:
     from pytest_edgehil.board.ssh import SshTransport
-
-SIGNALLED = 255
-"""Exit status when the leader of a program was itself killed and the server told no number; `ssh` says the same."""
 
 _TAIL_BYTES = 8192
 _BLOCKED_SLICE_S = 0.2  # how often a sender that waits for the program to read looks at its deadline and at stderr
@@ -182,11 +179,16 @@ class SshChannel:
         # channel without an end of file, or without a status, is asked whether it is still there.
         if (status < 0 or not self._channel.eof_received) and not self._link.answers():
             raise LinkLost(
-                f"the link to {self._link.board_id} broke off before {self._what} had ended: {self._link.sock.lost}"
+                f"the link to {self._link.board_id} broke off before {self._briefly} had ended: {self._link.sock.lost}"
             )
         self._drain_stderr()
         _log.debug("%s ended with exit status %d", self._what, status)
         return status if status >= 0 else SIGNALLED
+
+    @property
+    def _briefly(self) -> str:
+        """What runs here, for a message that names the board anyway."""
+        return self._what.removesuffix(f" on {self._link.board_id}")
 
     def _drain_stderr(self) -> None:
         # Unread stderr uses up the channel's window, and in the end the program would block on it.
@@ -205,7 +207,8 @@ class SshChannel:
     def _unread(self) -> LinkLost:
         if self._link.sock.lost:
             return LinkLost(
-                f"the link to {self._link.board_id} broke off while {self._what} was being fed: {self._link.sock.lost}"
+                f"the link to {self._link.board_id} broke off while {self._briefly} was being fed: "
+                f"{self._link.sock.lost}"
             )
         said = tail(self.stderr_tail.encode(), self._secrets) or "nothing"
         return LinkLost(f"{self._what} ended before it had read its input; it said: {said}")

@@ -16,6 +16,9 @@ from typing import Protocol
 
 from pytest_edgehil.board.command import Command, Outcome
 
+SIGNALLED = 255
+"""Exit status when the leader of a program was itself killed and the server told no number; `ssh` says the same."""
+
 SLICE_BYTES = 32_704
 """Largest slice that goes into one SSH packet of 32 KiB together with its header; bigger writes split badly."""
 
@@ -49,7 +52,7 @@ class Channel(Protocol):
         """Waits for the program to end; output that nobody has received is thrown away.
 
         Returns:
-            Its exit status, 128 + n when signal n ended it.
+            Its exit status, 128 + n when signal n ended it; SIGNALLED when whatever had started it was killed too.
 
         Raises:
             DeadlineExceeded: it did not end within `timeout_s`; it has been killed.

@@ -149,9 +149,9 @@ def _explanations(record: TestRecord) -> str:
     """Below the table, over the whole width: the figures behind each verdict, and what would change it."""
     found = []
     for verdict in sorted(record.verdicts, key=lambda one: fmt.SEVERITY.index(one.outcome)):
-        lines = "<br>".join(escape(one) for one in explain(verdict)[1:])
+        lines = "".join(f"<div>{escape(one)}</div>" for one in explain(verdict)[1:])
         if lines:
-            found.append(f'<p style="{_SMALL};margin:6px 0"><b>{escape(verdict.gate)}</b><br>{lines}</p>')
+            found.append(f'<div style="{_SMALL};margin:6px 0"><b>{escape(verdict.gate)}</b>{lines}</div>')
     return "".join(found)
 
 

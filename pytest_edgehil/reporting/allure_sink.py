@@ -171,7 +171,7 @@ class AllureSink:
         """Controller only: name quarantined boards on the report's page of global errors."""
         for board, reason in sorted(quarantined.items()):
             allure_commons.plugin_manager.hook.global_error(
-                message=f"board {board} is quarantined: {reason}",
+                message=f"board {board} is quarantined: {fmt.without_board(board, reason)}",
                 trace=f"It gets no more tests until somebody runs: edgehil lab restore {board}",
             )
 

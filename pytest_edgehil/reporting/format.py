@@ -182,8 +182,18 @@ def sentence(record: TestRecord, verdict: Verdict) -> str:
 
 def attempt_sentence(record: TestRecord) -> str:
     """One attempt that has no verdict to speak for it, as one sentence."""
-    said = record.message.strip() or f"ended as {record.status.value} without a message"
+    said = record.message.strip() if record.board is None else without_board(record.board.id, record.message)
+    said = said or f"ended as {record.status.value} without a message"
     return f"{short_name(record.nodeid)}{where(record)}: {said}"
+
+
+def without_board(board_id: str, reason: str) -> str:
+    """A reason for a place that names the board anyway.
+
+    >>> without_board("pi5-03", "pi5-03: the on-board program was killed by SIGSEGV")
+    'the on-board program was killed by SIGSEGV'
+    """
+    return reason.strip().removeprefix(f"{board_id}: ")
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:

@@ -73,7 +73,9 @@ def markdown(
     if again:
         blocks += ["**Run again**", _bullets([f"`{one.nodeid}`: {_cell(one.continued)}" for one in again])]
     if quarantined:
-        lines = [f"`{board}`: {_cell(reason)}" for board, reason in sorted(quarantined.items())]
+        lines = [
+            f"`{board}`: {_cell(fmt.without_board(board, reason))}" for board, reason in sorted(quarantined.items())
+        ]
         blocks += ["**Quarantined boards**", _bullets(lines)]
     if not_run:
         blocks += [f"**Not run: {fmt.counted(len(not_run), 'test')}**", _bullets([f"`{one}`" for one in not_run])]

@@ -276,7 +276,7 @@ def _quarantined(quarantined: Mapping[str, str], width: int) -> list[Line]:
         return []
     lines = _wrapped("quarantined boards ('edgehil lab restore BOARD' takes one back):", width, bold=True)
     for board_id, reason in sorted(quarantined.items()):
-        lines += _wrapped(f"  {board_id}: {reason}", width, colour="yellow")
+        lines += _wrapped(f"  {board_id}: {fmt.without_board(board_id, reason)}", width, colour="yellow")
     return lines
 
 

@@ -157,12 +157,19 @@ def test_a_hello_that_is_none(talk, said, error, text):
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(0, ProtocolError), (1, ProtocolError), (137, OutOfMemory)], ids=["0", "1", "SIGKILL"]
+    ("status", "error", "how"),
+    [
+        (0, ProtocolError, "ended with status 0"),
+        (1, ProtocolError, "ended with status 1"),
+        (137, OutOfMemory, "was killed by SIGKILL"),
+        (139, ProtocolError, "was killed by SIGSEGV"),
+        (255, ProtocolError, "was killed by a signal, together with the shell"),
+    ],
 )
-def test_a_program_that_ends_is_told_with_its_last_words(talk, status, error):
+def test_a_program_that_ends_is_told_with_its_last_words(talk, status, error, how):
     link, _ = talk(HELLO, b"", status=status, stderr="MemoryError\n")
     link.hello(5)
-    with pytest.raises(error, match=r"MemoryError"):
+    with pytest.raises(error, match=rf"the on-board program {how}.*MemoryError"):
         link.ask("run", timeout_s=5)
 
 

@@ -486,3 +486,14 @@ def test_no_file_descriptor_is_left_after_many_commands(server: AsyncsshServer) 
         link.run(command("true"))
     until(lambda: count() <= before)  # the server, which is in this process too, closes its own a little later
     link.close()
+
+
+def test_the_on_board_program_is_called_that_and_its_board_named_once(link: SshTransport, proxy: TcpProxy) -> None:
+    program = "/home/pi/.edgehil/bin/onboard-" + "ab" * 32 + ".pyz"
+    channel = link.open(("sh", "-c", "cat >/dev/null", program), GENEROUS_S)
+    proxy.cut(reset=True)
+    with pytest.raises(LinkLost) as told:
+        channel.receive(1, GENEROUS_S)
+    assert "before the on-board program had ended" in str(told.value)
+    assert "pyz" not in str(told.value)
+    assert str(told.value).count(link.board_id) == 1

@@ -182,3 +182,12 @@ def test_a_number_is_not_torn_from_its_unit() -> None:
 def test_markup_is_what_a_terminal_writer_takes() -> None:
     assert Line(text="x").markup == {}
     assert Line(text="x", bold=True, colour="red").markup == {"bold": True, "red": True}
+
+
+def test_a_board_is_not_named_twice_in_one_line() -> None:
+    reason = "pi5-04: the on-board program was killed by SIGSEGV"
+    broken = replace(make.put_back(), message=reason, quarantined=reason)
+    shown = text(account([broken], quarantined={"pi5-04": reason}))
+    assert "pi5-04: pi5-04" not in shown
+    assert "  pi5-04: the on-board program was killed by SIGSEGV" in shown
+    assert "test_survives on pi5-04: the on-board program was killed" in shown
