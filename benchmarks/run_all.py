@@ -34,10 +34,9 @@ SCRIPTS = (
     "statistics/accuracy_drop.py",
     "statistics/tango_size.py",
     "statistics/token_kl.py",
+    "statistics/against_baseline.py",
     "statistics/soak_leak.py",
     "statistics/p95_operating_characteristics.py",
-    "statistics/open_loop.py",
-    "statistics/mean_gates.py",
 )
 PARTS = ("measuring/bare_loop.py", "leases/waiter.py")
 """Programs that a benchmark starts; no benchmarks themselves."""

@@ -9,8 +9,8 @@ by a FAIL), each at the error rate α over all looks together. The ratio is that
 bounded by `stats.block_ratio`; one looks at 30, 40, 60, 80 and 100 % of the pairs that may be measured.
 
 What is assumed: blocks are long against the correlation of latencies, and pairs are alike but for chance. In
-simulations (``benchmarks/statistics/against_baseline.py``) the error at the boundary is between 5 and 6 % of a side at
-the default of 5 %, for correlations up to 0.8: the t approximation is no exact test. What it cannot see: a
+simulations (``benchmarks/statistics/against_baseline.py``) the error at the boundary is between 4 and 6.4 % of a side
+at the default of 5 %, for correlations up to 0.8: the t approximation is no exact test. What it cannot see: a
 difference that shows only after hours, or only in a process of its own that is alone on the board; and how much
 the two models differ from one start of their processes to the next, because each is loaded once.
 """
