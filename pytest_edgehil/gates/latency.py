@@ -212,7 +212,7 @@ class LatencyQuantile:
             reason=reason,
             look=look,
             unseen=unseen,
-            would_change=outlook.of_quantile(outcome, self._around(timed.values_ns, look, judge)),
+            would_change=outlook.of_quantile(outcome, self._around(timed, look, judge)),
         )
 
     def _open(
@@ -265,7 +265,7 @@ class LatencyQuantile:
                 f"and they do not show that the budget is missed"
             )
             return said, f"{unit} over another {format_duration(missing_ns)}, which a PASS needs (min_duration)"
-        change = outlook.of_quantile(Outcome.INCONCLUSIVE, self._around(timed.values_ns, look, judge))
+        change = outlook.of_quantile(Outcome.INCONCLUSIVE, self._around(timed, look, judge))
         observed, budget = _ms(observed_quantile(timed.values_ns, self.quantile)), _ms(self.budget_ns)
         if n < fewest:
             said = f"{look.exceedances} of {look.n} {unit} took longer than {budget}, too few {unit} to tell"
@@ -279,12 +279,16 @@ class LatencyQuantile:
             )
         return said, change
 
-    def _around(self, latencies: npt.NDArray[np.int64], look: Look, judge: Judge | None) -> outlook.QuantileLook:
-        """Which other budgets these latencies would have passed or missed; none is known to pass without `judge`."""
+    def _around(self, timed: Timings, look: Look, judge: Judge | None) -> outlook.QuantileLook:
+        """Which other budgets these durations would have passed or missed; none is known to pass without `judge`."""
         from pytest_edgehil.gates.stats.projection import least_to_pass
+        from pytest_edgehil.gates.stats.sequential import Decision
 
-        low, _ = self._bounds(latencies[: look.n], look.inflation)
-        passes = None if judge is None else least_to_pass(latencies, judge)
+        values = timed.values_ns
+        low, _ = self._bounds(values[: look.n], look.inflation)
+        passes = None if judge is None else least_to_pass(values, judge)
+        if judge is not None and low > 0 and judge(low - 1.0)[0] is not Decision.ABOVE:
+            low = 0.0  # at a rate V depends on the budget, so another one must be judged to be known
         return outlook.QuantileLook(
             budget_ns=self.budget_ns,
             rate=self._rate,
@@ -295,6 +299,7 @@ class LatencyQuantile:
             fails_below_ns=low,
             passes_from_ns=None if passes is None else passes[0],
             passes_n=0 if passes is None else passes[1],
+            unit=timed.unit,
         )
 
     def _bounds(self, latencies: npt.NDArray[np.int64], inflation: float) -> tuple[float, float | None]:

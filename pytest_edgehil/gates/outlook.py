@@ -78,6 +78,7 @@ class QuantileLook:
         passes_from_ns: budgets from this on would have passed on the first `passes_n` inferences; None when no budget
             is known to.
         passes_n: see above.
+        unit: what the durations are of.
     """
 
     budget_ns: int
@@ -89,6 +90,7 @@ class QuantileLook:
     fails_below_ns: float
     passes_from_ns: float | None
     passes_n: int
+    unit: str = "inferences"
 
 
 def of_quantile(outcome: Outcome, look: QuantileLook) -> str:
@@ -99,24 +101,24 @@ def of_quantile(outcome: Outcome, look: QuantileLook) -> str:
     passes = None if look.passes_from_ns is None else duration_at_least(look.passes_from_ns)
     fails = duration_at_most(look.fails_below_ns) if look.fails_below_ns > 0 else None
     if outcome is Outcome.PASS:
-        told = [] if fails is None else [f"a budget below {fails} would have failed on these {look.n} inferences"]
+        told = [] if fails is None else [f"a budget below {fails} would have failed on these {look.n} {look.unit}"]
         if look.passes_from_ns is not None and look.passes_from_ns < look.budget_ns:
-            told.append(f"one of {passes} would have passed as well ({look.passes_n} inferences)")
+            told.append(f"one of {passes} would have passed as well ({look.passes_n} {look.unit})")
         return "; ".join(told)
     if outcome is Outcome.FAIL:
-        final = "more inferences of this model do not undo a FAIL"
+        final = f"more {look.unit} of this model do not undo a FAIL"
         if passes is not None:
             return (
-                f"a faster model, or a budget of at least {passes}, which the first {look.passes_n} inferences "
+                f"a faster model, or a budget of at least {passes}, which the first {look.passes_n} {look.unit} "
                 f"would have passed; {final}"
             )
         return (
             f"a faster model, or a larger budget: none below {fails} would have passed, and which one would takes at "
-            f"least {fewest_to_pass(look.rate, look.alpha)} inferences to tell; {final}"
+            f"least {fewest_to_pass(look.rate, look.alpha)} {look.unit} to tell; {final}"
         )
     told = []
     if passes is not None:
-        told.append(f"of at least {passes} (passed by the first {look.passes_n} inferences)")
+        told.append(f"of at least {passes} (passed by the first {look.passes_n} {look.unit})")
     if fails is not None:
         told.append(f"below {fails} (missed by these {look.n})")
     budgets = [f"a budget {' or '.join(told)}"] if told else []
@@ -131,14 +133,14 @@ def _more(look: QuantileLook, budget: str) -> str:
     if_so = f"if the true share of slower ones is the observed {share} (a projection, no promise)"
     found = project(look.n, look.exceedances, p0=look.rate, alpha=look.alpha, inflation=look.inflation)
     if found is None:
-        return f"at {budget} not even a million inferences would decide, {if_so}"
+        return f"at {budget} not even a million {look.unit} would decide, {if_so}"
     if found.trials <= look.n:
         # the evidence is there, and yet it does not count
         if look.n < 60:
-            return "60 inferences at least, however fast they are"
+            return f"60 {look.unit} at least, however fast they are"
         return "a new measurement: a slow stretch of this one had shown the opposite, so it cannot PASS any more"
     would = "PASS" if found.below else "FAIL"
-    return f"at {budget} about {_about(found.trials - look.n)} more inferences would {would}, {if_so}"
+    return f"at {budget} about {_about(found.trials - look.n)} more {look.unit} would {would}, {if_so}"
 
 
 def _about(count: int) -> str:

@@ -43,6 +43,7 @@ _UNITS: Final[Mapping[str, str]] = {
     "_c": "°C",
     "_seconds": "s",
     "_share": "fraction",
+    "_hz": "/s",
 }
 
 
