@@ -18,6 +18,7 @@ from pytest_edgehil.plugin.distributed import WORKERINPUT, Distributed, auto_wor
 from pytest_edgehil.plugin.error_rate import ErrorRate
 from pytest_edgehil.plugin.fixtures import baseline, board, combo, console, dut, heldout, rng
 from pytest_edgehil.plugin.options import Options, add_options, read_options
+from pytest_edgehil.plugin.progress import Printing
 from pytest_edgehil.plugin.rerun import read_earlier
 from pytest_edgehil.plugin.run import Run
 from pytest_edgehil.plugin.stash import CONTROLLER, OPTIONS, WORKBENCH
@@ -47,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         run = Run.begin(options.report)
         controller = config.stash[CONTROLLER] = Controller(options, run, lab)
         config.pluginmanager.register(controller, "edgehil_controller")
+        config.pluginmanager.register(Printing(config, every_s=options.progress_s), "edgehil_progress")
         if config.pluginmanager.has_plugin("dsession") or config.pluginmanager.has_plugin("xdist"):
             config.pluginmanager.register(Distributed(controller), "edgehil_distributed")
         worker = MAIN

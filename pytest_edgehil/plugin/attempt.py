@@ -97,6 +97,10 @@ class Attempt:
                 )
             )
 
+    def note_progress(self, text: str) -> None:
+        """Note how far a long measurement is, as a step of no duration."""
+        self.steps.append(Step(name="progress", started_at=time.time(), duration_s=0.0, detail=text, failed=False))
+
     def note_error(self, problem: BaseException) -> None:
         """Remember what went wrong; a board that broke outranks whatever it made the test do afterwards."""
         if self.error is None or (isinstance(problem, BoardError) and not isinstance(self.error, BoardError)):

@@ -16,6 +16,7 @@ import pytest
 
 from pytest_edgehil.errors import ConfigError, EdgehilError
 from pytest_edgehil.plugin import allure, plots
+from pytest_edgehil.plugin.progress import PROGRESS
 from pytest_edgehil.plugin.rerun import NOT_THERE
 from pytest_edgehil.plugin.run import Run
 from pytest_edgehil.plugin.stash import BUDGET
@@ -76,7 +77,7 @@ class Controller:
             self.records.append(record)
             if record.requeued:
                 return  # that was not its result yet
-        if report.when != "setup" or not report.passed:
+        if (report.when != "setup" or not report.passed) and report.outcome != PROGRESS:
             self._seen.add(report.nodeid)
 
     @property

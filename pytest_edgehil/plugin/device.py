@@ -13,15 +13,16 @@ if TYPE_CHECKING:
     from pytest_edgehil.board.dut import Dut
     from pytest_edgehil.plugin.attempt import Attempt
     from pytest_edgehil.plugin.holding import Holding
+    from pytest_edgehil.plugin.options import Options
     from pytest_edgehil.plugin.workbench import Workbench
 
 
-def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | None, seed: int = 0) -> Dut:
+def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | None, options: Options) -> Dut:
     """Flash the attempt's combo on the board and load its model.
 
     Args:
-        seed: of the run; the order of held-out items follows from it, and from it and the test's name the order of
-            whatever is measured in turns.
+        options: of the run; the order of held-out items follows from its seed, and from that and the test's name the
+            order of whatever is measured in turns.
 
     Raises:
         UserError: a gate compares with what was measured on another kind of board.
@@ -34,10 +35,11 @@ def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | N
         holding.session,
         combo=attempt.combo,
         baseline=baseline,
-        order_seed=seed,
+        order_seed=options.seed,
         console=holding.console if board.console is not None else None,
         power=holding.power if board.power is not None else None,
-        against=Against(artifacts=dict(attempt.against), seed=order_seed(seed, attempt.nodeid)),
+        against=Against(artifacts=dict(attempt.against), seed=order_seed(options.seed, attempt.nodeid)),
+        pick_up_s=options.reconnect_s,
         step=attempt.step,
     )
     attempt.board = dut.ref

@@ -37,6 +37,8 @@ class Options:
         suite_alpha: error rate of all gates together, or None.
         seed: seed of the `rng` fixture and of the order in which held-out items are taken.
         measure_s: how long gates may go on measuring in one test.
+        reconnect_s: so long a link that is lost during a soak is tried again.
+        progress_s: least time between two lines of progress, or None for the default.
         inconclusive: Allure status of an inconclusive test.
         trust: trust file for the boards' identity keys, or None for the default one.
         policy: release policy whose digest the evidence is bound to, or None: then no policy takes the evidence.
@@ -61,6 +63,8 @@ class Options:
     suite_alpha: float | None
     seed: int
     measure_s: float
+    reconnect_s: float
+    progress_s: float | None
     inconclusive: str
     trust: Path | None
     policy: Path | None
@@ -117,6 +121,17 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="TIME",
         default="10 min",
         help="longest time that gates measure on in one test (default: %(default)s)",
+    )
+    add(
+        "--edgehil-reconnect",
+        metavar="TIME",
+        default="2 min",
+        help="try so long to reach a board again whose link was lost during a soak (default: %(default)s)",
+    )
+    add(
+        "--edgehil-progress",
+        metavar="TIME",
+        help="print how far a long measurement is, no more often than this (default: 1 min on a terminal, else 5 min)",
     )
     add(
         "--edgehil-trust",
@@ -191,6 +206,10 @@ def read_options(config: pytest.Config) -> Options:
         suite_alpha=_suite_alpha(config),
         seed=option("--edgehil-seed"),
         measure_s=_duration_s("--edgehil-measure", option("--edgehil-measure")),
+        reconnect_s=_duration_s("--edgehil-reconnect", option("--edgehil-reconnect")),
+        progress_s=None
+        if option("--edgehil-progress") is None
+        else _duration_s("--edgehil-progress", option("--edgehil-progress")),
         inconclusive=_inconclusive(config.getini("edgehil_inconclusive")),
         trust=_file(option, "--edgehil-trust"),
         policy=_file(option, "--edgehil-policy"),

@@ -31,6 +31,7 @@ from pytest_edgehil.errors import (
 )
 from pytest_edgehil.plugin import markers
 from pytest_edgehil.plugin.allure import sink_of
+from pytest_edgehil.plugin.progress import Telling
 from pytest_edgehil.plugin.stash import ATTEMPT, BUDGET
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class Runner:
                 measure=lambda wanted: dut.measure_more(wanted).replace(earlier=attempt.earlier),
                 clock=time.monotonic,
                 max_seconds=self._workbench.options.measure_s + _longest_s(attempt.gates),
+                on_look=Telling(item, attempt, every_s=self._workbench.options.progress_s).look,
             )
 
     @pytest.hookimpl(wrapper=True)

@@ -14,6 +14,8 @@ from support.standing_farm import Ran, StandingFarm, run_once
 from pytest_edgehil.artifacts.replay import TensorShape
 from pytest_edgehil.gates.golden import Golden, from_bytes, to_bytes
 
+MIB = 2**20
+
 FEEDS = """
     import numpy as np
     import pytest
@@ -64,6 +66,16 @@ GATES = suite(
     gate_test("cold_fail", 'cold_start("10 ms", starts=3)'),
     gate_test("thermal_fail", 'thermal(max="80 C", throttling=False)', 'soak("10 min")', model="hot"),
     gate_test("thermal_throttling", 'thermal(max="80 C", throttling=False)', 'soak("2 min")', model="throttling"),
+    gate_test("rss_unknown", 'peak_rss("128 MiB", of="model")'),
+    gate_test("soak_pass", 'soak("2 min")'),
+    gate_test("soak_drift_pass", 'soak("2 min", drift="10 %")'),
+    gate_test("soak_drift_fail", 'soak("2 min", drift="10 %")', model="slowing"),
+    gate_test("soak_drift_inconclusive", 'soak("2 min", drift="10 %", drift_of="p95")', model="rare"),
+    gate_test("soak_crash_pass", 'soak("10 min", crash_rate=0.3)', model="crashing"),
+    gate_test("soak_crash_fail", 'soak("10 min")', model="crashing"),
+    gate_test("soak_crash_inconclusive", 'soak("10 min", crash_rate=0.1)', model="crashing"),
+    gate_test("soak_leak_pass", 'soak("35 min", leak="5 MiB/h")', model="rare"),
+    gate_test("soak_leak_fail", 'soak("35 min", leak="5 MiB/h", full=True)', model="leaking"),
     gate_test("idle", 'p95_latency("12 ms")', body="assert dut is not None"),
     gate_test("wrong", 'p95_latency("12 ms")', body='assert dut.run(X)["logits"].sum() == 99'),
 )
@@ -155,6 +167,11 @@ def prepare(farm: StandingFarm) -> None:
     replay_artifact(farm.artifacts, name="hot", temperature_c=tuple(60.0 + i for i in range(40)))
     replay_artifact(farm.artifacts, name="throttling", throttled=(0,) * 3 + (0x40004,) * 100, period_s=0.1)
     replay_artifact(farm.artifacts, name="edge", p95_ms=10.0)
+    replay_artifact(farm.artifacts, name="slowing", latencies_ns=tuple(range(30 * MS, 60 * MS, 10_000)))
+    replay_artifact(farm.artifacts, name="rare", p95_ms=200.0)
+    replay_artifact(farm.artifacts, name="crashing", p95_ms=50.0, crash_after_s=95.0)
+    growing = tuple(100 * MIB + second * 20 * MIB // 3600 for second in range(2200))
+    replay_artifact(farm.artifacts, name="leaking", p95_ms=200.0, rss_bytes=growing, peak_rss_bytes=growing[-1])
     replay_artifact(farm.artifacts, name="tenth-more", latencies_ns=latencies(p95_ms=8.8, seed=2))
     replay_artifact(farm.artifacts, name="wide", inputs={"image": TensorShape(dtype="float32", shape=(1, 5))})
     meters = {
@@ -179,7 +196,7 @@ def prepare(farm: StandingFarm) -> None:
 
 @pytest.fixture(scope="module", params=[(), ("-n2",)], ids=["alone", "n2"])
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    arguments = ("-v", "--junitxml=junit.xml", "-o", "junit_family=xunit2", *request.param)
+    arguments = ("-v", "--edgehil-progress=1 ms", "--junitxml=junit.xml", "-o", "junit_family=xunit2", *request.param)
     return run_once(tmp_path_factory, f"gates{''.join(request.param)}", prepare, *arguments)
 
 
@@ -212,6 +229,10 @@ def test_every_verdict_of_every_gate(ran: Ran):
     assert told["p95_invalid"] == ["INVALID"]
     assert told["rss_pass"] == ["PASS"]
     assert told["rss_fail"] == ["FAIL"]
+    assert told["rss_unknown"] == ["INCONCLUSIVE"]
+    for name in ("soak", "soak_drift", "soak_crash", "soak_leak"):
+        for outcome in ("pass", "fail", "inconclusive"):
+            assert told.get(f"{name}_{outcome}", [outcome.upper()]) == [outcome.upper()], (name, outcome)
     assert told["size_pass"] == ["PASS"]
     assert told["size_fail"] == ["FAIL"]
     assert told["cold_pass"] == ["PASS"]
@@ -230,6 +251,7 @@ def test_nothing_but_a_pass_passes(ran: Ran):
     passing = {name for name, outcomes in verdicts(ran).items() if outcomes and set(outcomes) == {"PASS"}}
     named = {"against_pass", "golden_pass", "p95_pass", "rss_pass", "size_pass", "cold_pass"}
     named |= {f"{name}_PASS" for name, *_, outcome in RATES_AND_METERS if outcome == "PASS"}
+    named |= {"soak_pass", "soak_drift_pass", "soak_crash_pass", "soak_leak_pass"}
     assert passing == {*named, "any[steady]", "relaxed", "other_model"}
     told = statuses(ran)
     assert {name for name, status in told.items() if status == "passed"} == passing
@@ -238,6 +260,18 @@ def test_nothing_but_a_pass_passes(ran: Ran):
     for name, letters in (("p95_inconclusive", "INCONCLUSIVE"), ("p95_fail", "FAILED"), ("p95_pass", "PASSED")):
         assert any(f"test_{name}" in line and letters in line for line in ran.result.outlines)
     assert "Traceback" not in ran.result.stdout.str()
+
+
+def test_a_soak_says_at_what_minute_it_was_decided_and_how_far_it_is_before(ran: Ran):
+    reasons = {name: one["verdicts"][0]["reason"] for name, (one,) in ran.attempts.items() if "soak" in name}
+    assert "decided at minute 1.58 of 10" in reasons["test_soak_crash_fail"]
+    assert "the recording says" in reasons["test_soak_crash_fail"]
+    assert "(certain at minute 30" in reasons["test_soak_leak_pass"]
+    ran.result.stdout.re_match_lines_random(
+        [r"edgehil: test_soak_leak_pass on b[12]: minute 12\S*: \d+ inferences, 50.0 °C, .*no crash; soak: .*so far.*"]
+    )
+    steps = [one for one in ran.attempts["test_soak_leak_pass"][0]["steps"] if one["name"] == "progress"]
+    assert 1 <= len(steps) <= 31
 
 
 def test_the_summary_names_board_combo_gate_numbers_and_verdict(ran: Ran):
