@@ -36,6 +36,8 @@ SCRIPTS = (
     "statistics/token_kl.py",
     "statistics/against_baseline.py",
     "statistics/soak_leak.py",
+    "statistics/soak_drift.py",
+    "statistics/soak_analysis.py",
     "statistics/p95_operating_characteristics.py",
 )
 PARTS = ("measuring/bare_loop.py", "leases/waiter.py")

@@ -9,7 +9,8 @@ Threads, and who may wait for what:
   silent for `silence_s`, or when a higher fencing token has been seen;
 - *sampler* reads the sensors once a second.
 
-The program ends with the link: end of file on stdin, silence, a broken stream. Its model process ends with it.
+The program ends with the link: end of file on stdin, silence, a broken stream. Its model process ends with it. Only a
+detached measurement goes on (see `jobs`), in a program of its own.
 """
 
 from __future__ import annotations
