@@ -86,10 +86,13 @@ def check(combo: Mapping[str, Manifest], board: Here) -> None:
 def check_alone(manifest: Manifest, board: Here) -> None:
     """Refuse one artifact that this board cannot run, whatever comes with it.
 
+    A runtime that is missing is left to whoever loads it: that is the board's fault and not the artifact's, and the
+    attempt says why it is missing.
+
     Raises:
         Problem: ``wrong-target``, with every clash.
     """
-    found = list(_of_target(manifest, f"{manifest.name} {manifest.version}", board))
+    found = list(_of_target(manifest, f"{manifest.name} {manifest.version}", board, absent_runtime=False))
     if found:
         raise Problem("wrong-target", "; ".join(found))
 
@@ -104,7 +107,7 @@ def clashes(combo: Mapping[str, Manifest], board: Here) -> Iterator[str]:
         yield from _of_dependencies(manifest, label, combo, board)
 
 
-def _of_target(manifest: Manifest, label: str, board: Here) -> Iterator[str]:
+def _of_target(manifest: Manifest, label: str, board: Here, *, absent_runtime: bool = True) -> Iterator[str]:
     classes = manifest.board_classes
     if board.cls is not None and not any(fnmatchcase(board.cls, pattern) for pattern in classes):
         yield f"{label} is made for board class {' or '.join(classes)}, this board is a {board.cls}"
@@ -117,7 +120,8 @@ def _of_target(manifest: Manifest, label: str, board: Here) -> Iterator[str]:
     if manifest.page_sizes_bytes and board.page_size_bytes not in manifest.page_sizes_bytes:
         made = " or ".join(map(str, manifest.page_sizes_bytes))
         yield f"{label} is made for pages of {made} bytes, this kernel has {board.page_size_bytes}"
-    yield from _of_runtime(manifest, label, board)
+    if absent_runtime or manifest.runtime in board.runtimes:
+        yield from _of_runtime(manifest, label, board)
 
 
 def _of_runtime(manifest: Manifest, label: str, board: Here) -> Iterator[str]:

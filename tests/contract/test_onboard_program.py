@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -376,9 +377,13 @@ class Link:
         return BoardSession(self.board, token=token, holder="me", connect=self.connect)
 
 
-@pytest.fixture(params=["local", pytest.param("sshd", marks=pytest.mark.needs("sshd")), "virtual"])
-def link(request, tmp_path):
-    if request.param == "virtual":
+KINDS = ("local", pytest.param("sshd", marks=pytest.mark.needs("sshd")), "virtual")
+
+
+@contextlib.contextmanager
+def linked(kind: str, directory: Path) -> Iterator[Link]:
+    """A board that is reached over one kind of link."""
+    if kind == "virtual":
         from pytest_edgehil.virtual import farm
 
         board = Board(
@@ -388,19 +393,19 @@ def link(request, tmp_path):
             slots=Slots(backend="tryboot"),
             virtual=VirtualSpec(serial="00000000000000a1"),
         )
-        with farm.start(board, directory=tmp_path / "v1") as running:
-            disk = tmp_path / "v1/disk/home/edge/.edgehil"
+        with farm.start(board, directory=directory / "v1") as running:
+            disk = directory / "v1/disk/home/edge/.edgehil"
 
             def cut():
                 running.control.inject(Fault(kind="link-cut"))
 
             yield Link(running.board, None, cut, edgehil=disk, serial="00000000000000a1")
         return
-    bench = BenchBoard(tmp_path / "board")
-    if request.param == "sshd":
+    bench = BenchBoard(directory / "board")
+    if kind == "sshd":
         from support.sshd_board import serve_over_ssh
 
-        with serve_over_ssh(bench, tmp_path) as (connect, cut):
+        with serve_over_ssh(bench, directory) as (connect, cut):
             yield Link(bench.board, connect, cut, edgehil=bench.edgehil, serial=SERIAL)
         return
     opened = []
@@ -417,6 +422,12 @@ def link(request, tmp_path):
         transport.close()
 
 
+@pytest.fixture(params=KINDS)
+def link(request, tmp_path):
+    with linked(request.param, tmp_path) as link:
+        yield link
+
+
 @pytest.fixture
 def session(link):
     session = link.session()
@@ -430,6 +441,27 @@ def model(session, tmp_path):
     artifact = model_bundle(tmp_path)
     push(session, artifact)
     return artifact
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def standing(request, tmp_path_factory):
+    """A session on a board, and a model in its store, for tests that leave both as they were."""
+    directory = tmp_path_factory.mktemp("standing")
+    with linked(request.param, directory) as link:
+        session = link.session()
+        session.client.status()
+        artifact = model_bundle(directory)
+        push(session, artifact)
+        yield session, artifact
+        session.close()
+
+
+@pytest.fixture
+def client(standing):
+    """The client of that session; the model is loaded anew, in a process of its own."""
+    session, artifact = standing
+    session.client.load(artifact.digest)
+    return session.client
 
 
 def test_the_program_is_pushed_once_and_verified(link, session):
@@ -451,9 +483,10 @@ def test_a_damaged_program_is_pushed_again(link, session):
     assert path.read_bytes() == onboard_zipapp()[0]
 
 
-def test_a_model_runs_there_as_it_does_here(session, model):
+def test_a_model_runs_there_as_it_does_here(standing):
     import onnxruntime
 
+    session, model = standing
     loaded = session.client.load(model.digest)
     assert loaded.artifact_digest == model.digest
     assert [str(one) for one in loaded.inputs] == ["x float32 (1, 4)"]
@@ -465,35 +498,32 @@ def test_a_model_runs_there_as_it_does_here(session, model):
     assert latency_ns > 0
 
 
-def test_a_measurement_is_complete_and_its_outputs_belong_to_their_items(session, model):
-    session.client.load(model.digest)
+def test_a_measurement_is_complete_and_its_outputs_belong_to_their_items(client):
     feeds = {"x": np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)}
-    measured = session.client.measure(feeds, inferences=9000, warmup=5, keep_outputs=True, timeout_s=60)
+    measured = client.measure(feeds, inferences=9000, warmup=5, keep_outputs=True, timeout_s=60)
     assert measured.latencies_ns.shape == measured.starts_ns.shape == (9000,)
     assert (measured.latencies_ns > 0).all()
     ends = measured.starts_ns + measured.latencies_ns
     assert (measured.starts_ns[1:] >= ends[:-1]).all()
     assert measured.duration_s * 1e9 >= ends[-1] - measured.starts_ns[0]
     assert measured.peak_rss_bytes > 2**20
-    alone = [session.client.run({"x": feeds["x"][at : at + 1]})[0]["logits"][0] for at in range(7)]
+    alone = [client.run({"x": feeds["x"][at : at + 1]})[0]["logits"][0] for at in range(7)]
     np.testing.assert_array_equal(measured.outputs["logits"], alone)
     conditions = measured.conditions
     assert conditions.boot_id_before == conditions.boot_id_after is not None
     assert (conditions.throttled_before, conditions.throttled_after, conditions.replayed) == (0, 0, False)
 
 
-def test_a_part_of_the_items_can_be_measured(session, model):
-    session.client.load(model.digest)
+def test_a_part_of_the_items_can_be_measured(client):
     feeds = {"x": np.eye(4, dtype=np.float32)}
-    whole = session.client.measure(feeds, inferences=4, keep_outputs=True, timeout_s=60)
-    part = session.client.measure(feeds, inferences=2, first=1, keep_outputs=True, timeout_s=60)
+    whole = client.measure(feeds, inferences=4, keep_outputs=True, timeout_s=60)
+    part = client.measure(feeds, inferences=2, first=1, keep_outputs=True, timeout_s=60)
     np.testing.assert_array_equal(part.outputs["logits"], whole.outputs["logits"][1:3])
 
 
-def test_measuring_by_time_samples_the_sensors_meanwhile(session, model):
-    session.client.load(model.digest)
-    session.client.take_readings()
-    measured = session.client.measure({"x": X}, inferences=None, seconds=2.5, timeout_s=60)
+def test_measuring_by_time_samples_the_sensors_meanwhile(client):
+    client.take_readings()
+    measured = client.measure({"x": X}, inferences=None, seconds=2.5, timeout_s=60)
     assert 2.5 <= measured.duration_s < 30
     assert len(measured.readings) >= 2
     at = [row.at_s for row in measured.readings]
@@ -503,30 +533,29 @@ def test_measuring_by_time_samples_the_sensors_meanwhile(session, model):
     assert measured.starts_ns[0] / 1e9 - 2 < at[-1] < measured.starts_ns[-1] / 1e9 + 2
 
 
-def test_a_measurement_can_be_cancelled_and_keeps_what_it_has(session, model):
-    session.client.load(model.digest)
-    timer = threading.Timer(0.3, session.client.cancel)
+def test_a_measurement_can_be_cancelled_and_keeps_what_it_has(client):
+    timer = threading.Timer(0.3, client.cancel)
     timer.start()
-    measured = session.client.measure({"x": X}, inferences=None, seconds=600, timeout_s=660)
+    measured = client.measure({"x": X}, inferences=None, seconds=600, timeout_s=660)
     timer.join()
     assert measured.cancelled
     assert measured.latencies_ns.size > 0
-    assert session.client.run({"x": X})[1] > 0
+    assert client.run({"x": X})[1] > 0
 
 
-def test_a_caller_who_raises_meanwhile_leaves_a_usable_session(session, model):
-    session.client.load(model.digest)
+def test_a_caller_who_raises_meanwhile_leaves_a_usable_session(client):
 
     def enough(done, _newest):
         if done:
             raise KeyError("enough")
 
     with pytest.raises(KeyError, match="enough"):
-        session.client.measure({"x": X}, inferences=None, seconds=600, timeout_s=660, on_progress=enough)
-    assert session.client.run({"x": X})[1] > 0
+        client.measure({"x": X}, inferences=None, seconds=600, timeout_s=660, on_progress=enough)
+    assert client.run({"x": X})[1] > 0
 
 
-def test_a_restart_is_a_fresh_process(session, model):
+def test_a_restart_is_a_fresh_process(standing):
+    session, model = standing
     first = session.client.load(model.digest).cold
     measured = session.client.measure({"x": X}, inferences=1, timeout_s=60)
     second = session.client.restart()
@@ -536,13 +565,12 @@ def test_a_restart_is_a_fresh_process(session, model):
     assert again.latencies_ns.size == measured.latencies_ns.size == 1
 
 
-def test_wrong_feeds_are_told_with_what_the_model_takes(session, model):
-    session.client.load(model.digest)
+def test_wrong_feeds_are_told_with_what_the_model_takes(client):
     for feeds in ({}, {"y": X}, {"x": X.astype(np.float64)}, {"x": X[:, :3]}, {"x": np.array(["a"])}):
         with pytest.raises(ModelError, match=r"x float32 \(1, 4\)"):
-            session.client.run(feeds)
+            client.run(feeds)
     with pytest.raises(ModelError, match="items"):
-        session.client.measure({"x": np.zeros((0, 4), np.float32)}, inferences=1, timeout_s=60)
+        client.measure({"x": np.zeros((0, 4), np.float32)}, inferences=1, timeout_s=60)
 
 
 def test_what_is_no_model_does_not_load(session, tmp_path):

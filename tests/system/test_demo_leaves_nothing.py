@@ -30,7 +30,7 @@ def eventually(condition, *, seconds: float) -> bool:
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(0.25)  # each look reads the environment of every process of the machine
     return True
 
 
