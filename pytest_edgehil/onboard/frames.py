@@ -39,6 +39,10 @@ def encode(message: Message, blob: Blob = b"") -> tuple[bytes, Blob]:
     return HEADER.pack(MAGIC, len(text), size) + text, blob
 
 
+class CutShort(Problem):
+    """The stream ended in the middle of a frame: whoever wrote it is gone."""
+
+
 class FrameReader:
     """Reads frames from a file descriptor.
 
@@ -91,7 +95,7 @@ class FrameReader:
             if count == 0:
                 if at_boundary and filled == 0:
                     return None
-                raise Problem("bad-frame", f"the stream ended {size - filled} bytes before its frame did", fatal=True)
+                raise CutShort("bad-frame", f"the stream ended {size - filled} bytes before its frame did", fatal=True)
             if self._on_bytes is not None:
                 self._on_bytes()
             filled += count

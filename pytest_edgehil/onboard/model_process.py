@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .frames import Blob, FrameReader, FrameWriter, Message
+from .frames import Blob, CutShort, FrameReader, FrameWriter, Message
 from .problem import Problem
 
 STDERR_BYTES = 8192
@@ -93,6 +93,8 @@ class ModelProcess:
         while True:
             try:
                 frame = self._reader.read()
+            except CutShort as exc:  # it died while it wrote
+                raise self.obituary() from exc
             except Problem as exc:
                 self.kill()
                 raise Problem("internal", f"the model process wrote what is no frame: {exc.message}") from exc
