@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version as installed
@@ -24,16 +25,17 @@ from pytest_edgehil.artifacts.firmware import IDENTITY_NAME, read_tree
 from pytest_edgehil.artifacts.footprint import peak_bytes
 from pytest_edgehil.artifacts.manifest import SCHEMA
 from pytest_edgehil.artifacts.prompts import PROMPT_NAME, load_prompts
-from pytest_edgehil.artifacts.recipe import EvaluateStep, FirmwareStep, ModelStep, PromptStep, Recipe
+from pytest_edgehil.artifacts.recipe import EvaluateStep, FirmwareStep, HealthStep, ModelStep, PromptStep, Recipe
 from pytest_edgehil.artifacts.reference import OnnxSession, ReferenceModel
 from pytest_edgehil.artifacts.report import Accuracy, BuildReport, Latency, Memory
 from pytest_edgehil.errors import ArtifactError, ModelError, RecipeError
-from pytest_edgehil.model.artifact import Artifact, Manifest, Provenance
+from pytest_edgehil.model.artifact import Artifact, HealthCheck, Manifest, Provenance
 
 if TYPE_CHECKING:
     from pytest_edgehil.artifacts.layers import LayerError
 
 MODEL_NAME = "model.onnx"
+HEALTH_NAME = "health.npz"
 _ROUNDS, _PER_ROUND, _WARMUP = 10, 30, 20
 
 _ERROR_ITEMS = 16
@@ -122,7 +124,11 @@ def _build_model(recipe: Recipe, step: ModelStep, out_dir: Path, progress: Progr
         calibration=calibration_digest,
         tools=tools,
     )
-    artifact = _pack(recipe, manifest, {MODEL_NAME: data}, out_dir, progress)
+    files: dict[str, Path | bytes] = {MODEL_NAME: data}
+    if step.health is not None:
+        files[HEALTH_NAME] = _health_items(step.health, data)
+        manifest = dataclasses.replace(manifest, health=HealthCheck(path=HEALTH_NAME, timeout_s=step.health.timeout_s))
+    artifact = _pack(recipe, manifest, files, out_dir, progress)
     report = BuildReport(
         artifact=artifact, recipe=recipe.path, source_size_bytes=len(source), output_size_bytes=len(data)
     )
@@ -135,6 +141,17 @@ def _build_model(recipe: Recipe, step: ModelStep, out_dir: Path, progress: Progr
     report = _evaluated(report, step.evaluate, session, progress, source=source, made=data)
     _hold_to(report, step.evaluate, recipe)
     return report
+
+
+def _health_items(step: HealthStep, model: bytes) -> bytes:
+    """An ``.npz`` with items and the classes that the artifact gives them here; the same inputs give the same bytes."""
+    dataset = load_dataset(step.dataset)
+    items = dataset.head(min(step.items, len(dataset))).inputs
+    session = OnnxSession(model, label="health check")
+    answers = session.evaluate(items)[session.outputs[0].name]
+    out = io.BytesIO()
+    np.savez(out, **dict(items), expected_class=answers.reshape(len(answers), -1).argmax(axis=1).astype(np.int64))  # type: ignore[arg-type]
+    return out.getvalue()
 
 
 def _build_prompt(recipe: Recipe, step: PromptStep, out_dir: Path, progress: Progress) -> BuildReport:

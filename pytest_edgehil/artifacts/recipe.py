@@ -19,6 +19,7 @@
       output: logits
       agreement: 0.98             # the build fails below: share of the same class as the source (optional)
       drop: 0.01                  # … beyond: loss of accuracy against the source (optional, needs labels)
+    health: {dataset: heldout.npz, items: 8, timeout: 30 s}   # the board runs it once it is active, or goes back
     budgets: {p95_latency: 12 ms, peak_rss: 180 MiB, size: 1 MiB}
     timing: []                    # worst-case execution times: {task, budget: 250 us, tool, report: sha256:…}
     provides: {}                  # beside model.name and model.version
@@ -40,6 +41,7 @@ import rfc8785
 from pydantic import AfterValidator, Field, RootModel, model_validator
 
 from pytest_edgehil.artifacts.manifest import (
+    MAX_HEALTH_S,
     Digest,
     Key,
     Machine,
@@ -101,12 +103,26 @@ class EvaluateStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HealthStep:
+    """Items that the board runs after activation, and the classes that the artifact gives them here.
+
+    Args:
+        items: how many, from the first.
+    """
+
+    dataset: Path
+    items: int
+    timeout_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStep:
     """What makes a model artifact."""
 
     source: Path
     quantise: QuantiseStep
     evaluate: EvaluateStep | None
+    health: HealthStep | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +270,12 @@ class _Evaluate(Section):
     drop: Annotated[float, Field(ge=0, lt=1)] | None = None
 
 
+class _Health(Section):
+    dataset: FileName
+    items: Annotated[int, Field(ge=1, le=256)] = 8
+    timeout: Duration = "30 s"
+
+
 class _Common(Section):
     name: Name
     version: Version
@@ -269,6 +291,7 @@ class _ModelRecipe(_Common):
     source: FileName
     quantise: _Quantise = _Quantise()
     evaluate: _Evaluate | None = None
+    health: _Health | None = None
 
 
 class _PromptRecipe(_Common):
@@ -332,7 +355,7 @@ def _step(value: _AnyRecipe, document: Document) -> ModelStep | PromptStep | Fir
         return PromptStep(bundle=_existing(document, ("bundle",), value.bundle))
     if isinstance(value, _FirmwareRecipe):
         return FirmwareStep(tree=_existing(document, ("tree",), value.tree, directory=True))
-    how, evaluate = value.quantise, value.evaluate
+    how, evaluate, health = value.quantise, value.evaluate, value.health
     calibration = None
     if how.calibration is not None:
         calibration = _existing(document, ("quantise", "calibration"), how.calibration)
@@ -360,6 +383,13 @@ def _step(value: _AnyRecipe, document: Document) -> ModelStep | PromptStep | Fir
             output=evaluate.output,
             agreement=evaluate.agreement,
             drop=evaluate.drop,
+        ),
+        health=None
+        if health is None
+        else HealthStep(
+            dataset=_existing(document, ("health", "dataset"), health.dataset),
+            items=health.items,
+            timeout_s=min(MAX_HEALTH_S, max(1, -(-quantity.duration_ns(health.timeout) // 10**9))),
         ),
     )
 

@@ -174,6 +174,30 @@ class FirmwareState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Setback:
+    """A combo that failed on the board after it was activated.
+
+    Args:
+        combo: track → digest.
+        reason: what the board says of it.
+        at: Unix time on the board's clock, seconds.
+    """
+
+    combo: Mapping[str, str]
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What making room removed."""
+
+    removed: tuple[str, ...]
+    freed_bytes: int
+    kept_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BoardStatus:
     """What is on the board.
 
@@ -183,6 +207,7 @@ class BoardStatus:
         store: digests of the bundles that it keeps.
         fence_token: highest fencing token that it has seen.
         fence_holder: and who came with it.
+        setback: the last combo that failed; None if the last one did not.
     """
 
     combo: Mapping[str, str]
@@ -191,6 +216,7 @@ class BoardStatus:
     fence_token: int
     fence_holder: str
     firmware: FirmwareState
+    setback: Setback | None = None
 
 
 class Fields:
@@ -350,7 +376,7 @@ def reading(fields: Fields) -> SensorReading:
 def board_status(fields: Fields) -> BoardStatus:
     """The answer to a status request."""
     fence, known = fields.part("fence"), fields.raw("last_known_good")
-    running = fields.part_or_none("firmware")
+    running, failed = fields.part_or_none("firmware"), fields.part_or_none("setback")
     return BoardStatus(
         combo=fields.texts("combo"),
         last_known_good=None if known is None else fields.texts("last_known_good"),
@@ -365,6 +391,18 @@ def board_status(fields: Fields) -> BoardStatus:
             version=None if running is None else running.text("version"),
             digest=None if running is None else running.text_or_none("digest"),
         ),
+        setback=None
+        if failed is None
+        else Setback(combo=failed.texts("combo"), reason=failed.text("reason"), at=failed.number("at")),
+    )
+
+
+def collected(fields: Fields) -> Collected:
+    """The answer to a request to make room."""
+    return Collected(
+        removed=tuple(str(one) for one in fields.items("removed")),
+        freed_bytes=fields.integer("freed_bytes"),
+        kept_bytes=fields.integer("kept_bytes"),
     )
 
 

@@ -15,7 +15,20 @@ from collections.abc import Sequence
 
 from pytest_edgehil.errors import BoardError, ReleaseRefused, UserError
 
-VERBS = ("lab", "build", "judge", "golden", "delta", "prompt", "evidence", "release", "rollout", "farm")
+VERBS = (
+    "lab",
+    "build",
+    "judge",
+    "golden",
+    "board",
+    "deploy",
+    "delta",
+    "prompt",
+    "evidence",
+    "release",
+    "rollout",
+    "farm",
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -119,6 +119,8 @@ class Child:
                 return self._run(message, blob)
             case "measure":
                 return self._measure(message), b""
+            case "health":
+                return {"complaint": self._loaded().complaint(Path(message["items"]))}, b""
             case "generate":
                 return self._generate(message, blob), b""
             case other:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -84,18 +85,61 @@ def recover(home: Home) -> str | None:
     return f"{'finished' if finish else 'dropped'} an interrupted activation of combo {name[:12]}"
 
 
-def revert(home: Home) -> Message:
-    """Switch back to the last known good combo (model and prompt; a firmware falls back by itself).
+def revert(home: Home, *, reason: str = "somebody asked for it") -> Message:
+    """Switch back to the last known good combo, or from there to the one before it, and remember why.
+
+    A combo with another firmware is not switched to: model and prompt would run on a firmware that they were never
+    tried with. The firmware has to be tried and committed as on the way there.
 
     Raises:
-        Problem: ``no-combo``: no combo has ever proven itself on this board.
+        Problem: ``no-combo``: no combo has ever proven itself on this board, or it needs another firmware.
     """
     with home.locked():
-        known = _linked(home.last_known_good)
+        known, active = _linked(home.last_known_good), _linked(home.current) or {}
+        if known is not None and known == active:
+            known = _linked(home.previous_good)
         if known is None:
-            raise Problem("no-combo", "the board has no last-known-good combo to go back to")
-        switch_link(home.current, f"combos/{combo_id(known)}")
+            raise Problem("no-combo", "the board knows no other good combo to go back to")
+        if known.get("firmware", active.get("firmware")) != active.get("firmware", known.get("firmware")):
+            raise Problem(
+                "no-combo",
+                "the last-known-good combo has another firmware, which would have to be tried again: deploy that combo",
+            )
+        if known != active:
+            _note_setback(home, active, reason)
+            switch_link(home.current, f"combos/{combo_id(known)}")
     return {"combo": known}
+
+
+def fall_back(home: Home, reason: str) -> str:
+    """The active combo has failed on this board: switch back if that is possible; says what was done."""
+    active = current(home)
+    known = last_known_good(home)
+    if known == active:
+        return "it is the last-known-good combo, so the board stays on it"
+    try:
+        revert(home, reason=reason)
+    except Problem as problem:
+        with home.locked():
+            _note_setback(home, active, reason)
+        return f"the board stays on it: {problem.message}"
+    return "the board is back on its last-known-good combo"
+
+
+def setback(home: Home) -> Message | None:
+    """The last combo that failed on this board, why and when; None if the last one did not."""
+    try:
+        found = json.loads(home.setback.read_bytes())
+        return {"combo": dict(found["combo"]), "reason": str(found["reason"]), "at": float(found["at"])}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as exc:
+        raise Problem("storage", f"{home.setback} cannot be read: {exc}") from exc
+
+
+def _note_setback(home: Home, combo: Mapping[str, str], reason: str) -> None:
+    text = json.dumps({"combo": dict(combo), "reason": reason[:1000], "at": time.time()}, sort_keys=True)
+    write_atomically(home.setback, text.encode())
 
 
 def mark_good(home: Home) -> None:
@@ -107,7 +151,10 @@ def mark_good(home: Home) -> None:
         except OSError:
             return  # nothing is active: a model was loaded for comparison only
         if known != target:
+            if known is not None:
+                switch_link(home.previous_good, str(known))
             switch_link(home.last_known_good, str(target))
+        remove(home.setback)
 
 
 def current(home: Home) -> dict[str, str]:
@@ -118,6 +165,22 @@ def current(home: Home) -> dict[str, str]:
 def last_known_good(home: Home) -> dict[str, str] | None:
     """Track → digest of the last combo that proved itself."""
     return _linked(home.last_known_good)
+
+
+def read(combo: Path) -> dict[str, str] | None:
+    """Track → digest of a directory below ``combos``; None if it is not there."""
+    return _linked(combo)
+
+
+def intended(home: Home) -> dict[str, str]:
+    """What an interrupted activation was about; empty if there is none."""
+    try:
+        name = str(json.loads(home.journal.read_bytes())["combo"])
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as exc:
+        raise Problem("storage", f"the journal {home.journal} cannot be read: {exc}") from exc
+    return _linked(home.combos / name) or {}
 
 
 def _checked(digests: object) -> dict[str, str]:

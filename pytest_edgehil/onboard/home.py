@@ -9,8 +9,11 @@
       combos/<id>/             combo.json and one link per track into trees/
       current                  → combos/<id>, the active combo
       last-known-good          → combos/<id>, the last one whose model really loaded
+      previous-good            → combos/<id>, the one before that; it may be gone when room was needed
       fence, fence.lock        the highest fencing token seen, and its holder
       journal                  an activation that is under way
+      setback                  the last combo that failed here, and why; gone once one has proven itself
+      board.json               {"class": …}, if whoever set the board up wrote it
       jobs/<name>/             a measurement that goes on without a link (see jobs)
       probe.json               what the board's Python can import, remembered per boot
 """
@@ -55,9 +58,11 @@ class Home:
         self.combos = root / "combos"
         self.current = root / "current"
         self.last_known_good = root / "last-known-good"
+        self.previous_good = root / "previous-good"
         self.fence = root / "fence"
         self.journal = root / "journal"
         self.jobs = root / "jobs"
+        self.setback = root / "setback"
         self.probe = root / "probe.json"
 
     def prepare(self) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import attest, combos, facts, firmware, fits, requests, sensors, tensors
+from . import attest, collect, combos, facts, firmware, fits, requests, sensors, tensors
 from .beside import ROLE, Beside, WithoutReadings
 from .durable import sha256_of
 from .fence import Fence
@@ -35,13 +35,16 @@ from .jobs import MAY_RUN_BESIDE, Jobs
 from .model_process import ModelProcess
 from .problem import VERSION, Problem
 from .processes import cgroup_peak_bytes, status_bytes
-from .unpack import install
+from .unpack import install, read_manifest
 
 HEARTBEAT_S = 0.5
 SAMPLE_S = 1.0
 STALE_THROTTLED_S = 2.0
 MEASURING = ("measure", "generate")
 """Requests during which the board's power is read: nobody asks for it at another time."""
+
+_UNFIT = frozenset({"model-failed", "child-crashed", "child-killed"})
+"""What a combo is left for: its model does not load here, dies, or answers wrongly."""
 
 EXIT_TROUBLE = 3
 """Exit status after an error that ended the session."""
@@ -102,6 +105,7 @@ class Server:
             "unload": self._unload,
             "activate": self._activate,
             "revert": self._revert,
+            "collect": self._collect,
             "firmware-write": self._firmware_write,
             "firmware-prove": self._firmware_prove,
             "reboot": self._reboot,
@@ -275,6 +279,7 @@ class Server:
         return {
             "combo": combos.current(self._home),
             "last_known_good": combos.last_known_good(self._home),
+            "setback": combos.setback(self._home),
             "store": [f"sha256:{name}" for name in store[:8000]],
             "fence": {"token": token, "holder": holder},
             "partition": booted.partition,
@@ -295,11 +300,41 @@ class Server:
         self._loaded = self._prepared(message)
         found = self._loaded["digest"]
         self._beside.forget()  # it was somebody else's baseline
-        answer = self._start_model()
+        active = combos.current(self._home).get("model") == found
+        try:
+            answer = self._start_model()
+            if active:
+                self._prove_healthy()
+        except Problem as problem:
+            if active and problem.code in _UNFIT:
+                self._forget_model()
+                said = combos.fall_back(self._home, problem.message)
+                raise Problem(problem.code, f"{problem.message}; {said}") from problem
+            raise
         self._vouched.add(found)
-        if combos.current(self._home).get("model") == found:
+        if active:
             combos.mark_good(self._home)
         return answer, b""
+
+    def _prove_healthy(self) -> None:
+        """The check that the model's own bundle asks for.
+
+        Raises:
+            Problem: ``model-failed``.
+        """
+        tree = self._home.tree(str(self._loaded["digest"]))
+        health = read_manifest(tree).health
+        if health is None:
+            return
+        model = self._running_model()
+        limit = threading.Timer(health.timeout_s, model.kill)
+        limit.start()
+        try:
+            answer, _ = model.request({"op": "health", "id": 0, "items": str(tree / health.path)})
+        finally:
+            limit.cancel()
+        if answer["complaint"] is not None:
+            raise Problem("model-failed", str(answer["complaint"]))
 
     def _load_beside(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
         prepared = self._prepared(message)
@@ -316,6 +351,7 @@ class Server:
         if found != digest:
             raise Problem("digest-mismatch", f"the store's {digest} hashes to {found}")
         manifest = install(self._home, found)
+        collect.used(self._home, found)
         tree = self._home.tree(found)
         if manifest.track != "model" or manifest.entry is None or manifest.runtime is None:
             raise Problem(
@@ -477,10 +513,21 @@ class Server:
             raise Problem("bad-request", "partition and other are numbers or null")
         board = fits.here(self._home, self._platform, cls=message.get("board_class"))
         combo = message.get("combo")
-        return combos.activate(self._home, combo, partition=partition, other=other, board=board), b""
+        answer = combos.activate(self._home, combo, partition=partition, other=other, board=board)
+        for digest in answer["combo"].values():
+            collect.used(self._home, digest)
+        return answer, b""
 
-    def _revert(self, _message: Message, _blob: Blob) -> tuple[Message, Blob]:
-        return combos.revert(self._home), b""
+    def _revert(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        reason = message.get("reason")
+        return combos.revert(self._home, **({"reason": reason} if isinstance(reason, str) else {})), b""
+
+    def _collect(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        keep_bytes = message.get("keep_bytes")
+        if type(keep_bytes) is not int or keep_bytes < 0:
+            raise Problem("bad-request", f"keep_bytes is {keep_bytes!r:.40}; expected a number of bytes")
+        loaded = self._loaded.get("digest")
+        return collect.collect(self._home, keep_bytes=keep_bytes, spare=[str(loaded)] if loaded else []), b""
 
     def _firmware_write(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
         return firmware.write(self._home, self._digest(message), self._partition(message)), b""

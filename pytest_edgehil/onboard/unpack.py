@@ -26,6 +26,7 @@ from .problem import Problem, storage
 MANIFEST = "manifest.json"
 SCHEMA = 1
 BLOCK = 512
+MAX_HEALTH_S = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,14 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How an artifact proves itself: a file of the bundle, and how long it may take."""
+
+    path: str
+    timeout_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """The part of a manifest that the board acts upon."""
 
@@ -76,6 +85,7 @@ class Manifest:
     provides: Mapping[str, str]
     depends: Mapping[str, tuple[str, ...]]
     files: tuple[Entry, ...]
+    health: Health | None = None
 
 
 def corrupt(message: str) -> Problem:
@@ -148,7 +158,17 @@ def parse_manifest(data: bytes) -> Manifest:
         provides={key: str(one) for key, one in _field(value, "artifact_provides", dict).items()},
         depends={key: _texts(one, key) for key, one in _field(value, "artifact_depends", dict).items()},
         files=entries,
+        health=_health(value.get("health"), {one.path for one in entries}),
     )
+
+
+def _health(value: object, paths: set[str]) -> Health | None:
+    if value is None:
+        return None
+    path, timeout_s = (value.get("path"), value.get("timeout_s")) if isinstance(value, dict) else (None, None)
+    if path not in paths or type(timeout_s) is not int or not 1 <= timeout_s <= MAX_HEALTH_S:
+        raise corrupt("the manifest's health check names no file of the bundle, or no time of 1 to 3600 s")
+    return Health(path=str(path), timeout_s=timeout_s)
 
 
 def unpack(bundle: Path, into: Path, limits: Limits | None = None) -> Manifest:

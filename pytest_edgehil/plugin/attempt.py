@@ -26,8 +26,8 @@ from pytest_edgehil.model.verdict import Outcome, Verdict
 if TYPE_CHECKING:
     from pytest_edgehil.board.dut import Dut
     from pytest_edgehil.gates.gate import Gate
+    from pytest_edgehil.holding import Holding
     from pytest_edgehil.model.sample import EarlierRun, Sample
-    from pytest_edgehil.plugin.holding import Holding
 
 
 class Attempt:

@@ -11,8 +11,8 @@ from pytest_edgehil.plugin import evidence
 if TYPE_CHECKING:
     from pytest_edgehil.artifacts.reference import ReferenceModel
     from pytest_edgehil.board.dut import Dut
+    from pytest_edgehil.holding import Holding
     from pytest_edgehil.plugin.attempt import Attempt
-    from pytest_edgehil.plugin.holding import Holding
     from pytest_edgehil.plugin.options import Options
     from pytest_edgehil.plugin.workbench import Workbench
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pytest_edgehil.artifacts.reference import ReferenceModel
     from pytest_edgehil.board.console import Console
     from pytest_edgehil.board.dut import Dut
+    from pytest_edgehil.holding import Holding
     from pytest_edgehil.model.artifact import Combo
     from pytest_edgehil.plugin.attempt import Attempt
-    from pytest_edgehil.plugin.holding import Holding
     from pytest_edgehil.plugin.workbench import Workbench
 
 NO_LAB = "no lab: pass --edgehil-lab FILE (farm/virtual.yaml needs no hardware), or set edgehil_lab in the ini file"

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from pytest_edgehil.artifacts.dataset import Dataset
     from pytest_edgehil.artifacts.reference import ReferenceModel
     from pytest_edgehil.gates.gate import Gate
+    from pytest_edgehil.holding import Holding
     from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.lab.leases import Holder
     from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore
     from pytest_edgehil.model.artifact import Artifact, Combo, Track
     from pytest_edgehil.model.board import Board
-    from pytest_edgehil.plugin.holding import Holding
     from pytest_edgehil.plugin.options import Options
     from pytest_edgehil.plugin.run import Run
 
@@ -210,8 +210,8 @@ class Workbench:
             on_lease: told of the new board as soon as it is leased, before it is brought up.
             beside: baselines that it must be able to take as well.
         """
+        from pytest_edgehil.holding import Holding
         from pytest_edgehil.lab.reservation import reserve
-        from pytest_edgehil.plugin.holding import Holding
 
         fitting = self.suitable(requirement, combo, beside=beside)
         if self._holding is not None and self._holding.id in {board.id for board in fitting}:

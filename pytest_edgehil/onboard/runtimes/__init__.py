@@ -88,6 +88,13 @@ class Session(Protocol):
             Problem: ``model-failed``: it is no language model.
         """
 
+    def complaint(self, items: Path) -> str | None:
+        """What is wrong with the answers to a health check's items; None: nothing.
+
+        Args:
+            items: an ``.npz`` with one array per input, first axis = item, and perhaps ``expected_class``.
+        """
+
     def wait_until(self, moment_ns: int) -> None:
         """Return at this moment of `now_ns`, or at once when it has passed."""
 

@@ -113,6 +113,32 @@ class OnnxSession:
             raise Problem("model-failed", f"the model refuses its feeds or fails: {_first_line(exc)}") from exc
         return self._tensors(outputs), began, ended - began
 
+    def complaint(self, items: Path) -> str | None:
+        """See `Session.complaint`."""
+        import numpy as np
+
+        try:
+            with np.load(items, allow_pickle=False) as found:
+                arrays = {name: found[name] for name in found.files}
+        except (OSError, ValueError, KeyError) as exc:
+            return f"the items of the health check cannot be read: {_first_line(exc)}"
+        expected = arrays.pop("expected_class", None)
+        count = min((len(array) for array in arrays.values()), default=0)
+        if count == 0:
+            return "the health check has no items"
+        for at in range(count):
+            try:
+                first = self._infer({name: array[at : at + 1] for name, array in arrays.items()})[0]
+            except Exception as exc:  # noqa: BLE001 - the runtime's exceptions share no base class
+                return f"item {at} of the health check fails: {_first_line(exc)}"
+            if first.dtype.kind == "f" and not np.isfinite(first).all():
+                return f"the answer to item {at} of the health check is not a number"
+            if expected is not None and int(first.reshape(-1).argmax()) != int(expected[at]):
+                return (
+                    f"item {at} of the health check is of class {int(first.reshape(-1).argmax())}, not {expected[at]}"
+                )
+        return None
+
     def infer(self, number: int) -> tuple[int, int]:
         """See `Session.infer`."""
         at = number % len(self._items)

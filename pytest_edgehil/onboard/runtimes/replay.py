@@ -112,6 +112,10 @@ class ReplaySession:
             self._clock_ns += self._token_ns[self._later_tokens % len(self._token_ns)]
             self._later_tokens += 1
 
+    def complaint(self, items: Path) -> str | None:  # noqa: ARG002 - a recording answers as it was recorded
+        """See `Session.complaint`."""
+        return None
+
     def wait_until(self, moment_ns: int) -> None:
         """See `Session.wait_until`: the recording's clock moves on by itself."""
         self._clock_ns = max(self._clock_ns, moment_ns)

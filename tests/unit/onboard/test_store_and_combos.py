@@ -167,7 +167,7 @@ def test_only_a_combo_whose_model_loaded_becomes_the_last_known_good_one(home, t
     second = keep(home, model_bundle(tmp_path, seed=2))
     combos.activate(home, {"model": first})
     assert combos.last_known_good(home) is None
-    with pytest.raises(Problem, match="no last-known-good"):
+    with pytest.raises(Problem, match="no other good combo"):
         combos.revert(home)
     combos.mark_good(home)
     combos.activate(home, {"model": second})

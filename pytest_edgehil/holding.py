@@ -1,4 +1,7 @@
-"""A board in this process's hands: its lease, its console, its link. What the fixture ``board`` returns."""
+"""A board in this process's hands: its lease, its console, its link.
+
+What the fixture ``board`` returns, and what the command line holds while it works on a board.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.virtual.control import VirtualControl
     from pytest_edgehil.virtual.farm import RunningBoard
 
-log = logging.getLogger("edgehil.plugin")
+log = logging.getLogger("edgehil.holding")
 
 
 class Holding:
@@ -30,10 +33,10 @@ class Holding:
     Args:
         lab: the lab that it belongs to.
         reservation: the lease; its heartbeat keeps running until `close`.
-        console_log: where the console is written from now until `close`.
+        console_log: where the console is written from now until `close`; None: the console is not opened.
     """
 
-    def __init__(self, *, lab: Lab, reservation: Reservation, console_log: Path) -> None:
+    def __init__(self, *, lab: Lab, reservation: Reservation, console_log: Path | None) -> None:
         self._lab = lab
         self._reservation = reservation
         self._console_log = console_log
@@ -178,7 +181,7 @@ class Holding:
             directory = board_directory(self._lab.state_dir, self.id)
             self._running = start(self._board, directory=directory, for_lease=True)
             self._board = self._running.board
-        if self._board.console is not None:
+        if self._board.console is not None and self._console_log is not None:
             try:
                 self._console_log.parent.mkdir(parents=True, exist_ok=True)
             except OSError as problem:
