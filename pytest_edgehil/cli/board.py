@@ -32,7 +32,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     status.add_argument("--json", action="store_true", help="as one JSON object")
     status.set_defaults(run=_status)
 
-    rollback = actions.add_parser("rollback", help="switch a board back to its last-known-good combo, or the one before")
+    rollback = actions.add_parser(
+        "rollback", help="switch a board back to its last-known-good combo, or the one before"
+    )
     rollback.add_argument("--reason", default="somebody asked for it", help="why; the board keeps it")
     rollback.set_defaults(run=_rollback)
 

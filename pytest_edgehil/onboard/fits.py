@@ -76,15 +76,18 @@ def check(combo: Mapping[str, Manifest], board: Here) -> None:
         board: where.
 
     Raises:
-        Problem: ``wrong-target``, with every clash.
+        Problem: ``wrong-target``, with every clash; ``runtime-missing`` if nothing else is wrong: then the board lacks
+            what its lab promises, and the combo is not to blame.
     """
     found = list(clashes(combo, board))
     if found:
-        raise Problem("wrong-target", "; ".join(found))
+        labelled = ((manifest, f"{manifest.name} {manifest.version}") for manifest in combo.values())
+        missing = {clash for manifest, label in labelled for clash in _of_runtime(manifest, label, board)}
+        raise Problem("runtime-missing" if missing >= set(found) else "wrong-target", "; ".join(found))
 
 
 def check_alone(manifest: Manifest, board: Here) -> None:
-    """Refuse one artifact that this board cannot run, whatever comes with it.
+    """Refuse one artifact that is not made for this board, whatever comes with it.
 
     A runtime that is missing is left to whoever loads it: that is the board's fault and not the artifact's, and the
     attempt says why it is missing.

@@ -99,6 +99,20 @@ def test_every_clash_of_a_combo_is_listed():
     assert "prompt 1 needs model.name digits, which nothing in the combo or on this board provides" in found
 
 
+def test_a_missing_runtime_alone_is_the_boards_fault():
+    lacking = made(target={"runtime": "hailort"})
+    for combo, code in (
+        ({"model": on_board(lacking)}, "runtime-missing"),
+        ({"model": on_board(made(target={"runtime": "hailort", "architectures": ("armv7l",)}))}, "wrong-target"),
+    ):
+        with pytest.raises(Problem) as refused:
+            fits.check(combo, HERE)
+        assert refused.value.code == code
+    fits.check_alone(on_board(lacking), HERE)  # whoever loads it finds out
+    with pytest.raises(Problem, match="made for armv7l"):
+        fits.check_alone(on_board(made(target={"architectures": ("armv7l",)})), HERE)
+
+
 def test_a_class_is_judged_once_somebody_says_it(tmp_path):
     home = Home(tmp_path)
     home.prepare()
