@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from support.boards import bundle, model_bundle
+from support.boards import bundle, firmware_bundle, model_bundle
 
 from pytest_edgehil.board.console import Console
 from pytest_edgehil.board.dut import Dut
@@ -50,18 +50,10 @@ def rack(tmp_path):
         rack.console.close()
 
 
-def firmware(directory, *, version: str, health: bytes) -> Artifact:
-    files = {"firmware.json": b'{"name":"edge-os","version":"%s"}' % version.encode(), "health": health}
-    return bundle(
-        directory, files, track=Track.FIRMWARE, kind="firmware-tree", runtime=None, entry="firmware.json",
-        name="edge-os", version=version, executable=frozenset({"health"}),
-    )  # fmt: skip
-
-
 def test_a_good_firmware_is_committed_and_a_bad_one_is_left_with_its_reason(rack, tmp_path):
     model = model_bundle(tmp_path)
-    good = firmware(tmp_path, version="2.0", health=b"#!/bin/sh\nexit 0\n")
-    bad = firmware(tmp_path, version="3.0", health=b"#!/bin/sh\necho no modem\nexit 4\n")
+    good = firmware_bundle(tmp_path, version="2.0", health=b"#!/bin/sh\nexit 0\n")
+    bad = firmware_bundle(tmp_path, version="3.0", health=b"#!/bin/sh\necho no modem\nexit 4\n")
     with rack.open(Combo(model=model, firmware=good)) as dut:
         assert dut.flashed.firmware_rebooted
         assert dut.ref.firmware == "edge-os 2.0"
@@ -73,7 +65,7 @@ def test_a_good_firmware_is_committed_and_a_bad_one_is_left_with_its_reason(rack
 
 
 def test_a_firmware_that_hangs_in_its_boot_is_ended_by_the_power_switch(rack, tmp_path):
-    good = firmware(tmp_path, version="2.0", health=b"#!/bin/sh\nexit 0\n")
+    good = firmware_bundle(tmp_path, version="2.0", health=b"#!/bin/sh\nexit 0\n")
     with rack.open(Combo()) as dut:
         assert dut.ref.serial == SERIAL
     rack.control.inject(Fault(kind="stuck-boot"))
@@ -95,7 +87,7 @@ def test_a_firmware_that_hangs_in_its_boot_is_ended_by_the_power_switch(rack, tm
 
 def test_the_board_signs_for_each_artifact_of_its_combo(rack, tmp_path):
     model = model_bundle(tmp_path)
-    system = firmware(tmp_path, version="2.0", health=b"#!/bin/sh\nexit 0\n")
+    system = firmware_bundle(tmp_path, version="2.0", health=b"#!/bin/sh\nexit 0\n")
     say = bundle(
         tmp_path, {"p.yaml": b"x"}, track=Track.PROMPT, kind="prompt-bundle", runtime=None, entry="p.yaml", name="say"
     )

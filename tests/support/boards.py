@@ -27,6 +27,7 @@ from pytest_edgehil.model.artifact import Budgets, FileEntry, Manifest, Provenan
 
 SERIAL = "1000000000000042"
 NOTHING = "sha256:" + "0" * 64
+HEALTHY = b"#!/bin/sh\nexit 0\n"
 
 
 class BenchBoard:
@@ -231,6 +232,19 @@ def language_bundle(directory: Path) -> Artifact:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     return bundle(directory, {"model.onnx": model.SerializeToString()})
+
+
+def firmware_bundle(
+    directory: Path, *, version: str = "2.0", health: bytes | None = HEALTHY, files: Mapping[str, bytes] | None = None
+) -> Artifact:
+    """A firmware tree for the slot that does not run; `health` is its check, None: it has none."""
+    tree = {"firmware.json": b'{"name":"edge-os","version":"%s"}' % version.encode(), **(files or {})}
+    if health is not None:
+        tree["health"] = health
+    return bundle(
+        directory, tree, track=Track.FIRMWARE, kind="firmware-tree", runtime=None, entry="firmware.json",
+        name="edge-os", version=version, executable=frozenset({"health"}),
+    )  # fmt: skip
 
 
 def model_bundle(directory: Path, **shape: int) -> Artifact:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from support.boards import BenchBoard, model_bundle
 from support.processes import alive, until
-from support.rebooting import Rebooting
 
 from pytest_edgehil.artifacts.replay import Trace, build_replay
 from pytest_edgehil.board import detached
@@ -40,16 +39,9 @@ class Leased:
             raise LeaseLost("taken away")
 
 
-@pytest.fixture
-def bench(tmp_path):
-    return BenchBoard(tmp_path / "board")
-
-
-@pytest.fixture
-def world(bench):
-    world = Rebooting(bench)
-    yield world
-    world.close()
+@pytest.fixture(autouse=True)
+def no_job_outlives_the_test(bench, world):
+    yield
     for one in jobs(bench):
         with contextlib.suppress(OSError):
             os.killpg(one, signal.SIGKILL)

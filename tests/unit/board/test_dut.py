@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.boards import SERIAL, BenchBoard, bundle, language_bundle, linear_model, model_bundle
-from support.rebooting import Rebooting
+from support.boards import SERIAL, bundle, language_bundle, linear_model, model_bundle
 
 from pytest_edgehil.artifacts.dataset import Dataset
 from pytest_edgehil.artifacts.reference import OnnxSession
@@ -49,25 +48,6 @@ class Console:
 
     def crash_reason(self, since: int = 0) -> str | None:
         return self.said[since:].strip() or None
-
-
-@pytest.fixture
-def bench(tmp_path):
-    return BenchBoard(tmp_path / "board")
-
-
-@pytest.fixture
-def world(bench):
-    world = Rebooting(bench)
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def session(bench, world):
-    session = BoardSession(bench.board, token=1, holder="me", connect=world.connect)
-    yield session
-    session.close()
 
 
 @pytest.fixture

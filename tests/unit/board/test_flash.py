@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from support.boards import BenchBoard, bundle, model_bundle
+from support.boards import bundle, firmware_bundle, model_bundle
 from support.rebooting import Rebooting
 
 from pytest_edgehil.board.answers import BoardStatus, FirmwareState
@@ -30,35 +30,7 @@ from pytest_edgehil.errors import (
 )
 from pytest_edgehil.model import Artifact, Combo, Track
 
-HEALTHY = b"#!/bin/sh\nexit 0\n"
 UNWELL = b"#!/bin/sh\necho no modem; exit 3\n"
-
-
-@pytest.fixture
-def bench(tmp_path):
-    return BenchBoard(tmp_path / "board")
-
-
-@pytest.fixture
-def world(bench):
-    world = Rebooting(bench)
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def session(bench, world):
-    session = BoardSession(bench.board, token=1, holder="me", connect=world.connect)
-    yield session
-    session.close()
-
-
-def firmware(directory, *, version="2.0", health=HEALTHY) -> Artifact:
-    files = {"firmware.json": b'{"name":"edge-os","version":"%s"}' % version.encode(), "health": health}
-    return bundle(
-        directory, files, track=Track.FIRMWARE, kind="firmware-tree", runtime=None, entry="firmware.json",
-        name="edge-os", version=version, executable=frozenset({"health"}),
-    )  # fmt: skip
 
 
 def prompt(directory) -> Artifact:
@@ -89,7 +61,7 @@ def status(*, combo=None, store=(), firmware=None) -> BoardStatus:
 
 
 def test_a_plan_says_what_happens_and_how_much_is_sent(tmp_path):
-    combo = Combo(firmware=firmware(tmp_path), model=model_bundle(tmp_path), prompt=prompt(tmp_path))
+    combo = Combo(firmware=firmware_bundle(tmp_path), model=model_bundle(tmp_path), prompt=prompt(tmp_path))
     plan = plan_flash(combo, status())
     kinds = [step.kind for step in plan.steps]
     assert kinds == [*["push"] * 3, *["install"] * 3, "firmware", "activate"]
@@ -98,7 +70,7 @@ def test_a_plan_says_what_happens_and_how_much_is_sent(tmp_path):
 
 
 def test_what_the_board_has_is_not_planned(tmp_path):
-    model, system = model_bundle(tmp_path), firmware(tmp_path)
+    model, system = model_bundle(tmp_path), firmware_bundle(tmp_path)
     combo = Combo(firmware=system, model=model)
     stored = plan_flash(combo, status(store=[model.digest]))
     assert [step.artifact for step in stored.steps if step.kind is StepKind.PUSH] == [system]
@@ -111,7 +83,7 @@ def test_what_the_board_has_is_not_planned(tmp_path):
 
 
 def test_an_active_combo_whose_firmware_does_not_run_is_flashed_again(tmp_path):
-    combo = Combo(firmware=firmware(tmp_path), model=model_bundle(tmp_path))
+    combo = Combo(firmware=firmware_bundle(tmp_path), model=model_bundle(tmp_path))
     plan = plan_flash(combo, status(combo=combo.digests, store=combo.digests.values(), firmware=None))
     assert [step.kind for step in plan.steps] == ["install", "install", "firmware", "activate"]
 
@@ -133,7 +105,7 @@ def test_a_combo_is_sent_once_and_then_only_activated_or_not_even_that(session, 
 
 
 def test_a_firmware_proves_itself_before_anything_is_committed(session, bench, world, tmp_path):
-    combo = Combo(firmware=firmware(tmp_path), model=model_bundle(tmp_path))
+    combo = Combo(firmware=firmware_bundle(tmp_path), model=model_bundle(tmp_path))
     defaults = []
     world.on_reboot = lambda: defaults.append((bench.root / "boot/autoboot.txt").read_text().splitlines()[2])
     report = flashed(session, combo)
@@ -149,7 +121,7 @@ def test_a_firmware_proves_itself_before_anything_is_committed(session, bench, w
 def test_a_firmware_that_is_unwell_is_left_and_the_whole_combo_stays(session, tmp_path):
     old = Combo(model=model_bundle(tmp_path, seed=1))
     flashed(session, old)
-    new = Combo(firmware=firmware(tmp_path, health=UNWELL), model=model_bundle(tmp_path, seed=2))
+    new = Combo(firmware=firmware_bundle(tmp_path, health=UNWELL), model=model_bundle(tmp_path, seed=2))
     with pytest.raises(FirmwareRejected, match=r"status 3: no modem; edge-os 1\.0 on partition 2 runs again"):
         flashed(session, new)
     now = session.client.status()
@@ -160,13 +132,13 @@ def test_a_firmware_that_is_unwell_is_left_and_the_whole_combo_stays(session, tm
 def test_a_firmware_that_the_bootloader_leaves_by_itself_is_rejected(session, world, tmp_path):
     world.comes_up, world.falls_back = False, True
     with pytest.raises(FirmwareRejected, match=r"partition 2 booted, expected 3; edge-os 1\.0 on partition 2"):
-        flashed(session, Combo(firmware=firmware(tmp_path)))
+        flashed(session, Combo(firmware=firmware_bundle(tmp_path)))
 
 
 def test_a_firmware_that_hangs_is_ended_by_the_power_switch(session, world, tmp_path):
     world.comes_up = False
     with pytest.raises(FirmwareRejected, match=r"after a power cycle edge-os 1\.0 on partition 2 runs again"):
-        flashed(session, Combo(firmware=firmware(tmp_path)), power=world, boot_timeout_s=4.0)
+        flashed(session, Combo(firmware=firmware_bundle(tmp_path)), power=world, boot_timeout_s=4.0)
     assert world.cycles == 1
     assert session.client.status().firmware.partition == 2
 
@@ -174,11 +146,11 @@ def test_a_firmware_that_hangs_is_ended_by_the_power_switch(session, world, tmp_
 def test_without_a_power_switch_a_hanging_firmware_says_what_to_do(session, world, tmp_path):
     world.comes_up = False
     with pytest.raises(FirmwareRejected, match="cut the power by hand"):
-        flashed(session, Combo(firmware=firmware(tmp_path)), boot_timeout_s=4.0)
+        flashed(session, Combo(firmware=firmware_bundle(tmp_path)), boot_timeout_s=4.0)
 
 
 def test_a_trial_that_nobody_finished_is_left_first(session, bench, world, tmp_path):
-    system = firmware(tmp_path)
+    system = firmware_bundle(tmp_path)
     session.client.status()
     push(session, system)
     session.client.request("firmware-write", {"digest": system.digest, "partition": 3}, timeout_s=60)
@@ -336,12 +308,12 @@ def test_a_board_whose_slots_are_not_configured_is_not_guessed_at(bench, world, 
     board = dataclasses.replace(bench.board, slots=None)
     session = BoardSession(board, token=1, holder="me", connect=world.connect)
     with pytest.raises(FlashError, match="add 'slots:'"):
-        flashed(session, Combo(firmware=firmware(tmp_path)))
+        flashed(session, Combo(firmware=firmware_bundle(tmp_path)))
     session.close()
 
 
 def test_a_reboot_that_never_happens_is_noticed(session, bench, tmp_path):
     bench.shim("reboot", "exit 0")
     with pytest.raises(FirmwareRejected, match="did not come up"):
-        flashed(session, Combo(firmware=firmware(tmp_path)), boot_timeout_s=1.0)
+        flashed(session, Combo(firmware=firmware_bundle(tmp_path)), boot_timeout_s=1.0)
     assert not (bench.root / "reboot-asked").exists()

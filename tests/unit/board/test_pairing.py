@@ -10,15 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.boards import BenchBoard, model_bundle
+from support.boards import model_bundle
 from support.processes import until
-from support.rebooting import Rebooting
 
 from pytest_edgehil.artifacts.dataset import Dataset
 from pytest_edgehil.artifacts.replay import Trace, build_replay
 from pytest_edgehil.board.dut import Dut
 from pytest_edgehil.board.pairing import Against
-from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.errors import ModelError, OutOfMemory, UserError
 from pytest_edgehil.model import Combo, Demand
 
@@ -26,20 +24,6 @@ MS = 1_000_000
 MIB = 2**20
 X = {"x": np.linspace(-1, 1, 4, dtype=np.float32).reshape(1, 4)}
 TWO = Demand(pairs=2, block=10, baseline="old")
-
-
-@pytest.fixture
-def bench(tmp_path):
-    return BenchBoard(tmp_path / "board")
-
-
-@pytest.fixture
-def session(bench):
-    world = Rebooting(bench)
-    session = BoardSession(bench.board, token=1, holder="me", connect=world.connect)
-    yield session
-    session.close()
-    world.close()
 
 
 def recording(directory, name, latency_ms, **fields):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from support.boards import BenchBoard, bundle, model_bundle
+from support.boards import HEALTHY, BenchBoard, firmware_bundle, model_bundle
 from support.processes import alive, until
 
-from pytest_edgehil.model import Track
 from pytest_edgehil.onboard import firmware
 from pytest_edgehil.onboard.home import Home
 from pytest_edgehil.onboard.problem import Problem
-
-HEALTHY = b"#!/bin/sh\nexit 0\n"
 
 
 @pytest.fixture
@@ -29,27 +26,14 @@ def home(bench):
     return home
 
 
-def firmware_bundle(home: Home, directory, *, version="2.0", health: bytes | None = HEALTHY) -> str:
-    files = {"firmware.json": b'{"name":"edge-os","version":"%s"}' % version.encode(), "overlays/hat.dtbo": b"d" * 3000}
-    if health is not None:
-        files["health"] = health
-    artifact = bundle(
-        directory,
-        files,
-        track=Track.FIRMWARE,
-        kind="firmware-tree",
-        runtime=None,
-        entry="firmware.json",
-        name="edge-os",
-        version=version,
-        executable=frozenset({"health"}),
-    )
+def stored(home: Home, directory, **how) -> str:
+    artifact = firmware_bundle(directory, files={"overlays/hat.dtbo": b"d" * 3000}, **how)
     home.bundle(artifact.digest).write_bytes(artifact.path.read_bytes())
     return artifact.digest
 
 
 def test_a_firmware_goes_to_the_other_partition_whole_and_replaces_what_was_there(home, bench, tmp_path):
-    digest = firmware_bundle(home, tmp_path)
+    digest = stored(home, tmp_path)
     bench.put("partitions/3/old/file", "stale")
     answer = firmware.write(home, digest, 3)
     tree = bench.root / "partitions/3"
@@ -63,7 +47,7 @@ def test_a_firmware_goes_to_the_other_partition_whole_and_replaces_what_was_ther
 
 
 def test_what_runs_or_boots_by_default_is_never_written(home, bench, tmp_path):
-    digest = firmware_bundle(home, tmp_path)
+    digest = stored(home, tmp_path)
     bench.booted(3, tryboot=True)
     for partition in (2, 3):
         with pytest.raises(Problem, match="in use"):
@@ -71,7 +55,7 @@ def test_what_runs_or_boots_by_default_is_never_written(home, bench, tmp_path):
 
 
 def test_a_partition_that_was_altered_is_written_again(home, bench, tmp_path):
-    digest = firmware_bundle(home, tmp_path)
+    digest = stored(home, tmp_path)
     firmware.write(home, digest, 3)
     bench.put("partitions/3/overlays/hat.dtbo", b"rotten")
     assert firmware.write(home, digest, 3)["skipped"] is False
@@ -85,7 +69,7 @@ def test_a_model_is_no_firmware(home, tmp_path):
 
 
 def test_a_medium_that_does_not_keep_what_is_written_is_noticed(home, tmp_path, monkeypatch):
-    digest = firmware_bundle(home, tmp_path)
+    digest = stored(home, tmp_path)
     real = firmware.write_all
     monkeypatch.setattr(firmware, "write_all", lambda out, data: real(out, data.replace(b"d", b"D")))
     with pytest.raises(Problem, match="does not read back") as caught:
@@ -95,7 +79,7 @@ def test_a_medium_that_does_not_keep_what_is_written_is_noticed(home, tmp_path, 
 
 
 def test_a_firmware_on_trial_proves_itself(home, bench, tmp_path):
-    digest = firmware_bundle(home, tmp_path)
+    digest = stored(home, tmp_path)
     firmware.write(home, digest, 3)
     bench.booted(3, tryboot=True)
     proof = firmware.prove(home, digest, 3)
@@ -113,7 +97,7 @@ def test_a_firmware_on_trial_proves_itself(home, bench, tmp_path):
     ids=["fell back", "no trial", "unwell"],
 )
 def test_a_firmware_that_must_not_be_committed(home, bench, tmp_path, *, booted, tryboot, health, reason):
-    digest = firmware_bundle(home, tmp_path, health=health)
+    digest = stored(home, tmp_path, health=health)
     firmware.write(home, digest, 3)
     bench.booted(booted, tryboot=tryboot)
     (told,) = firmware.prove(home, digest, 3)["reasons"]
@@ -122,7 +106,7 @@ def test_a_firmware_that_must_not_be_committed(home, bench, tmp_path, *, booted,
 
 def test_a_health_check_that_hangs_is_ended_with_all_it_started(home, bench, tmp_path, monkeypatch):
     monkeypatch.setattr(firmware, "HEALTH_TIMEOUT_S", 0.5)
-    digest = firmware_bundle(home, tmp_path, health=b"#!/bin/sh\nsleep 1000 & echo $! > $EDGEHIL_SYSROOT/pid\nwait\n")
+    digest = stored(home, tmp_path, health=b"#!/bin/sh\nsleep 1000 & echo $! > $EDGEHIL_SYSROOT/pid\nwait\n")
     firmware.write(home, digest, 3)
     bench.booted(3, tryboot=True)
     (told,) = firmware.prove(home, digest, 3)["reasons"]
@@ -132,7 +116,7 @@ def test_a_health_check_that_hangs_is_ended_with_all_it_started(home, bench, tmp
 
 
 def test_what_a_health_check_leaves_running_does_not_hold_it_up_and_is_ended(home, bench, tmp_path):
-    digest = firmware_bundle(home, tmp_path, health=b"#!/bin/sh\nsleep 1000 & echo $! > $EDGEHIL_SYSROOT/pid\nexit 0\n")
+    digest = stored(home, tmp_path, health=b"#!/bin/sh\nsleep 1000 & echo $! > $EDGEHIL_SYSROOT/pid\nexit 0\n")
     firmware.write(home, digest, 3)
     bench.booted(3, tryboot=True)
     assert firmware.prove(home, digest, 3)["reasons"] == []
@@ -141,7 +125,7 @@ def test_what_a_health_check_leaves_running_does_not_hold_it_up_and_is_ended(hom
 
 
 def test_an_altered_tree_is_not_proven_even_if_it_boots(home, bench, tmp_path):
-    digest = firmware_bundle(home, tmp_path)
+    digest = stored(home, tmp_path)
     firmware.write(home, digest, 3)
     bench.booted(3, tryboot=True)
     bench.put("partitions/3/overlays/hat.dtbo", b"rotten")

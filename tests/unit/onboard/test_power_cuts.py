@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from support import cut_everywhere
-from support.boards import BenchBoard, bundle, model_bundle
+from support.boards import BenchBoard, firmware_bundle, model_bundle
 
-from pytest_edgehil.model import Artifact, Track
+from pytest_edgehil.model import Artifact
 from pytest_edgehil.onboard import combos, firmware
 from pytest_edgehil.onboard.home import Home
 
@@ -28,19 +27,6 @@ def bench(tmp_path, monkeypatch):
 def keep(bench: BenchBoard, artifact: Artifact) -> str:
     Home(bench.edgehil).bundle(artifact.digest).write_bytes(artifact.path.read_bytes())
     return artifact.digest
-
-
-def firmware_bundle(directory: Path) -> Artifact:
-    return bundle(
-        directory,
-        {"firmware.json": b'{"name":"edge-os","version":"2.0"}', "kernel": b"k" * 2000},
-        track=Track.FIRMWARE,
-        kind="firmware-tree",
-        runtime=None,
-        entry="firmware.json",
-        name="edge-os",
-        version="2.0",
-    )
 
 
 def cut_everywhere_in(bench: BenchBoard, scenario: str, **arguments) -> list[dict]:
@@ -74,7 +60,10 @@ def test_while_a_combo_is_switched(bench, tmp_path):
 def test_while_a_firmware_and_a_model_are_committed_together(bench, tmp_path):
     home = Home(bench.edgehil)
     old = {"model": keep(bench, model_bundle(tmp_path, seed=1))}
-    new = {"model": keep(bench, model_bundle(tmp_path, seed=2)), "firmware": keep(bench, firmware_bundle(tmp_path))}
+    new = {
+        "model": keep(bench, model_bundle(tmp_path, seed=2)),
+        "firmware": keep(bench, firmware_bundle(tmp_path, health=None, files={"kernel": b"k" * 2000})),
+    }
     combos.activate(home, old)
     firmware.write(home, new["firmware"], 3)
     bench.booted(3, tryboot=True)
@@ -97,7 +86,7 @@ def test_while_a_bundle_is_received(bench, tmp_path):
 
 @pytest.mark.timeout(300)
 def test_while_a_firmware_is_written(bench, tmp_path):
-    digest = keep(bench, firmware_bundle(tmp_path))
+    digest = keep(bench, firmware_bundle(tmp_path, health=None, files={"kernel": b"k" * 2000}))
     states = cut_everywhere_in(bench, "firmware", digest=digest)
     assert {one["default"] for one in states} == {2}
     identities = [one["identity"] for one in states]
