@@ -86,18 +86,18 @@ def test_beginning_late_is_told_when_it_is_ours(tmp_path):
 
 
 def test_coordinated_omission_is_seen_in_an_open_loop_only(tmp_path):
-    """8 ms at 100/s with a stall of 500 ms about every 10 s has a p99 of 9.3 ms in a closed loop, 1521 ms in an open.
+    """8 ms at 100/s with a stall of 500 ms every 10 s: who asks in time waits up to half a second, the loop never says so.
 
-    How long the queue gets depends on how the stalls bunch: evenly spaced ones make 490 ms. In this draw nine of them
-    fall into 100 s, and their queues run into one another.
+    How high the p99 gets depends on how the stalls bunch, for their queues run into one another; evenly spaced, as here,
+    they do so least. The 1521 ms of the project's facts are one draw of bunched ones, whose spacing is not on record.
     """
-    rng = np.random.default_rng(34)
+    rng = np.random.default_rng(1)
     latencies = 8 * MS * np.exp(0.065 * rng.standard_normal(10_000))
-    latencies[rng.random(10_000) < 1 / 1000] += 500 * MS
+    latencies[500::1000] += 500 * MS
     played = session(tmp_path, latencies.astype(np.int64).tolist())
     found = measured(played, Schedule(100.0), 10_000)
-    assert np.quantile(found.latencies_ns, 0.99) / MS == pytest.approx(9.3, abs=0.05)
-    assert np.quantile(responses(found), 0.99) / MS == pytest.approx(1521, abs=2)
+    assert np.quantile(found.latencies_ns, 0.99) / MS == pytest.approx(9.3, abs=0.1)
+    assert np.quantile(responses(found), 0.99) / MS == pytest.approx(490, abs=10)
 
 
 @pytest.mark.parametrize("rate", [0, -1.0, True, "20/s", float("inf"), 1e9])
