@@ -88,8 +88,8 @@ def test_beginning_late_is_told_when_it_is_ours(tmp_path):
 def test_coordinated_omission_is_seen_in_an_open_loop_only(tmp_path):
     """8 ms at 100/s with a stall of 500 ms every 10 s: who asks in time waits up to half a second.
 
-    How high the p99 gets depends on how the stalls bunch, for their queues run into one another; evenly spaced,
-    as here, they do so least. The 1521 ms of the project's facts are one draw of bunched ones, whose spacing is not on record.
+    How high the p99 gets depends on how the stalls bunch, for their queues run into one another. Evenly spaced, as
+    here, they do so least; bunched, the same stalls make a p99 of 1.5 s and more.
     """
     rng = np.random.default_rng(1)
     latencies = 8 * MS * np.exp(0.065 * rng.standard_normal(10_000))
