@@ -28,6 +28,7 @@ SCRIPTS = (
     "leases/throughput.py",
     "transport/commands.py",
     "flash/push.py",
+    "flash/cuts.py",
     "virtual/start.py",
     "statistics/open_loop.py",
     "statistics/mean_gates.py",

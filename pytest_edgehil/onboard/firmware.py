@@ -101,6 +101,7 @@ def write(home: Home, digest: str, partition: int) -> Message:
         return {"written_bytes": 0, "skipped": True}
     with storage(str(target)):
         target.mkdir(parents=True, exist_ok=True)
+        fsync_directory(target.parent)
         (target / MARK).unlink(missing_ok=True)
         fsync_directory(target)
         for old in target.iterdir():

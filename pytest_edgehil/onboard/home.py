@@ -27,6 +27,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from .durable import fsync_directory
 from .problem import Problem, storage
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -69,8 +70,16 @@ class Home:
         """Make the directories and clear away what an interrupted push or unpacking left behind."""
         with storage(str(self.root)):
             for directory in (self.store, self.trees, self.combos, self.jobs):
-                directory.mkdir(parents=True, exist_ok=True)
+                self._make(directory)
             self._sweep()
+
+    def _make(self, directory: Path) -> None:
+        # A directory whose own name was never made to last takes everything in it along when the power goes.
+        if directory.is_dir():
+            return
+        self._make(directory.parent)
+        directory.mkdir(exist_ok=True)
+        fsync_directory(directory.parent)
 
     def bundle(self, digest: str) -> Path:
         """Where the store keeps a bundle."""

@@ -1,0 +1,91 @@
+"""A deployment is cut at every operation that touches the medium: always one whole combo, and the next run ends well.
+
+Push, unpack, write the slot, trial, prove, commit, switch, load, and back from a combo that is unwell; the power goes
+and takes what was not fsynced, the program is killed, the link is cut, the disk is full, read-only or broken.
+"""
+
+from __future__ import annotations
+
+import collections
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+from support.cutting import FAULTS, Stand, in_memory
+from support.lossy_disk import LossyDisk
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """A directory in memory where there is one: thousands of boards are made and thrown away."""
+    with tempfile.TemporaryDirectory(dir=in_memory()) as directory:
+        monkeypatch.setenv("EDGEHIL_SYSROOT", directory)  # put back afterwards
+        yield Path(directory)
+
+
+@pytest.fixture
+def stand(room):
+    return Stand(room / "stand", fresh=False)
+
+
+def wrong(found: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {what: faults for what, faults in found.items() if faults}
+
+
+def test_a_deployment_touches_the_medium_in_every_way_that_is_watched(stand):
+    counted = collections.Counter(stand.steps())
+    assert set(counted) >= {"open", "write", "fsync", "replace", "rename", "symlink", "mkdir", "unlink"}
+    assert counted.total() > 100
+
+
+def test_killed_at_every_operation(stand):
+    steps = len(stand.steps())
+    found = stand.cut(lambda _number: [None])
+    assert len(found) == steps
+    assert wrong(found) == {}
+
+
+def test_the_power_goes_at_every_operation(stand):
+    found = stand.cut(lambda number: [random.Random(number)])
+    assert len(found) > 100
+    assert wrong(found) == {}
+
+
+def test_without_fsync_the_same_cuts_are_not_survived(stand):
+    """The disk of these tests does lose what it may lose, and what is wrong afterwards is noticed."""
+    found = stand.cut(lambda number: [random.Random(number)] if number % 5 == 0 else [], honest=False)
+    assert len(wrong(found)) > 3
+
+
+def test_fifty_random_power_cuts_of_a_board_that_is_new(room):
+    stand = Stand(room / "stand", fresh=True)
+    steps = len(stand.steps())
+    chances = collections.defaultdict(list)
+    for seed in range(50):
+        chance = random.Random(f"cut {seed}")
+        chances[chance.randint(1, steps)].append(chance)
+    assert wrong(stand.cut(lambda number: list(chances[number]))) == {}
+
+
+def test_the_medium_fails_from_any_operation_on(stand):
+    names = sorted(FAULTS)
+    found = {}
+    for number in range(1, len(stand.steps()), 2):
+        fault = names[number // 2 % len(names)]
+        found[f"{fault} from operation {number} on"] = stand.fail(number, fault)
+    assert wrong(found) == {}
+
+
+def test_the_link_is_cut_at_any_byte(stand):
+    assert wrong({f"cut {seed}": stand.unplug(random.Random(seed)) for seed in range(10)}) == {}
+
+
+def test_writes_that_are_short_are_written_to_their_end(stand):
+    with stand.board() as board:
+        with LossyDisk(board.root, at=lambda _number, _name: None, short_writes=700).watching():
+            board.run()
+        assert board.faults() == []
+        assert board.status()["combo"] == stand.plan.new
