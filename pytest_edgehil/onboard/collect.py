@@ -46,10 +46,12 @@ def collect(home: Home, *, keep_bytes: int, spare: Collection[str] = ()) -> Mess
             if total <= keep_bytes:
                 break
             if digest not in needed:
-                _drop(home, digest)
                 removed.append(digest)
                 total -= sizes[digest]
-        _drop_combos(home, set(_stored(home)))
+        # Combos first: if the power goes in between, no combo is left that leads to a tree which is not there.
+        _drop_combos(home, sizes.keys() - set(removed))
+        for digest in removed:
+            _drop(home, digest)
     return {"removed": removed, "freed_bytes": sum(sizes[one] for one in removed), "kept_bytes": total}
 
 
@@ -83,7 +85,7 @@ def _drop_combos(home: Home, stored: set[str]) -> None:
         if combo.name.startswith("."):
             continue
         digests = combos.read(combo)
-        if digests is not None and not set(digests.values()) <= stored:
+        if digests is not None and not stored.issuperset(digests.values()):
             _drop_directory(combo)
 
 

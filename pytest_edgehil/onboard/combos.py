@@ -61,8 +61,7 @@ def activate(
             write_atomically(home.journal, json.dumps(intent).encode())
             firmware.commit(partition, other)
         switch_link(home.current, f"combos/{name}")
-        remove(home.journal)
-        fsync_directory(home.root)
+        _close_journal(home)
     return {"combo": combo}
 
 
@@ -80,8 +79,7 @@ def recover(home: Home) -> str | None:
         finish = firmware.default_partition() == partition and (home.combos / name).is_dir()
         if finish:
             switch_link(home.current, f"combos/{name}")
-        remove(home.journal)
-        fsync_directory(home.root)
+        _close_journal(home)
     return f"{'finished' if finish else 'dropped'} an interrupted activation of combo {name[:12]}"
 
 
@@ -154,7 +152,8 @@ def mark_good(home: Home) -> None:
             if known is not None:
                 switch_link(home.previous_good, str(known))
             switch_link(home.last_known_good, str(target))
-        remove(home.setback)
+        with storage(str(home.setback)):
+            remove(home.setback)
 
 
 def current(home: Home) -> dict[str, str]:
@@ -181,6 +180,12 @@ def intended(home: Home) -> dict[str, str]:
     except (ValueError, KeyError, TypeError) as exc:
         raise Problem("storage", f"the journal {home.journal} cannot be read: {exc}") from exc
     return _linked(home.combos / name) or {}
+
+
+def _close_journal(home: Home) -> None:
+    with storage(str(home.journal)):
+        remove(home.journal)
+        fsync_directory(home.root)
 
 
 def _checked(digests: object) -> dict[str, str]:

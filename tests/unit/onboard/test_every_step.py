@@ -7,13 +7,19 @@ and takes what was not fsynced, the program is killed, the link is cut, the disk
 from __future__ import annotations
 
 import collections
+import contextlib
 import random
 import tempfile
 from pathlib import Path
 
 import pytest
 from support.cutting import FAULTS, Stand, in_memory
+from support.deploying import Deployment
 from support.lossy_disk import LossyDisk
+
+from pytest_edgehil.onboard import collect, combos, firmware
+from pytest_edgehil.onboard.problem import Problem
+from pytest_edgehil.onboard.unpack import read_manifest
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -81,6 +87,42 @@ def test_the_medium_fails_from_any_operation_on(stand):
 
 def test_the_link_is_cut_at_any_byte(stand):
     assert wrong({f"cut {seed}": stand.unplug(random.Random(seed)) for seed in range(10)}) == {}
+
+
+def test_the_power_goes_while_room_is_made(stand):
+    """Whatever is left, the board stays on its combo, and going back leads to a whole one or is refused."""
+
+    def after(image: Path) -> list[str]:
+        found = Deployment(image, stand.plan)
+        found.enter()
+        found.come_up()
+        faults = found.faults()
+        with contextlib.suppress(Problem):  # there is no other good combo any more
+            combos.revert(found.home)
+        return faults + [
+            f"back on a {track} of which {one}"
+            for track in combos.current(found.home)
+            for one in firmware.differences(read_manifest(found.home.current / track), found.home.current / track)
+        ]
+
+    def at(number: int, _name: str) -> None:
+        for chance in (None, random.Random(number)):
+            with stand.place() as image:
+                disk.image(image, chance)
+                faults.extend(after(image))
+        cuts.append(number)
+        board.enter()
+
+    faults: list[str] = []
+    cuts: list[int] = []
+    with stand.board() as board:
+        board.run()
+        disk = LossyDisk(board.root, at=at)
+        with disk.watching():
+            collect.collect(board.home, keep_bytes=0)
+        assert set(combos.current(board.home).values()) == {f"sha256:{one.name}" for one in board.home.store.iterdir()}
+    assert faults == []
+    assert len(cuts) > 10
 
 
 def test_writes_that_are_short_are_written_to_their_end(stand):
