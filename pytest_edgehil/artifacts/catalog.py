@@ -8,6 +8,7 @@ gate must never judge another artifact than the one that was meant.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 from collections.abc import Iterable
@@ -34,6 +35,7 @@ class Catalog:
         self._directories = tuple(directories)
         self._known: dict[tuple[Path, int, int], Manifest] = {}
         self._read: dict[tuple[Path, int, int], Artifact] = {}
+        self._digests: dict[tuple[Path, int, int], str] = {}
 
     def find(self, reference: str, track: Track | None = None) -> Artifact:
         """The artifact that a reference means, with every file in it verified.
@@ -74,6 +76,22 @@ class Catalog:
             f"{model.label}: the model that it was made from ({source[:19]}…) is not in {self._looked()}; "
             "build it too, or name another baseline"
         )
+
+    def holding(self, digests: frozenset[str], track: Track) -> tuple[Artifact, ...]:
+        """The artifacts of a track that have one of these digests, each once; what cannot be read is left out.
+
+        Raises:
+            ArtifactNotFound: a file went away meanwhile.
+        """
+        found: dict[str, Artifact] = {}
+        for path, manifest in self._scan()[0].items():
+            if manifest.track is not track or not digests - found.keys():
+                continue
+            digest = self._digest(path)
+            if digest in digests and digest not in found:
+                with contextlib.suppress(ArtifactError):
+                    found[digest] = self._verified(path)
+        return tuple(found.values())
 
     def _existing(self, reference: str) -> Path:
         path = Path(reference)
@@ -156,6 +174,12 @@ class Catalog:
                 except ArtifactError as problem:
                     broken.append(str(problem))
         return manifests, broken
+
+    def _digest(self, path: Path) -> str:
+        key = _key(path)
+        if key not in self._digests:
+            self._digests[key] = _digest(path)
+        return self._digests[key]
 
     def _verified(self, path: Path) -> Artifact:
         key = _key(path)

@@ -27,6 +27,7 @@ from pytest_edgehil.board.diagnosis import Console, Witnesses
 from pytest_edgehil.board.evaluation import Baseline, Course, Evaluation, heldout_of, is_recorded
 from pytest_edgehil.board.fed import Fed, Group, Prompt
 from pytest_edgehil.board.firmware_trial import BOOT_S, leave_trial
+from pytest_edgehil.board.delivery import Way
 from pytest_edgehil.board.flash import FlashPlan, FlashProgress, FlashReport, flash, plan_flash
 from pytest_edgehil.board.pairing import Against, Pairing
 from pytest_edgehil.board.session import BoardSession
@@ -129,6 +130,7 @@ class Dut:
         pick_up_s: float = PICK_UP_S,
         order_seed: int = 0,
         step: Step = _silently,
+        way: Way | None = None,
         on_progress: Callable[[FlashProgress], None] | None = None,
         boot_timeout_s: float = BOOT_S,
         clock: Callable[[], float] = time.monotonic,
@@ -147,6 +149,7 @@ class Dut:
             pick_up_s: so long a link that is lost during a soak is tried again.
             order_seed: seed of the order in which items of held-out sets are taken.
             step: called with the name of each step around it.
+            way: how bundles are sent: deltas, bandwidth, compression.
             on_progress: told how far sending is.
             boot_timeout_s: how long a boot may take.
             clock: monotonic seconds.
@@ -171,7 +174,7 @@ class Dut:
             step=step,
         )
         try:
-            dut._prepare(power, on_progress, boot_timeout_s)
+            dut._prepare(power, way, on_progress, boot_timeout_s)
         except BaseException:
             dut.close()
             raise
@@ -474,12 +477,21 @@ class Dut:
     # --- inside --------------------------------------------------------------------------------------
 
     def _prepare(
-        self, power: Power | None, on_progress: Callable[[FlashProgress], None] | None, boot_timeout_s: float
+        self,
+        power: Power | None,
+        way: Way | None,
+        on_progress: Callable[[FlashProgress], None] | None,
+        boot_timeout_s: float,
     ) -> None:
         with self._hands_on(), self._step("flash"):
             leave_trial(self._session, boot_timeout_s=boot_timeout_s)
             self._flashed = flash(
-                self._plan(), self._session, power=power, on_progress=on_progress, boot_timeout_s=boot_timeout_s
+                self._plan(),
+                self._session,
+                power=power,
+                way=way,
+                on_progress=on_progress,
+                boot_timeout_s=boot_timeout_s,
             )
             self._witnesses.forget_past()  # a reboot that we asked for explains nothing later
         model = self._combo.model

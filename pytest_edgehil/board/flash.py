@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from pytest_edgehil.artifacts.compat import check_combo, missing_runtimes
 from pytest_edgehil.board.answers import BoardStatus
+from pytest_edgehil.board.delivery import Delivery, Way, deliver
 from pytest_edgehil.board.firmware_trial import BOOT_S, Trial, try_firmware
-from pytest_edgehil.board.push import push
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.errors import FlashError, RuntimeMissing, WrongTarget
 from pytest_edgehil.model.artifact import Artifact, Combo
@@ -53,6 +53,8 @@ class FlashPlan:
 
     combo: Combo
     steps: tuple[FlashStep, ...]
+    held: frozenset[str] = frozenset()
+    """Digests of what the board has: a delta may be made from it."""
 
     @property
     def bytes_to_send(self) -> int:
@@ -69,11 +71,19 @@ class FlashPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlashProgress:
-    """How far the sending of one artifact is."""
+    """How far the sending of one artifact is.
+
+    Args:
+        artifact: which.
+        sent_bytes: of the bundle, with what was there from a push that was cut; of a delta, its share.
+        total_bytes: size of the bundle.
+        rate_bytes_per_s: of the link; None until it is known.
+    """
 
     artifact: Artifact
     sent_bytes: int
     total_bytes: int
+    rate_bytes_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +91,8 @@ class FlashReport:
     """What was done.
 
     Args:
-        sent_bytes: of bundles.
+        sent_bytes: of bundles and deltas.
+        deliveries: how each bundle that was not there has got there.
         skipped: labels of artifacts that the board had already.
         activated: was the combo switched?
         firmware_rebooted: was a firmware tried and committed?
@@ -92,6 +103,7 @@ class FlashReport:
     duration_s: float
     activated: bool
     firmware_rebooted: bool
+    deliveries: tuple[Delivery, ...] = ()
 
 
 def plan_flash(combo: Combo, status: BoardStatus) -> FlashPlan:
@@ -109,7 +121,7 @@ def plan_flash(combo: Combo, status: BoardStatus) -> FlashPlan:
         if new_firmware:
             steps.append(FlashStep(kind=StepKind.FIRMWARE, artifact=combo.firmware))
         steps.append(FlashStep(kind=StepKind.ACTIVATE, artifact=None))
-    return FlashPlan(combo=combo, steps=tuple(steps))
+    return FlashPlan(combo=combo, steps=tuple(steps), held=status.store)
 
 
 def flash(
@@ -117,6 +129,7 @@ def flash(
     session: BoardSession,
     *,
     power: Power | None = None,
+    way: Way | None = None,
     on_progress: Callable[[FlashProgress], None] | None = None,
     boot_timeout_s: float = BOOT_S,
     clock: Callable[[], float] = time.monotonic,
@@ -127,6 +140,7 @@ def flash(
         plan: from `plan_flash`.
         session: of the board; its client is another one afterwards if a firmware was tried.
         power: to bring back a board whose firmware does not come up.
+        way: deltas, bandwidth, compression.
         on_progress: told how far the sending is.
         boot_timeout_s: how long a boot may take.
         clock: monotonic seconds.
@@ -139,11 +153,13 @@ def flash(
     """
     started = clock()
     check_fit(plan.combo, session)
-    sent, trial = 0, None
+    trial: Trial | None = None
+    deliveries: list[Delivery] = []
     for step in plan.steps:
         match step.kind, step.artifact:
             case StepKind.PUSH, Artifact() as artifact:
-                sent += push(session, artifact, on_sent=_told(artifact, on_progress))
+                told = _told(artifact, on_progress)
+                deliveries.append(deliver(session, artifact, held=plan.held, way=way, on_sent=told))
             case StepKind.INSTALL, Artifact() as artifact:
                 session.client.request("install", {"digest": artifact.digest}, timeout_s=INSTALL_S)
             case StepKind.FIRMWARE, Artifact() as artifact:
@@ -152,11 +168,12 @@ def flash(
                 _activate(session, plan.combo, trial)
     pushed = {step.artifact.digest for step in plan.steps if step.kind is StepKind.PUSH and step.artifact}
     return FlashReport(
-        sent_bytes=sent,
+        sent_bytes=sum(one.sent_bytes for one in deliveries),
         skipped=tuple(one.label for one in plan.combo.artifacts if one.digest not in pushed),
         duration_s=clock() - started,
         activated=any(step.kind is StepKind.ACTIVATE for step in plan.steps),
         firmware_rebooted=trial is not None,
+        deliveries=tuple(deliveries),
     )
 
 
@@ -208,7 +225,17 @@ def _activate(session: BoardSession, combo: Combo, trial: Trial | None) -> None:
         raise FlashError(f"{session.board.id}: the board says it is on {dict(now.combo)}, expected {combo.digests}")
 
 
-def _told(artifact: Artifact, on_progress: Callable[[FlashProgress], None] | None) -> Callable[[int], None] | None:
+def _told(
+    artifact: Artifact, on_progress: Callable[[FlashProgress], None] | None
+) -> Callable[[int, float | None], None] | None:
     if on_progress is None:
         return None
-    return lambda sent: on_progress(FlashProgress(artifact=artifact, sent_bytes=sent, total_bytes=artifact.size_bytes))
+
+    def told(sent_bytes: int, rate: float | None) -> None:
+        on_progress(
+            FlashProgress(
+                artifact=artifact, sent_bytes=sent_bytes, total_bytes=artifact.size_bytes, rate_bytes_per_s=rate
+            )
+        )
+
+    return told

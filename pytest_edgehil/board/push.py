@@ -1,32 +1,34 @@
 """Sending one bundle into the board's store: one read, one hash on each side, nothing read twice.
 
-A producer thread reads and hashes blocks while the caller's thread sends them. The sink on the board knows size and
-digest beforehand and gives the file its name only when both are right; an interrupted push leaves nothing.
+A producer thread reads, hashes and (where it pays) compresses blocks while the caller's thread sends them. The sink on
+the board knows size and digest beforehand and gives the file its name only when both are right. It first says what a
+push that was cut has left there; the host compares the digests of those prefixes with its own file's, and the push
+goes on behind the longest one that agrees. The conversation is described in ``onboard/sink.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import queue
+import struct
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import time
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
 
 from pytest_edgehil.board.answers import Fields
+from pytest_edgehil.board.blocks import Blocks
+from pytest_edgehil.board.pace import Pace, RateMeter, compression_pays
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.board.transport import Channel
 from pytest_edgehil.board.trouble import error_of
 from pytest_edgehil.board.zipapp import onboard_zipapp
-from pytest_edgehil.errors import BoardError, CorruptArtifact, DeadlineExceeded, FlashError, LinkLost
+from pytest_edgehil.errors import CorruptArtifact, DeadlineExceeded, FlashError, LinkLost
 from pytest_edgehil.model.artifact import Artifact
 
-BLOCK_BYTES = 2**20
 QUEUE_BLOCKS = 8
-PIECE_BYTES = 2**18
-"""What is given to the link at once, so that a slow link is told from a dead one by `PIECE_S`."""
-
 PIECE_S = 60.0
 START_S = 30.0
 LAST_WORDS_S = 3.0
@@ -34,130 +36,208 @@ SETTLE_S = 120.0
 """How long the sink may take to flush what it has to the medium, and a second more per `SETTLE_RATE` bytes."""
 
 SETTLE_RATE = 2_000_000
+_FRAME = struct.Struct(">BII")
+_RAW, _ZLIB, _LAST = 0, 1, 2
 
 
-def push(session: BoardSession, artifact: Artifact, *, on_sent: Callable[[int], None] | None = None) -> int:
-    """Send a bundle.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """What a push did.
+
+    Args:
+        sent_bytes: over the link, compressed if they were, headers of frames left out.
+        resumed_bytes: what was on the board already from a push that was cut.
+        already: the bundle was there.
+        compressed: were some of the bytes compressed?
+        rate_bytes_per_s: what the link carried; None if it was too short to tell.
+    """
+
+    sent_bytes: int
+    resumed_bytes: int = 0
+    already: bool = False
+    compressed: bool = False
+    rate_bytes_per_s: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class PushOptions:
+    """How bundles are sent.
+
+    Args:
+        limit_bytes_per_s: the link is not used for more; None: all that it takes.
+        compress: let compression be used where it pays.
+        clock: monotonic seconds.
+        sleep: waits so many seconds.
+    """
+
+    limit_bytes_per_s: float | None = None
+    compress: bool = True
+    clock: Callable[[], float] = field(default=time.monotonic, repr=False)
+    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
+
+
+def push(
+    session: BoardSession,
+    artifact: Artifact,
+    *,
+    on_sent: Callable[[int, float | None], None] | None = None,
+    options: PushOptions | None = None,
+    blocks: Blocks | None = None,
+) -> Sent:
+    """Send a bundle, or what is missing of it.
 
     Args:
         session: of the board; the on-board program is there already.
         artifact: what to send.
-        on_sent: told the number of bytes sent so far.
-
-    Returns:
-        Number of bytes sent.
+        on_sent: told how many bytes of the bundle the board has or will have from what has been sent so far, and the
+            rate of the link in bytes per second once it is known; what it raises ends the push.
+        options: limits.
+        blocks: of the artifact's file, shared with other pushes of it.
 
     Raises:
         DiskFull: it does not fit.
         Fenced: somebody else holds the board.
         CorruptArtifact: the file on the host is not what its digest says.
         FlashError: it did not arrive whole.
-        LinkLost, DeadlineExceeded: the link.
+        LinkLost, DeadlineExceeded: the link; the next push goes on where this one stopped.
     """
-    _, program = onboard_zipapp()
-    argv = (
-        "python3", "-S", "-E", f"{session.board.home}/bin/onboard-{program}.pyz", "sink",
-        "--token", str(session.token), "--holder", session.holder,
-        "--digest", artifact.digest, "--size", str(artifact.size_bytes),
-    )  # fmt: skip
-    channel = session.transport.open(argv, timeout_s=START_S)
-    try:
-        sent = 0
-        try:
-            for block in _blocks(artifact.path, expected=artifact.digest):
-                view = memoryview(block)
-                for at in range(0, len(view), PIECE_BYTES):
-                    channel.send(view[at : at + PIECE_BYTES], timeout_s=PIECE_S)
-                    sent += len(view[at : at + PIECE_BYTES])
-                    if on_sent is not None:
-                        on_sent(sent)
-            channel.close_input()
-        except BoardError:
-            # The sink may have ended because it has something to say: a complaint, or that somebody else was faster.
-            answer = _last_words(channel, board_id=session.board.id)
-            if answer is None:
-                raise
-        else:
-            answer = _answer(channel, board_id=session.board.id, timeout_s=SETTLE_S + artifact.size_bytes / SETTLE_RATE)
-        if answer.text("digest") != artifact.digest:
-            raise FlashError(
-                f"{session.board.id}: the board stored {answer.text('digest')}, sent was {artifact.digest}"
-            )
-    finally:
-        channel.close()
-    return sent
+    options = options or PushOptions()
+    with contextlib.ExitStack() as stack:
+        source = blocks if blocks is not None else stack.enter_context(Blocks(artifact))
+        talk = stack.enter_context(_Talk.begin(session, artifact, options))
+        if talk.already:
+            return Sent(sent_bytes=0, already=True)
+        start = _agreed(talk.marks, source)
+        compress = threading.Event()
+        meter = RateMeter(options.clock)
+
+        def told(sent: int, plain: int) -> None:
+            meter.add(sent)
+            if on_sent is not None:
+                on_sent(start + plain, meter.bytes_per_s)
+            left = artifact.size_bytes - start - plain
+            if options.compress and meter.fresh and compression_pays(source, meter, left, clock=options.clock):
+                compress.set()
+
+        with contextlib.closing(_ahead(_frames(source, start, compress))) as frames:
+            sent = talk.send({"what": "bytes", "from": start}, frames, told)
+        talk.finish()
+    return Sent(
+        sent_bytes=sent,
+        resumed_bytes=start,
+        compressed=compress.is_set(),
+        rate_bytes_per_s=meter.bytes_per_s,
+    )
 
 
-def _answer(channel: Channel, *, board_id: str, timeout_s: float) -> Fields:
-    """What the sink says in the end.
+def push_delta(
+    session: BoardSession,
+    artifact: Artifact,
+    pieces: Iterable[bytes],
+    *,
+    on_sent: Callable[[int, float | None], None] | None = None,
+    options: PushOptions | None = None,
+) -> Sent:
+    """Send a delta that the board makes the bundle of, from others that it has.
+
+    Args:
+        session: of the board.
+        artifact: what comes of it.
+        pieces: the delta (`artifacts.delta`).
+        on_sent: told how many bytes of the delta have been sent.
+        options: limits.
 
     Raises:
-        EdgehilError: what it complains of.
+        CorruptArtifact: the board cannot make the bundle from this delta.
+        FlashError, BoardError: as `push`.
     """
-    said = bytearray()
-    while not said.endswith(b"\n") and len(said) < 65536:
-        data = channel.receive(4096, timeout_s=timeout_s)
-        if not data:
-            break
-        said += data
-    try:
-        fields = Fields(json.loads(said), board_id=board_id)
-    except ValueError as problem:
-        told = " ".join(channel.stderr_tail.split())[-300:]
-        raise FlashError(f"{board_id}: the sink ended without an answer: {told or 'it said nothing'}") from problem
-    if not fields.flag("ok"):
-        raise error_of(fields.text("code"), fields.text("message"), board_id=board_id)
-    return fields
+    options = options or PushOptions()
+    with _Talk.begin(session, artifact, options) as talk:
+        if talk.already:
+            return Sent(sent_bytes=0, already=True)
+        meter = RateMeter(options.clock)
+
+        def told(sent: int, _plain: int) -> None:
+            meter.add(sent)
+            if on_sent is not None:
+                on_sent(sent, meter.bytes_per_s)
+
+        frames = (_Frame(code=_RAW, data=one, plain_bytes=len(one)) for one in _regrouped(pieces))
+        sent = talk.send({"what": "delta"}, frames, told)
+        talk.finish()
+    return Sent(sent_bytes=sent, rate_bytes_per_s=meter.bytes_per_s)
 
 
-def _last_words(channel: Channel, *, board_id: str) -> Fields | None:
-    """The sink's own answer after sending failed; None when the link itself is gone.
+# --- what is sent ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    code: int
+    data: bytes | memoryview
+    plain_bytes: int
+
+
+def _agreed(marks: list[tuple[int, str]], source: Blocks) -> int:
+    """The length of the longest prefix on the board that is ours."""
+    ours = source.prefixes([size for size, _ in marks])
+    return max((size for (size, theirs), mine in zip(marks, ours, strict=True) if theirs == mine), default=0)
+
+
+def _frames(source: Blocks, start: int, compress: threading.Event) -> Iterator[_Frame]:
+    first, skip = divmod(start, source.block_bytes)
+    for number in range(first, source.count):
+        view = memoryview(source.block(number))[skip:]
+        skip = 0
+        if not view:
+            continue
+        if compress.is_set():
+            packed = zlib.compress(view, 1)
+            if len(packed) < len(view):
+                yield _Frame(_ZLIB, packed, len(view))
+                continue
+        yield _Frame(_RAW, view, len(view))
+
+
+def _regrouped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Pieces of any size in frames of a fair size."""
+    pending = bytearray()
+    for piece in pieces:
+        pending += piece
+        while len(pending) >= 2**20:
+            yield bytes(pending[: 2**20])
+            del pending[: 2**20]
+    if pending:
+        yield bytes(pending)
+
+
+def _ahead(items: Iterator[_Frame]) -> Generator[_Frame, None, None]:
+    """The same frames, made by a thread ahead of whoever iterates.
 
     Raises:
-        EdgehilError: what it complains of.
+        CorruptArtifact: making them did.
     """
-    try:
-        return _answer(channel, board_id=board_id, timeout_s=LAST_WORDS_S)
-    except (LinkLost, DeadlineExceeded):
-        return None
-
-
-def _blocks(path: Path, *, expected: str) -> Iterator[bytes]:
-    """The blocks of a file, read and hashed by a thread ahead of whoever iterates.
-
-    Raises:
-        CorruptArtifact: the file cannot be read, or its digest is not the expected one; the last block is then held
-            back, so that the board cannot take it for whole.
-    """
-    ready: queue.Queue[bytes | CorruptArtifact | None] = queue.Queue(QUEUE_BLOCKS)
+    ready: queue.Queue[_Frame | CorruptArtifact | None] = queue.Queue(QUEUE_BLOCKS)
     stop = threading.Event()
 
-    def put(item: bytes | CorruptArtifact | None) -> None:
+    def put(item: _Frame | CorruptArtifact | None) -> None:
         while not stop.is_set():
             with contextlib.suppress(queue.Full):
                 ready.put(item, timeout=0.5)
                 return
 
-    def read() -> None:
-        hashing, last = hashlib.sha256(), b""
+    def make() -> None:
         try:
-            with path.open("rb", buffering=0) as stream:
-                while block := stream.read(BLOCK_BYTES):
-                    if last:
-                        put(last)
-                    hashing.update(block)
-                    last = block
-        except OSError as problem:
-            put(CorruptArtifact(f"{path}: cannot be read: {problem.strerror}"))
-            return
-        found = f"sha256:{hashing.hexdigest()}"
-        if found != expected:
-            put(CorruptArtifact(f"{path}: the file hashes to {found}, expected {expected}; build or fetch it again"))
-            return
-        put(last)
-        put(None)
+            for item in items:
+                put(item)
+                if stop.is_set():
+                    return
+            put(None)
+        except CorruptArtifact as problem:
+            put(problem)
 
-    threading.Thread(target=read, name="push-read", daemon=True).start()
+    thread = threading.Thread(target=make, name="push-read", daemon=True)
+    thread.start()
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, CorruptArtifact):
@@ -165,3 +245,121 @@ def _blocks(path: Path, *, expected: str) -> Iterator[bytes]:
             yield item
     finally:
         stop.set()
+        thread.join()
+
+
+# --- the conversation --------------------------------------------------------------------------------
+
+
+class _Talk:
+    """One run of the sink."""
+
+    def __init__(self, channel: Channel, artifact: Artifact, board_id: str, options: PushOptions) -> None:
+        self._channel = channel
+        self._artifact = artifact
+        self._board_id = board_id
+        self._pace = Pace(options.limit_bytes_per_s, clock=options.clock, sleep=options.sleep)
+        self._said = bytearray()
+        self.already = False
+        self.marks: list[tuple[int, str]] = []
+
+    @classmethod
+    @contextlib.contextmanager
+    def begin(cls, session: BoardSession, artifact: Artifact, options: PushOptions) -> Iterator[_Talk]:
+        """Start the sink and hear what it has."""
+        _, program = onboard_zipapp()
+        argv = (
+            "python3", "-S", "-E", f"{session.board.home}/bin/onboard-{program}.pyz", "sink",
+            "--token", str(session.token), "--holder", session.holder,
+            "--digest", artifact.digest, "--size", str(artifact.size_bytes),
+        )  # fmt: skip
+        channel = session.transport.open(argv, timeout_s=START_S)
+        try:
+            talk = cls(channel, artifact, session.board.id, options)
+            offer = talk.answer(talk.settle_s)
+            talk.already = offer.flag("already")
+            if not talk.already:
+                talk.marks = talk.checked(offer.items("marks"))
+            yield talk
+        finally:
+            channel.close()
+
+    @property
+    def settle_s(self) -> float:
+        """How long the board may take over what concerns the whole bundle."""
+        return SETTLE_S + self._artifact.size_bytes / SETTLE_RATE
+
+    def send(self, request: dict[str, object], frames: Iterable[_Frame], told: Callable[[int, int], None]) -> int:
+        """Send everything; returns the number of bytes in frames.
+
+        Raises:
+            EdgehilError: the sink ended early, and this is what it complains of.
+        """
+        sent = plain = 0
+        try:
+            self._channel.send(json.dumps(request).encode() + b"\n", timeout_s=PIECE_S)
+            for frame in frames:
+                view = memoryview(frame.data)
+                self._channel.send(_FRAME.pack(frame.code, len(view), frame.plain_bytes), timeout_s=PIECE_S)
+                for at in range(0, len(view), self._pace.piece_bytes):
+                    piece = view[at : at + self._pace.piece_bytes]
+                    self._channel.send(piece, timeout_s=PIECE_S)
+                    sent += len(piece)
+                    self._pace.sent(len(piece))
+                    told(sent, plain + frame.plain_bytes * (at + len(piece)) // len(view))
+                plain += frame.plain_bytes
+            self._channel.send(_FRAME.pack(_LAST, 0, 0), timeout_s=PIECE_S)
+            self._channel.close_input()
+        except (LinkLost, DeadlineExceeded):
+            # The sink may have ended because it has something to say; not so when the link itself is gone.
+            with contextlib.suppress(LinkLost, DeadlineExceeded):
+                self.answer(LAST_WORDS_S)
+            raise
+        return sent
+
+    def finish(self) -> None:
+        """Hear what has become of it."""
+        answer = self.answer(self.settle_s)
+        if answer.text("digest") != self._artifact.digest:
+            raise FlashError(
+                f"{self._board_id}: the board stored {answer.text('digest')}, sent was {self._artifact.digest}"
+            )
+
+    def answer(self, timeout_s: float) -> Fields:
+        """The next line that the sink says.
+
+        Raises:
+            EdgehilError: what it complains of.
+        """
+        while b"\n" not in self._said and len(self._said) < 65536:
+            data = self._channel.receive(4096, timeout_s=timeout_s)
+            if not data:
+                break
+            self._said += data
+        line, _, rest = bytes(self._said).partition(b"\n")
+        self._said = bytearray(rest)
+        try:
+            fields = Fields(json.loads(line), board_id=self._board_id)
+        except ValueError as problem:
+            told = " ".join(self._channel.stderr_tail.split())[-300:]
+            raise FlashError(
+                f"{self._board_id}: the sink ended without an answer: {told or 'it said nothing'}"
+            ) from problem
+        if not fields.flag("ok"):
+            raise error_of(fields.text("code"), fields.text("message"), board_id=self._board_id)
+        return fields
+
+    def checked(self, marks: object) -> list[tuple[int, str]]:
+        """Marks as pairs, ascending and within the file.
+
+        Raises:
+            FlashError: they are none.
+        """
+        found: list[tuple[int, str]] = []
+        for one in marks if isinstance(marks, (list, tuple)) else ():
+            size, digest = one if isinstance(one, list) and len(one) == 2 else (None, None)
+            last = found[-1][0] if found else 0
+            if not (isinstance(size, int) and isinstance(digest, str) and last < size <= self._artifact.size_bytes):
+                raise FlashError(f"{self._board_id}: the sink says that it has {str(one)[:100]}, which cannot be")
+            found.append((size, digest))
+        return found

@@ -57,6 +57,8 @@ class BoardSession:
         self._wait = wait
         self._transport: Transport | None = None
         self._client: OnboardClient | None = None
+        self.rate_bytes_per_s: float | None = None
+        """What the link carried when that was last measured."""
 
     @property
     def token(self) -> int:

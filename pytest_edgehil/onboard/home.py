@@ -5,6 +5,7 @@
     ~/.edgehil/
       bin/onboard-<hash>.pyz   this program
       store/sha256/<hex>       bundles as they came, named by their digest
+      store/sha256/.<hex>.partial   what a push that was cut has left (see partial)
       trees/<hex>/             bundles unpacked and verified
       combos/<id>/             combo.json and one link per track into trees/
       current                  → combos/<id>, the active combo
@@ -24,9 +25,11 @@ import contextlib
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import partial
 from .durable import fsync_directory
 from .problem import Problem, storage
 
@@ -72,6 +75,7 @@ class Home:
             for directory in (self.store, self.trees, self.combos, self.jobs):
                 self._make(directory)
             self._sweep()
+            partial.sweep(self.store, now_s=time.time())
 
     def _make(self, directory: Path) -> None:
         # A directory whose own name was never made to last takes everything in it along when the power goes.

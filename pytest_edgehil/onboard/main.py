@@ -6,6 +6,7 @@ These are ``child`` (the model's process), ``detached`` (a measurement without a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -13,7 +14,8 @@ import re
 import sys
 from pathlib import Path
 
-from .frames import FrameWriter, claim_standard_streams, error_message
+from .durable import write_all
+from .frames import FrameWriter, Message, claim_standard_streams, error_message
 from .home import Home
 from .problem import Problem
 
@@ -98,10 +100,29 @@ def _sink(home: Home, options: argparse.Namespace) -> int:
     try:
         home.prepare()
         answer = sink(
-            home, digest=options.digest, size=options.size, token=options.token, holder=options.holder, source=0
+            home,
+            digest=options.digest,
+            size=options.size,
+            token=options.token,
+            holder=options.holder,
+            source=0,
+            tell=_offer,
         )
     except Problem as problem:
         answer = {"ok": False, "code": problem.code, "message": problem.message}
-    # One line, so that the host can tell a complete answer from one that was cut off.
-    os.write(1, json.dumps(answer).encode() + b"\n")
+    with contextlib.suppress(BrokenPipeError):  # the host is gone; the exit status says the same to nobody
+        _say(answer)
     return 0 if answer["ok"] else EXIT_TROUBLE
+
+
+def _offer(message: Message) -> None:
+    """Say what is there already; a host that does not hear it any more has gone away."""
+    try:
+        _say(message)
+    except BrokenPipeError as exc:
+        raise Problem("truncated", "the host went away before the push began") from exc
+
+
+def _say(message: Message) -> None:
+    """One line, so that the host can tell a complete answer from one that was cut off."""
+    write_all(1, json.dumps(message).encode() + b"\n")

@@ -1,7 +1,13 @@
 """Receiving one bundle into the store: hash while writing, and only what is whole and right gets its name.
 
 A disconnect looks like a clean end of file, so size and digest come first and are both checked before the rename
-(`facts`: a naive sink renamed 42 of 200 MB into place).
+(`facts`: a naive sink renamed 42 of 200 MB into place). The conversation:
+
+1. board: what a push that was cut has left, as digests of prefixes (see `partial`); or that the bundle is there.
+2. host: a line, ``{"what": "bytes", "from": n}`` or ``{"what": "delta"}``, then frames (see `pushed`).
+3. board: what has become of it.
+
+A delta is applied while it arrives (see `patch`), from bundles in the store, and its result is held to the same digest.
 """
 
 from __future__ import annotations
@@ -10,71 +16,136 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from . import partial
 from .durable import BLOCK_BYTES, fsync_directory, sha256_of, write_all
 from .fence import Fence
 from .frames import Message
-from .home import Home, hexadecimal
+from .home import Home
+from .partial import Mark
 from .problem import Problem, storage
+from .pushed import Pushed
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 RESERVE_BYTES = 2**20
 _F_SETPIPE_SZ = 1031
+_GOES_ON = {"truncated", "fenced"}
+"""After these, what has arrived stays for the next push."""
 
 
-def sink(home: Home, *, digest: str, size: int, token: int, holder: str, source: int) -> Message:
-    """Receive `size` bytes from a file descriptor into the store.
+def sink(
+    home: Home,
+    *,
+    digest: str,
+    size: int,
+    token: int,
+    holder: str,
+    source: int,
+    tell: Callable[[Message], None],
+) -> Message:
+    """Receive a bundle from a file descriptor into the store.
+
+    Args:
+        home: where.
+        digest: of the whole bundle.
+        size: of the whole bundle.
+        token, holder: of the lease.
+        source: what the host sends is read from it.
+        tell: says to the host what is there already.
 
     Returns:
         What to tell the host: digest, size, and whether it was there already.
 
     Raises:
-        Problem: ``fenced``, ``disk-full``, ``truncated``, ``digest-mismatch``, ``storage``; nothing is left behind.
+        Problem: ``fenced``, ``disk-full``, ``truncated``, ``digest-mismatch``, ``storage``, ``bad-request``, and for
+            deltas ``corrupt-artifact``, ``not-in-store``; nothing has got the bundle's name.
     """
     fence = Fence(home)
     fence.enter(token, holder)
     path = home.bundle(digest)
     if path.is_file() and path.stat().st_size == size and sha256_of(path) == digest:
         return {"ok": True, "digest": digest, "size_bytes": size, "already": True}
-    _check_space(home, size)
     with contextlib.suppress(OSError):  # not a pipe, or the limit of this user is reached: only slower
         fcntl.fcntl(source, _F_SETPIPE_SZ, BLOCK_BYTES)
-    beside = path.with_name(f".{hexadecimal(digest)}.{os.getpid()}.tmp")
     with storage(str(path)):
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        beside, descriptor = partial.open_partial(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # says that it is in use: see Home.prepare
-            _receive(source, descriptor, size=size, digest=digest)
+            marks = partial.marks_of(descriptor, at_most=size)
+            _check_space(home, size - (marks[-1].size if marks else 0), keep=beside)
+            tell({"ok": True, "already": False, "marks": [[one.size, one.hashing.hexdigest()] for one in marks]})
+            _receive(home, Pushed(source), descriptor, marks, size=size, digest=digest)
             os.fsync(descriptor)
             fence.check(token)
             beside.replace(path)
             fsync_directory(path.parent)
-        except BaseException:
-            beside.unlink(missing_ok=True)
+        except BaseException as exc:
+            goes_on = isinstance(exc, Problem) and exc.code in _GOES_ON and beside == partial.partial_of(path)
+            if not goes_on or os.fstat(descriptor).st_size == 0:
+                beside.unlink(missing_ok=True)
             raise
         finally:
             os.close(descriptor)
     return {"ok": True, "digest": digest, "size_bytes": size, "already": False}
 
 
-def _check_space(home: Home, size: int) -> None:
+def _check_space(home: Home, needed: int, *, keep: Path) -> None:
+    if _free(home) < needed + RESERVE_BYTES:
+        partial.sweep(home.store, now_s=time.time(), keep=keep, kept_bytes=0)
+    free = _free(home)
+    if free < needed + RESERVE_BYTES:
+        raise Problem("disk-full", f"{needed} bytes are to be stored, but only {free} bytes are free on the board")
+
+
+def _free(home: Home) -> int:
     room = os.statvfs(home.root)
-    free = room.f_bavail * room.f_frsize
-    if free < size + RESERVE_BYTES:
-        raise Problem("disk-full", f"{size} bytes are to be stored, but only {free} bytes are free on the board")
+    return room.f_bavail * room.f_frsize
 
 
-def _receive(source: int, descriptor: int, *, size: int, digest: str) -> None:
-    hashing = hashlib.sha256()
-    buffer = memoryview(bytearray(BLOCK_BYTES))
-    left = size
-    while left:
-        count = os.readv(source, [buffer[: min(left, BLOCK_BYTES)]])
-        if count == 0:
-            raise Problem("truncated", f"the push ended {left} bytes before its {size} bytes were there")
-        hashing.update(buffer[:count])
-        write_all(descriptor, buffer[:count])
-        left -= count
-    if os.readv(source, [buffer[:1]]):
-        raise Problem("truncated", f"the push goes on after the announced {size} bytes")
+def _receive(home: Home, pushed: Pushed, descriptor: int, marks: list[Mark], *, size: int, digest: str) -> None:
+    asked = pushed.request()
+    hashing, start, pieces = _asked(home, pushed, asked, marks, size=size, digest=digest)
+    os.ftruncate(descriptor, start)
+    os.lseek(descriptor, start, os.SEEK_SET)
+    left = size - start
+    for piece in pieces:
+        if len(piece) > left:
+            raise Problem("digest-mismatch", f"the push goes on after the announced {size} bytes")
+        write_all(descriptor, piece)
+        hashing.update(piece)
+        left -= len(piece)
+    if left:
+        raise Problem("truncated", f"the push ended {left} bytes before its {size} bytes were there")
     if f"sha256:{hashing.hexdigest()}" != digest:
         raise Problem("digest-mismatch", f"what arrived hashes to sha256:{hashing.hexdigest()}, expected {digest}")
+
+
+def _asked(
+    home: Home, pushed: Pushed, asked: Message, marks: list[Mark], *, size: int, digest: str
+) -> tuple[_Hash, int, Iterator[bytes | memoryview]]:
+    """The hash of what is kept, how much that is, and what comes behind it."""
+    if asked.get("what") == "bytes":
+        start = asked.get("from")
+        for one in (*marks, Mark(size=0, hashing=hashlib.sha256())):
+            if one.size == start:
+                return one.hashing, one.size, _bytes(pushed)
+        raise Problem("bad-request", f"the push goes on at {start!s:.40}, which was not offered")
+    if asked.get("what") == "delta":
+        from .patch import patched, read_head
+
+        head = read_head(pushed.read)
+        if (head.digest, head.size_bytes) != (digest, size):
+            raise Problem("corrupt-artifact", f"the delta makes {head.digest}, expected {digest}")
+        return hashlib.sha256(), 0, patched(home, head, pushed.read)
+    raise Problem("bad-request", f"what is pushed is {asked.get('what')!s:.40}, expected bytes or delta")
+
+
+def _bytes(pushed: Pushed) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    while count := pushed.into(buffer):
+        yield buffer[:count]

@@ -12,6 +12,7 @@ from support.boards import bundle, firmware_bundle, model_bundle
 from support.rebooting import Rebooting
 
 from pytest_edgehil.board.answers import BoardStatus, FirmwareState
+from pytest_edgehil.board.delivery import Method
 from pytest_edgehil.board.firmware_trial import leave_trial
 from pytest_edgehil.board.flash import StepKind, flash, plan_flash
 from pytest_edgehil.board.push import push
@@ -208,9 +209,10 @@ def big(directory, *, megabytes: int = 12) -> Artifact:
     return bundle(directory, {"model.onnx": random.Random(1).randbytes(megabytes * 2**20)}, name="big")
 
 
-def test_a_link_that_is_cut_at_any_byte_leaves_the_old_combo_and_the_next_run_succeeds(session, world, tmp_path):
+def test_a_link_that_is_cut_leaves_the_old_combo_and_the_next_run_sends_only_the_rest(session, world, bench, tmp_path):
     old, new = Combo(model=model_bundle(tmp_path)), Combo(model=big(tmp_path))
     flashed(session, old)
+    there = 0
     for part in (0.0, 0.3, 0.9):
         plan = plan_flash(new, session.client.status())
 
@@ -224,8 +226,34 @@ def test_a_link_that_is_cut_at_any_byte_leaves_the_old_combo_and_the_next_run_su
         now = session.client.status()
         assert now.combo == old.digests
         assert now.store == {old.model.digest}
-    assert flashed(session, new).sent_bytes == new.model.size_bytes
+        left = partial_of(bench, new.model)
+        assert left >= there
+        there = left
+    report = flashed(session, new)
+    assert there > 0.5 * new.model.size_bytes
+    (delivery,) = report.deliveries
+    assert (delivery.method, delivery.resumed_bytes) == (Method.REST, there)
+    assert report.sent_bytes == new.model.size_bytes - there
+    assert "were there from a push that was cut" in delivery.describe()
     assert session.client.status().combo == new.digests
+
+
+def partial_of(bench, artifact) -> int:
+    path = bench.edgehil / "store/sha256" / f".{artifact.digest[7:]}.partial"
+    return path.stat().st_size if path.exists() else 0
+
+
+@pytest.mark.parametrize("where", [5, 9 * 2**20])
+def test_what_was_left_is_used_only_as_far_as_it_is_right(session, bench, tmp_path, where):
+    artifact = big(tmp_path)
+    session.client.status()
+    data = bytearray(artifact.path.read_bytes()[: 10 * 2**20])
+    data[where] ^= 1  # as a power cut may leave it: the size is right, a page is not
+    (bench.edgehil / "store/sha256" / f".{artifact.digest[7:]}.partial").write_bytes(data)
+    sent = push(session, artifact)
+    assert sent.resumed_bytes == (8 * 2**20 if where > 8 * 2**20 else 0)
+    assert sent.sent_bytes == artifact.size_bytes - sent.resumed_bytes
+    assert session.client.status().store == {artifact.digest}
 
 
 def test_a_full_disk_is_told_and_nothing_is_left(bench, tmp_path):

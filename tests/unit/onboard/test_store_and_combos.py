@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import struct
 import threading
+import zlib
 
 import pytest
 from support.boards import BenchBoard, bundle, digest, model_bundle
@@ -35,7 +37,20 @@ def home(bench):
     return home
 
 
-def send(home: Home, data: bytes, *, name: str, size: int, token: int = 1) -> dict:
+def frame(data: bytes, *, code: int = 0, plain: int | None = None) -> bytes:
+    return struct.pack(">BII", code, len(data), len(data) if plain is None else plain) + data
+
+
+def in_frames(data: bytes, *, start: int = 0) -> bytes:
+    cut = [data[at : at + 2**20] for at in range(start, len(data), 2**20)]
+    return json.dumps({"what": "bytes", "from": start}).encode() + b"\n" + b"".join(map(frame, cut))
+
+
+def send(home: Home, data: bytes, *, name: str, size: int, token: int = 1, start: int = 0) -> dict:
+    return send_raw(home, in_frames(data, start=start) + frame(b"", code=2), name=name, size=size, token=token)
+
+
+def send_raw(home: Home, data: bytes, *, name: str, size: int, token: int = 1, told: list | None = None) -> dict:
     ours, theirs = os.pipe()
 
     def feed() -> None:
@@ -48,7 +63,8 @@ def send(home: Home, data: bytes, *, name: str, size: int, token: int = 1) -> di
     feeder = threading.Thread(target=feed)
     feeder.start()
     try:
-        return sink(home, digest=name, size=size, token=token, holder="me", source=ours)
+        tell = [].append if told is None else told.append
+        return sink(home, digest=name, size=size, token=token, holder="me", source=ours, tell=tell)
     finally:
         os.close(ours)
         feeder.join()
@@ -81,7 +97,7 @@ def test_a_stored_bundle_that_rotted_is_replaced(home):
     [
         (PAYLOAD[:-1], len(PAYLOAD), "truncated"),
         (b"", len(PAYLOAD), "truncated"),
-        (PAYLOAD + b"x", len(PAYLOAD), "truncated"),
+        (PAYLOAD + b"x", len(PAYLOAD), "digest-mismatch"),
         (b"y" + PAYLOAD[1:], len(PAYLOAD), "digest-mismatch"),
     ],
     ids=["short", "empty", "long", "altered"],
@@ -90,7 +106,10 @@ def test_a_cut_or_altered_push_leaves_nothing(home, data, size, code):
     with pytest.raises(Problem) as caught:
         send(home, data, name=digest(PAYLOAD), size=size)
     assert caught.value.code == code
-    assert list(home.store.iterdir()) == []
+    assert not home.bundle(digest(data)).exists()
+    left = [path.name for path in home.store.iterdir()]
+    kept = [f".{digest(PAYLOAD)[7:]}.partial"] if data and code == "truncated" else []
+    assert left == kept
 
 
 def test_a_push_that_cannot_fit_is_refused_before_it_begins(home, monkeypatch):
@@ -99,6 +118,123 @@ def test_a_push_that_cannot_fit_is_refused_before_it_begins(home, monkeypatch):
     with pytest.raises(Problem, match="bytes are free") as caught:
         send(home, b"", name=digest(PAYLOAD), size=needed)
     assert caught.value.code == "disk-full"
+
+
+@pytest.mark.parametrize(
+    ("tail", "code"),
+    [
+        (b"", "truncated"),
+        (b"\0\0", "truncated"),
+        (frame(b"x" * 50)[:30], "truncated"),
+        (frame(b"x", code=7), "bad-request"),
+        (frame(b"x", plain=2), "bad-request"),
+        (struct.pack(">BII", 0, 2**31, 2**31), "bad-request"),
+        (struct.pack(">BII", 1, 5, 2**31) + b"aaaaa", "bad-request"),
+        (frame(b"no zlib", code=1, plain=9), "bad-request"),
+        (frame(zlib.compress(bytes(2**22)), code=1, plain=100), "bad-request"),
+    ],
+    ids=["cut", "half a head", "half a frame", "code", "sizes", "huge", "inflates to much", "no zlib", "bomb"],
+)
+def test_frames_that_are_cut_or_lie_give_nothing_a_name(home, tail, code):
+    with pytest.raises(Problem) as caught:
+        send_raw(home, in_frames(PAYLOAD[: 2**20]) + tail, name=digest(PAYLOAD), size=len(PAYLOAD))
+    assert caught.value.code == code
+    assert not home.bundle(digest(PAYLOAD)).exists()
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"[1]\n", b"{no\n", b"x" * 5000, b'{"what": "all"}\n', b'{"what":"bytes","from":7}\n']
+)
+def test_a_push_that_does_not_say_what_it_is_is_refused(home, line):
+    with pytest.raises(Problem) as caught:
+        send_raw(home, line, name=digest(PAYLOAD), size=len(PAYLOAD))
+    assert caught.value.code in {"truncated", "bad-request"}
+    assert list(home.store.iterdir()) == []
+
+
+def test_compressed_and_plain_frames_may_be_mixed(home):
+    middle = zlib.compress(PAYLOAD[1000:90000], 1)
+    data = b'{"what":"bytes","from":0}\n' + frame(PAYLOAD[:1000]) + frame(middle, code=1, plain=89000)
+    data += frame(PAYLOAD[90000:]) + frame(b"", code=2)
+    assert send_raw(home, data, name=digest(PAYLOAD), size=len(PAYLOAD))["ok"]
+    assert home.bundle(digest(PAYLOAD)).read_bytes() == PAYLOAD
+
+
+# --- pushes that were cut ------------------------------------------------------------------------------
+
+
+def cut_after(home: Home, count: int) -> None:
+    with pytest.raises(Problem, match="cut"):
+        send_raw(home, in_frames(PAYLOAD[:count]), name=digest(PAYLOAD), size=len(PAYLOAD))
+
+
+def test_what_arrived_before_a_cut_is_offered_and_the_push_goes_on_there(home):
+    cut_after(home, 1_500_007)
+    told = []
+    rest = in_frames(PAYLOAD, start=1_500_007) + frame(b"", code=2)
+    send_raw(home, rest, name=digest(PAYLOAD), size=len(PAYLOAD), told=told)
+    assert told == [{"ok": True, "already": False, "marks": [[1_500_007, digest(PAYLOAD[:1_500_007])[7:]]]}]
+    assert home.bundle(digest(PAYLOAD)).read_bytes() == PAYLOAD
+    assert [path.name for path in home.store.iterdir()] == [digest(PAYLOAD)[7:]]
+
+
+def test_marks_ascend_and_end_with_all_that_is_there(home, monkeypatch):
+    from pytest_edgehil.onboard import partial
+
+    monkeypatch.setattr(partial, "MARK_BYTES", 400_000)
+    cut_after(home, 1_000_000)
+    told = []
+    with pytest.raises(Problem):
+        send_raw(home, b"", name=digest(PAYLOAD), size=len(PAYLOAD), told=told)
+    assert told[0]["marks"] == [[n, digest(PAYLOAD[:n])[7:]] for n in (400_000, 800_000, 1_000_000)]
+    # the host found that only the first is right: what lies behind it is thrown away
+    send(home, PAYLOAD, name=digest(PAYLOAD), size=len(PAYLOAD), start=400_000)
+    assert home.bundle(digest(PAYLOAD)).read_bytes() == PAYLOAD
+
+
+def test_a_second_pusher_gets_a_file_of_its_own(home):
+    import fcntl
+
+    cut_after(home, 1_000_000)
+    with (home.store / f".{digest(PAYLOAD)[7:]}.partial").open("rb") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        assert send(home, PAYLOAD, name=digest(PAYLOAD), size=len(PAYLOAD))["already"] is False
+        home.prepare()
+    assert home.bundle(digest(PAYLOAD)).read_bytes() == PAYLOAD
+    assert sorted(path.name[0] for path in home.store.iterdir()) == sorted([".", digest(PAYLOAD)[7]])
+
+
+def test_partial_files_are_swept_by_age_and_by_space_but_not_while_they_are_written(home):
+    import fcntl
+
+    from pytest_edgehil.onboard.partial import KEPT_S, sweep
+
+    def put(name: str, size: int, age_s: float) -> None:
+        path = home.store / f".{name}.partial"
+        path.write_bytes(bytes(size))
+        os.utime(path, (1e9 - age_s, 1e9 - age_s))
+
+    def there() -> str:
+        return "".join(sorted(path.name[1] for path in home.store.iterdir()))
+
+    for name, size, age_s in (("a", 10, 5), ("b", 20, 50), ("c", 30, 500), ("d", 9, KEPT_S + 1), ("e", 9, -KEPT_S - 1)):
+        put(name, size, age_s)
+    sweep(home.store, now_s=1e9)
+    assert there() == "abc"
+    with (home.store / ".c.partial").open("rb") as used:
+        fcntl.flock(used, fcntl.LOCK_EX)
+        sweep(home.store, now_s=1e9, kept_bytes=15)
+        assert there() == "ac"
+    sweep(home.store, now_s=1e9, kept_bytes=0, keep=home.store / ".c.partial")
+    assert there() == "c"
+
+
+def test_partial_files_make_room_when_the_disk_is_full(home, monkeypatch):
+    cut_after(home, 1_000_000)
+    room = os.statvfs(home.root)
+    with pytest.raises(Problem, match="bytes are free"):
+        send(home, b"", name=digest(b"other"), size=room.f_bavail * room.f_frsize + 1)
+    assert list(home.store.iterdir()) == []
 
 
 def test_a_lower_token_is_refused_also_when_it_came_in_before(home):
