@@ -9,6 +9,7 @@ from pytest_edgehil.errors import ConfigError, UserError
 from pytest_edgehil.plugin import evidence
 
 if TYPE_CHECKING:
+    from pytest_edgehil.artifacts.catalog import Catalog
     from pytest_edgehil.artifacts.reference import ReferenceModel
     from pytest_edgehil.board.dut import Dut
     from pytest_edgehil.holding import Holding
@@ -17,16 +18,20 @@ if TYPE_CHECKING:
     from pytest_edgehil.plugin.workbench import Workbench
 
 
-def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | None, options: Options) -> Dut:
+def open_dut(
+    holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | None, known: Catalog, options: Options
+) -> Dut:
     """Flash the attempt's combo on the board and load its model.
 
     Args:
+        known: where older bundles are found that the board has: a delta may be made from them.
         options: of the run; the order of held-out items follows from its seed, and from that and the test's name the
             order of whatever is measured in turns.
 
     Raises:
         UserError: a gate compares with what was measured on another kind of board.
     """
+    from pytest_edgehil.board.delivery import Way
     from pytest_edgehil.board.dut import Dut
     from pytest_edgehil.board.pairing import Against
 
@@ -41,6 +46,7 @@ def open_dut(holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | N
         against=Against(artifacts=dict(attempt.against), seed=order_seed(options.seed, attempt.nodeid)),
         pick_up_s=options.reconnect_s,
         step=attempt.step,
+        way=Way(known=known),
     )
     attempt.board = dut.ref
     try:

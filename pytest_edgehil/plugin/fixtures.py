@@ -96,7 +96,13 @@ def dut(request: pytest.FixtureRequest, board: Holding, combo: Combo) -> Iterato
     attempt = _attempt(request)
     if not combo.artifacts:
         raise MarkerError("dut: nothing to flash; add @pytest.mark.combo(model=…) or pass --edgehil-model")
-    dut = open_dut(board, attempt, baseline=_baseline_of(request, combo), options=request.config.stash[OPTIONS])
+    dut = open_dut(
+        board,
+        attempt,
+        baseline=_baseline_of(request, combo),
+        known=_workbench(request).catalog,
+        options=request.config.stash[OPTIONS],
+    )
     attempt.dut = dut
     yield dut
     dut.close()
