@@ -22,12 +22,12 @@ import numpy as np
 
 from pytest_edgehil.board import tokens
 from pytest_edgehil.board.answers import Generation, Loaded, Measured, PlatformFacts
+from pytest_edgehil.board.delivery import Way
 from pytest_edgehil.board.detached import PICK_UP_S, DetachedMeasurement, Plan
 from pytest_edgehil.board.diagnosis import Console, Witnesses
 from pytest_edgehil.board.evaluation import Baseline, Course, Evaluation, heldout_of, is_recorded
 from pytest_edgehil.board.fed import Fed, Group, Prompt
 from pytest_edgehil.board.firmware_trial import BOOT_S, leave_trial
-from pytest_edgehil.board.delivery import Way
 from pytest_edgehil.board.flash import FlashPlan, FlashProgress, FlashReport, flash, plan_flash
 from pytest_edgehil.board.pairing import Against, Pairing
 from pytest_edgehil.board.session import BoardSession
