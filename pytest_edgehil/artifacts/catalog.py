@@ -16,23 +16,28 @@ from pathlib import Path
 
 from pytest_edgehil.artifacts.bundle import peek, read
 from pytest_edgehil.artifacts.manifest import stem
-from pytest_edgehil.errors import ArtifactError, ArtifactNotFound
+from pytest_edgehil.errors import ArtifactError, ArtifactNotFound, CorruptArtifact
 from pytest_edgehil.model.artifact import Artifact, Manifest, Track
 
 SUFFIX = ".tar.gz"
+STORE_DIRECTORY = "sha256"
+"""Below the place of a store (`artifacts.store`), bundles lie under their digests."""
+
 UNQUANTISED = frozenset({"fp32", "recorded"})
 _SHORTEST_DIGEST = len("sha256:") + 8
 
 
 class Catalog:
-    """The bundles in some directories (not below them); earlier directories win over equal bytes in later ones.
+    """The bundles in some directories; earlier directories win over equal bytes in later ones.
+
+    Not below them, but for stores (see `artifacts.store`): there a bundle must have the digest that it is named by.
 
     Args:
         directories: those that do not exist are skipped.
     """
 
     def __init__(self, directories: Iterable[Path]) -> None:
-        self._directories = tuple(directories)
+        self._directories = tuple(one for place in directories for one in (place, place / STORE_DIRECTORY))
         self._known: dict[tuple[Path, int, int], Manifest] = {}
         self._read: dict[tuple[Path, int, int], Artifact] = {}
         self._digests: dict[tuple[Path, int, int], str] = {}
@@ -111,7 +116,7 @@ class Catalog:
         fitting = {
             digest: path
             for path, manifest in reversed(manifests.items())
-            if (track is None or manifest.track is track) and (digest := _digest(path)).startswith(reference)
+            if (track is None or manifest.track is track) and (digest := self._digest(path)).startswith(reference)
         }
         if len(fitting) != 1:
             said = f"several artifacts: {', '.join(sorted(fitting))}" if fitting else "no artifact"
@@ -127,7 +132,7 @@ class Catalog:
             static = [path for path in fitting if usable[path].quantisation.endswith("-static")]
             fitting = static or fitting
         if len(fitting) > 1:
-            fitting = list({_digest(path): path for path in reversed(fitting)}.values())[::-1]
+            fitting = list({self._digest(path): path for path in reversed(fitting)}.values())[::-1]
         if len(fitting) == 1:
             return self._verified(fitting[0])
         if fitting:
@@ -184,11 +189,17 @@ class Catalog:
     def _verified(self, path: Path) -> Artifact:
         key = _key(path)
         if key not in self._read:
-            self._read[key] = read(path)
+            artifact = read(path)
+            if path.parent.name == STORE_DIRECTORY and artifact.digest != f"sha256:{path.name.removesuffix(SUFFIX)}":
+                raise CorruptArtifact(
+                    f"{path}: hashes to {artifact.digest}, which is not its name; 'edgehil store verify' finds all such"
+                )
+            self._read[key] = artifact
         return self._read[key]
 
     def _looked(self) -> str:
-        return ", ".join(map(str, self._directories)) or "no directory"
+        shown = [one for one in self._directories if one.name != STORE_DIRECTORY or one.is_dir()]
+        return ", ".join(map(str, shown)) or "no directory"
 
 
 def _key(path: Path) -> tuple[Path, int, int]:

@@ -23,6 +23,7 @@ VERBS = (
     "board",
     "deploy",
     "delta",
+    "store",
     "prompt",
     "evidence",
     "release",

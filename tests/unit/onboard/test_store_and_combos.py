@@ -54,11 +54,14 @@ def send_raw(home: Home, data: bytes, *, name: str, size: int, token: int = 1, t
     ours, theirs = os.pipe()
 
     def feed() -> None:
-        with os.fdopen(theirs, "wb") as out:
-            try:
-                out.write(data)
-            except BrokenPipeError:
-                return
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(theirs, view) :]
+        except BrokenPipeError:
+            return
+        finally:
+            os.close(theirs)
 
     feeder = threading.Thread(target=feed)
     feeder.start()
