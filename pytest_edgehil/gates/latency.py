@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,9 @@ class LatencyQuantile:
         max_samples: no more inferences than this are asked for.
         max_duration_ns: no more are asked for after so long a measurement.
         min_duration_ns: no PASS before inferences were spread over so long a time.
-        max_drift_c: INVALID when the temperature moved by more than this while measuring; None does not look.
+        unwatched_ns: the same, where the board has no throttled bits that would remember a short throttling.
+        max_drift_c: INVALID when the temperature moved by more than this while measuring; None: by what no board that
+            has warmed up moves, see `validity.plateau`.
         rate_hz: so many inferences are due in a second, and times count from when each was due; None: closed loop.
     """
 
@@ -61,6 +64,7 @@ class LatencyQuantile:
     max_samples: int = 1000
     max_duration_ns: int = 600 * 10**9
     min_duration_ns: int = 0
+    unwatched_ns: int = 0
     max_drift_c: float | None = None
     rate_hz: float | None = None
 
@@ -92,6 +96,10 @@ class LatencyQuantile:
             return timings.responses(sample, self.rate_hz)
         return timings.first_tokens(sample) if self.name == FIRST_TOKEN else timings.latencies(sample)
 
+    def _least_ns(self, timed: Timings) -> int:
+        """How long a PASS must have been watched."""
+        return max(self.min_duration_ns, self.unwatched_ns if validity.unwatched(timed.board) else 0)
+
     def demand(self, sample: Sample) -> Demand | None:
         """Inferences (or generations) up to the next look."""
         if self.evaluate(sample).decided:
@@ -121,7 +129,7 @@ class LatencyQuantile:
                 would_change=outlook.AGAIN,
             )
         valid = validity.of_timing(timed.board)
-        drift = validity.temperature_drift(timed.board, self.max_drift_c)
+        drift = validity.plateau(timed.board, self.max_drift_c)
         trouble = "; ".join(one for one in (valid.trouble, drift.trouble) if one is not None)
         if trouble:
             return self._verdict(
@@ -156,14 +164,17 @@ class LatencyQuantile:
         import numpy as np
 
         from pytest_edgehil.gates.stats.autocorrelation import variance_inflation
-        from pytest_edgehil.gates.stats.sequential import looks, walk
+        from pytest_edgehil.gates.stats.sequential import GROWTH, looks, walk
 
         rate, values = self._rate, timed.values_ns
-        most = min(timed.n if upto is None else upto, _HORIZON * self.max_samples)
         inflation = functools.cache(lambda n: variance_inflation(values[:n], rate))
         elapsed_ns = timed.elapsed_ns()
         highest = np.maximum.accumulate(values)
         lowest = np.minimum.accumulate(values)
+        least_ns = self._least_ns(timed)
+        # A fast model makes many inferences in the time that a PASS needs: look at least once beyond it.
+        covered = math.ceil(GROWTH * (1 + int(np.searchsorted(elapsed_ns, least_ns))))
+        most = min(timed.n if upto is None else upto, max(_HORIZON * self.max_samples, covered))
         at = looks(most, also=self.max_samples)
         return lambda budget_ns: walk(
             values > budget_ns,
@@ -172,7 +183,7 @@ class LatencyQuantile:
             at=at,
             inflation=lambda n: max(inflation(n), timed.cluster(n, budget_ns)),
             may_decide=lambda n: bool(highest[n - 1] > lowest[n - 1]),
-            may_pass=lambda n: bool(elapsed_ns[n - 1] >= self.min_duration_ns) and not timed.overloaded(n),
+            may_pass=lambda n: bool(elapsed_ns[n - 1] >= least_ns) and not timed.overloaded(n),
         )
 
     def _conclude(
@@ -225,7 +236,7 @@ class LatencyQuantile:
     ) -> Verdict:
         values = timed.values_ns
         elapsed_ns = int(timed.elapsed_ns()[-1]) if timed.n else 0
-        missing_ns = self.min_duration_ns - elapsed_ns
+        missing_ns = self._least_ns(timed) - elapsed_ns
         out_of_samples = timed.n >= self.max_samples and missing_ns <= 0
         out_of_time = timed.duration_s * 1e9 >= self.max_duration_ns
         spent = ""
@@ -260,9 +271,11 @@ class LatencyQuantile:
         if timed.overloaded(n):
             return _cannot_keep_up(timed), "a faster model, or a lower rate"
         if missing_ns > 0:
+            unwatched = validity.unwatched(timed.board) if self._least_ns(timed) > self.min_duration_ns else None
+            because = "" if unwatched is None else f" where {unwatched}"
             said = (
-                f"the {n} {unit} cover less than the {format_duration(self.min_duration_ns)} that a PASS needs, "
-                f"and they do not show that the budget is missed"
+                f"the {n} {unit} cover less than the {format_duration(self._least_ns(timed))} that a PASS needs"
+                f"{because}, and they do not show that the budget is missed"
             )
             return said, f"{unit} over another {format_duration(missing_ns)}, which a PASS needs (min_duration)"
         change = outlook.of_quantile(Outcome.INCONCLUSIVE, self._around(timed, look, judge))
@@ -390,7 +403,7 @@ def declare_quantile(  # noqa: D103 - the form of the marker with a budget, see 
     alpha: object = None,
     max_samples: object = 1000,
     max_duration: object = "10 min",
-    min_duration: object = "0 s",
+    min_duration: object = None,
     max_drift: object = None,
     rate: object = None,
     settings: GateSettings,
@@ -403,7 +416,8 @@ def declare_quantile(  # noqa: D103 - the form of the marker with a budget, see 
         alpha=arguments.alpha(alpha, settings.alpha),
         max_samples=arguments.whole("max_samples", max_samples, least=30),
         max_duration_ns=arguments.duration("max_duration", max_duration),
-        min_duration_ns=duration_ns(min_duration),
+        min_duration_ns=0 if min_duration is None else duration_ns(min_duration),
+        unwatched_ns=validity.UNWATCHED_NS if min_duration is None else 0,
         max_drift_c=None if max_drift is None else arguments.degrees("max_drift", max_drift),
         rate_hz=None if rate is None else rate_per_second(rate),
     )

@@ -15,7 +15,6 @@ from pytest_edgehil.gates.against_golden import SPREAD, AgainstGolden
 from pytest_edgehil.gates.gate import Gate, GateSettings
 
 MAX_SAMPLES = 1000
-MIN_DURATION = "0 s"
 
 
 def declare_p95(  # noqa: D103 - the marker's signature; registry.SIGNATURES documents it
@@ -31,7 +30,7 @@ def declare_p95(  # noqa: D103 - the marker's signature; registry.SIGNATURES doc
     alpha: object = None,
     max_samples: object = MAX_SAMPLES,
     max_duration: object = "10 min",
-    min_duration: object = MIN_DURATION,
+    min_duration: object = None,
     max_drift: object = None,
     rate: object = None,
     settings: GateSettings,
@@ -71,7 +70,7 @@ def declare_quantile(  # noqa: D103 - see above
     alpha: object = None,
     max_samples: object = MAX_SAMPLES,
     max_duration: object = "10 min",
-    min_duration: object = MIN_DURATION,
+    min_duration: object = None,
     max_drift: object = None,
     rate: object = None,
     settings: GateSettings,
@@ -80,7 +79,7 @@ def declare_quantile(  # noqa: D103 - see above
     _one_of(budget=budget, baseline=baseline, golden=golden)
     of_golden = {"session_spread": (session_spread, SPREAD), "across": (across, ())}
     of_pairs = {"pairs": (pairs, PAIRS)}
-    of_loop = {"min_duration": (min_duration, MIN_DURATION), "rate": (rate, None)}
+    of_loop = {"min_duration": (min_duration, None), "rate": (rate, None)}
     if baseline is not None:
         _refuse("baseline", max_samples=(max_samples, MAX_SAMPLES), **of_loop, **of_golden)
         return against_baseline.declare(

@@ -28,7 +28,7 @@ _TEXTS = {
     "p95_latency": (
         (
             "budget=None, *, baseline=None, golden=None, ratio=None, pairs=20, block=50, session_spread=0.03, "
-            "across=(), alpha=None, max_samples=1000, max_duration='10 min', min_duration='0 s', max_drift=None, "
+            "across=(), alpha=None, max_samples=1000, max_duration='10 min', min_duration=None, max_drift=None, "
             "rate=None"
         ),
         (
@@ -40,7 +40,7 @@ _TEXTS = {
     "quantile_latency": (
         (
             "q, budget=None, *, baseline=None, golden=None, ratio=None, pairs=20, block=50, session_spread=0.03, "
-            "across=(), alpha=None, max_samples=1000, max_duration='10 min', min_duration='0 s', max_drift=None, "
+            "across=(), alpha=None, max_samples=1000, max_duration='10 min', min_duration=None, max_drift=None, "
             "rate=None"
         ),
         "the same for another quantile of the latency, such as q=0.99.",

@@ -20,6 +20,7 @@ from pytest_edgehil.model.sample import Sample, SensorReading
 
 LIVE_BITS = 0xF
 STICKY_BITS = 0xF0000
+HOT_STICKY_BITS = 0xE0000
 CLOCK_DIP = 0.9
 """An Arm clock below this share of the highest one seen while busy is a change; measured clocks jitter by kHz only."""
 BUSY_SHARE = 0.5
@@ -30,6 +31,14 @@ SWAP_IN_PAGES = 16
 """So many pages read back from swap count."""
 CLOCK_COST_SHARE = 0.001
 """A clock whose one reading costs more than this share of the budget is named."""
+
+UNWATCHED_NS = 30 * 10**9
+"""So long a PASS of a latency must be watched on a board that would not remember that it throttled: ten cycles of a
+throttling that comes and goes every 3 s."""
+WARMING_C = 10.0
+"""A board that has warmed up does not move by so much; a cold one does within minutes (no cooler: by 30 °C)."""
+PLATEAU_S = 60.0
+"""A shorter measurement cannot tell a plateau from the slow beginning of a rise."""
 
 _BIT_NAMES = {0: "under-voltage", 1: "Arm frequency capped", 2: "throttled", 3: "soft temperature limit"}
 
@@ -57,6 +66,7 @@ def throttling(sample: Sample) -> Validity:
     bits = throttled_series(sample)
     if not bits:
         return Validity(trouble=None, unseen=(f"throttling: {no_bits(sample)}",))
+    old = bits[0] & HOT_STICKY_BITS
     live = [one for one in bits if one & LIVE_BITS]
     if live:
         return Validity(
@@ -70,6 +80,9 @@ def throttling(sample: Sample) -> Validity:
                 f"({bit_names((before ^ after) >> 16)} has occurred)",
                 unseen=(),
             )
+    if old:
+        text = f"the board remembers an earlier one ({bit_names(old >> 16)}) until it is rebooted"
+        return Validity(trouble=None, unseen=(f"throttling between two readings: {text}",))
     return Validity(trouble=None, unseen=())
 
 
@@ -88,6 +101,16 @@ def no_bits(sample: Sample) -> str:
     if sample.n == 0 and not sample.readings:
         return "the throttled bits are read around inferences, and none ran"
     return "the board reports no throttled bits"
+
+
+def unwatched(sample: Sample) -> str | None:
+    """Why a short throttling may have come and gone unseen; None where the board would remember it, or none measured.
+
+    Readings are taken once a second; only the bits that stay set tell what was between two of them.
+    """
+    if sample.conditions is None or sample.replayed or throttled_series(sample):
+        return None
+    return no_bits(sample)
 
 
 def bit_names(bits: int) -> str:
@@ -198,6 +221,26 @@ def temperature_drift(sample: Sample, limit_c: float | None) -> Validity:
             unseen=(),
         )
     return Validity(trouble=None, unseen=())
+
+
+def plateau(sample: Sample, limit_c: float | None) -> Validity:
+    """`temperature_drift` where a limit is given; without one, `WARMING_C` among the readings taken while busy.
+
+    A short measurement cannot tell whether the board has warmed up, and says so.
+    """
+    if limit_c is not None:
+        return temperature_drift(sample, limit_c)
+    readings = [one for one in busy_readings(sample) if one.temperature_c is not None]
+    if len(readings) < 2:
+        return Validity(trouble=None, unseen=("thermal plateau: fewer than two readings fell into the measurement",))
+    found = temperature_drift(sample.replace(readings=tuple(readings)), WARMING_C)
+    if found.trouble is not None:
+        return Validity(trouble=f"{found.trouble}: let it warm up first, or give max_drift", unseen=())
+    span_s = readings[-1].at_s - readings[0].at_s
+    if span_s >= PLATEAU_S:
+        return found
+    told = f"{max(span_s, 0.0):.0f} s are too short to tell it from warming up (from {PLATEAU_S:.0f} s on)"
+    return Validity(trouble=None, unseen=(f"thermal plateau: {told}",))
 
 
 def clock_cost(sample: Sample, budget_ns: float) -> tuple[str, ...]:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -221,10 +219,39 @@ def test_a_clock_that_idles_between_two_measurements_does_no_harm() -> None:
 
 def test_sensors_that_the_board_lacks_are_named() -> None:
     bare = conditions(throttled_before=None, throttled_after=None, boot_id_before=None, boot_id_after=None)
-    verdict = verdict_of(spread(400), readings=(), conditions=bare)
+    verdict = verdict_of(spread(4000), readings=(), conditions=bare)
     assert verdict.outcome is Outcome.PASS
     for sensor in ("throttling", "Arm clock", "reboot", "swap", "thermal plateau"):
         assert any(one.startswith(sensor) for one in verdict.not_checked)
+
+
+def test_a_board_that_would_not_remember_throttling_is_watched_for_longer_before_it_passes() -> None:
+    bare = conditions(throttled_before=None, throttled_after=None)
+    rows = tuple(reading(float(at), throttled=None) for at in range(4))
+    short = verdict_of(spread(400), readings=rows, conditions=bare)
+    assert short.outcome is Outcome.INCONCLUSIVE
+    assert not short.decided
+    assert "30 s that a PASS needs where the board reports no throttled bits" in short.reason
+    long = verdict_of(spread(4000), readings=rows, conditions=bare)
+    assert long.outcome is Outcome.PASS
+    assert long.n >= 3750  # 30 s of 8 ms
+    assert verdict_of(spread(400, fast_ms=13.0), readings=rows, conditions=bare).outcome is Outcome.FAIL
+    told = gate(min_duration="0 s").evaluate(timed(spread(400), readings=rows, conditions=bare))
+    assert told.outcome is Outcome.PASS
+
+
+def test_a_fast_model_passes_after_the_minimum_duration_however_many_inferences_that_takes() -> None:
+    fast = spread(25_000, fast_ms=1.0)  # 25 s, and 25 times max_samples
+    assert gate(min_duration="20 s").evaluate(timed(fast)).outcome is Outcome.PASS
+    assert gate(min_duration="30 s").evaluate(timed(fast)).outcome is Outcome.INCONCLUSIVE
+
+
+def test_throttling_that_the_board_remembers_from_before_is_named() -> None:
+    old = conditions(throttled_before=0x40000, throttled_after=0x40000)
+    rows = tuple(reading(float(at), throttled=0x40000) for at in range(9))
+    verdict = verdict_of(spread(1000), readings=rows, conditions=old)
+    assert verdict.outcome is Outcome.PASS
+    assert any(one.startswith("throttling between two readings") for one in verdict.not_checked)
 
 
 def test_a_costly_clock_is_named() -> None:
@@ -241,21 +268,24 @@ def test_a_recording_is_judged_alike_and_named() -> None:
     assert dipped.outcome is Outcome.INVALID
 
 
-def test_drift_of_the_temperature_is_looked_at_when_asked() -> None:
-    rows = tuple(reading(float(at), temperature_c=40.0 + 3 * at) for at in range(9))
-    sample = timed(spread(1000), readings=rows)
-    assert gate().evaluate(sample).outcome is Outcome.PASS
-    assert gate(max_drift="5 C").evaluate(sample).outcome is Outcome.INVALID
-    assert gate(max_drift="40 C").evaluate(sample).outcome is Outcome.PASS
+def warming(seconds: int, c_per_s: float) -> tuple[object, ...]:
+    return tuple(reading(float(at), temperature_c=45.0 + c_per_s * at) for at in range(seconds + 1))
 
 
-def test_pages_read_back_from_swap_make_a_latency_invalid() -> None:
-    sample = timed(to_ns(latencies_ms(np.random.default_rng(1), 1000)))
-    rows = tuple(dataclasses.replace(one, swap_in_pages=100 + 20 * at) for at, one in enumerate(sample.readings))
-    assert len(rows) > 1
-    verdict = gate("20 ms").evaluate(sample.replace(readings=rows))
+def test_a_board_that_warms_up_by_much_while_measuring_makes_it_invalid() -> None:
+    steep = timed(spread(4000), readings=warming(32, 1.0))
+    verdict = gate().evaluate(steep)
     assert verdict.outcome is Outcome.INVALID
-    assert "read 2" in verdict.reason
-    assert "whole board" in verdict.reason
-    still = tuple(dataclasses.replace(one, swap_in_pages=100) for one in sample.readings)
-    assert gate("20 ms").evaluate(sample.replace(readings=still)).outcome is Outcome.PASS
+    assert "the temperature moved by" in verdict.reason
+    assert gate(max_drift="40 C").evaluate(steep).outcome is Outcome.PASS
+
+
+def test_a_gentle_rise_is_judged_and_a_short_measurement_says_that_it_cannot_tell_a_plateau() -> None:
+    gentle = timed(spread(4000), readings=warming(32, 0.2))
+    verdict = gate().evaluate(gentle)
+    assert verdict.outcome is Outcome.PASS
+    assert any(one.startswith("thermal plateau: ") for one in verdict.not_checked)
+    assert gate(max_drift="2 C").evaluate(gentle).outcome is Outcome.INVALID
+    settled = gate(min_duration="60 s").evaluate(timed(spread(9000), readings=warming(72, 0.02)))
+    assert settled.outcome is Outcome.PASS
+    assert not any("plateau" in one for one in settled.not_checked)
