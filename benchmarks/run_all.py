@@ -30,6 +30,7 @@ SCRIPTS = (
     "flash/push.py",
     "flash/cuts.py",
     "virtual/start.py",
+    "statistics/look_cost.py",
     "statistics/open_loop.py",
     "statistics/mean_gates.py",
     "statistics/accuracy_drop.py",
@@ -39,10 +40,13 @@ SCRIPTS = (
     "statistics/soak_leak.py",
     "statistics/soak_drift.py",
     "statistics/soak_analysis.py",
+    "statistics/thermal.py",
+    "statistics/regime.py",
     "statistics/p95_operating_characteristics.py",
+    "statistics/other_cases.py",
 )
-PARTS = ("measuring/bare_loop.py", "leases/waiter.py")
-"""Programs that a benchmark starts; no benchmarks themselves."""
+PARTS = ("measuring/bare_loop.py", "leases/waiter.py", "statistics/cases.py")
+"""What a benchmark starts or imports; no benchmarks themselves."""
 
 LONGEST_S = 600.0
 

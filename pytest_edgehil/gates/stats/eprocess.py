@@ -14,6 +14,7 @@ chosen by simulation for p0 = 0.05: few samples on both sides of the budget.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -62,10 +63,18 @@ def _log_mixture(n: npt.ArrayLike, s: npt.ArrayLike, p0: float, *, a: float, b: 
     share = special.betaincc if upper else special.betainc
     with np.errstate(divide="ignore"):  # a share that underflows means evidence for the other side: -inf is right
         gained = special.betaln(s + a, n - s + b) + np.log(share(s + a, n - s + b, p0))
-    prior = special.betaln(a, b) + math.log(float(share(a, b, p0)))
-    return gained - prior - s * math.log(p0) - (n - s) * math.log1p(-p0)
+    return gained - _log_prior(p0, a, b, upper=upper) - s * math.log(p0) - (n - s) * math.log1p(-p0)
 
 
+@functools.lru_cache(maxsize=256)
+def _log_prior(p0: float, a: float, b: float, *, upper: bool) -> float:
+    """Mass of the prior on its side of p0, times B(a, b)."""
+    share = special.betaincc if upper else special.betainc
+    return float(special.betaln(a, b)) + math.log(float(share(a, b, p0)))
+
+
+# Both critical counts are constants of their arguments, and every look needs again what the one before it needed.
+@functools.lru_cache(maxsize=4096)
 def most_exceedances_to_pass(n: int, p0: float, alpha: float, *, inflation: float = 1.0) -> int:
     """The largest S at which `log_e_pass` still reaches ln(1/α); −1 when even none would be too many.
 
@@ -83,6 +92,7 @@ def most_exceedances_to_pass(n: int, p0: float, alpha: float, *, inflation: floa
     return low
 
 
+@functools.lru_cache(maxsize=4096)
 def fewest_exceedances_to_fail(n: int, p0: float, alpha: float, *, inflation: float = 1.0) -> int:
     """The smallest S at which `log_e_fail` reaches ln(1/α); n + 1 when even all would be too few.
 

@@ -8,6 +8,7 @@ question.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Projection:
     below: bool
 
 
+@functools.lru_cache(maxsize=256)  # a look evaluates, and asks for more: twice the same
 def project(n: int, s: float, *, p0: float, alpha: float, inflation: float = 1.0) -> Projection | None:
     """When the e-process would decide if the rate stayed s/n; None when not within `FARTHEST` trials.
 

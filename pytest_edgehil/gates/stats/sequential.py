@@ -8,7 +8,6 @@ one that decides, however much more was measured since.
 from __future__ import annotations
 
 import enum
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,12 +79,6 @@ def next_look(n: int, *, also: int | None = None) -> int:
     return next(count for count in looks(max(2 * n, 2 * FIRST_LOOK), also=also) if count > n)
 
 
-@functools.lru_cache(maxsize=4096)
-def _critical(n: int, p0: float, alpha: float) -> tuple[int, int]:
-    """(most exceedances that pass, fewest that fail) of n independent trials; constants that every walk needs again."""
-    return most_exceedances_to_pass(n, p0, alpha), fewest_exceedances_to_fail(n, p0, alpha)
-
-
 def walk(
     exceeded: npt.NDArray[np.bool_],
     *,
@@ -125,9 +118,8 @@ def walk(
     if not counts.size:
         return Decision.OPEN, None
     total = np.concatenate(([0], np.cumsum(exceeded, dtype=np.int64)))[counts]
-    critical = [_critical(n, p0, alpha) for n in counts.tolist()]
-    for_pass = total <= [most for most, _ in critical]
-    for_fail = total >= [fewest for _, fewest in critical]
+    for_pass = total <= [most_exceedances_to_pass(n, p0, alpha) for n in counts.tolist()]
+    for_fail = total >= [fewest_exceedances_to_fail(n, p0, alpha) for n in counts.tolist()]
 
     def corrected(index: int) -> Look:
         n, s = int(counts[index]), int(total[index])

@@ -117,6 +117,15 @@ def test_an_undecided_run_goes_on_with_a_fresh_budget_and_counts_every_inference
 # --- validity is a matter of one run -----------------------------------------------------------------
 
 
+def test_runs_of_a_board_with_throttled_bits_need_no_longer_watching_than_one_of_them() -> None:
+    run = timed((8 * MS + np.arange(40) * 7919 % 1000).astype(np.int64))
+    bare = conditions(throttled_before=None, throttled_after=None)
+    blind = run.replace(readings=(), conditions=bare)
+    again = run.replace(earlier=after(run))
+    assert evaluate(P95, again).outcome is Outcome.PASS
+    assert evaluate(P95, run.replace(earlier=after(blind))).outcome is Outcome.INCONCLUSIVE
+
+
 def test_what_changes_from_run_to_run_is_no_trouble_and_what_changes_within_one_is() -> None:
     rng = np.random.default_rng(3)
     undecided = timed(to_ns(latencies_ms(rng, 200)), conditions=conditions(throttled_after=0))
