@@ -200,7 +200,8 @@ def joined(runs: Sequence[Sample]) -> Sample:
     """Several runs as one long one: their series behind each other, as if no time had passed between two runs.
 
     What tells whether a run is valid (readings, boot ids, throttled bits) is left out: it was looked at before, in
-    each run, and means nothing across two. Only whether all of them had throttled bits is kept. Everything that is no series is that of the last run.
+    each run, and means nothing across two. Only whether all of them had throttled bits is kept. Everything that is no
+    series is that of the last run.
 
     >>> import numpy as np
     >>> one = Sample(latencies_ns=np.array([5, 6]), starts_ns=np.array([100, 110]), duration_s=1.0)

@@ -118,7 +118,7 @@ def test_an_undecided_run_goes_on_with_a_fresh_budget_and_counts_every_inference
 
 
 def test_runs_of_a_board_with_throttled_bits_need_no_longer_watching_than_one_of_them() -> None:
-    run = timed((8 * MS + np.arange(40) * 7919 % 1000).astype(np.int64))
+    run = timed((8 * MS + np.random.default_rng(1).integers(1000, size=60)).astype(np.int64))
     bare = conditions(throttled_before=None, throttled_after=None)
     blind = run.replace(readings=(), conditions=bare)
     again = run.replace(earlier=after(run))
