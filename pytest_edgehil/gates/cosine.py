@@ -16,7 +16,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pytest_edgehil.gates import arguments, share, validity
+from pytest_edgehil.gates import arguments, outlook, share, validity
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.share import Share, percent
 from pytest_edgehil.model.quantity import format_number
@@ -26,6 +26,8 @@ from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 if TYPE_CHECKING:
     from pytest_edgehil.model.arrays import Float64Array
 
+_ROUNDING = 1e-6
+"""A cosine of float32 outputs may exceed 1 by less than this."""
 _UNSEEN = (
     share.UNSEEN[0],
     "length of the outputs: the cosine sees their direction only",
@@ -91,8 +93,19 @@ class CosineSimilarity:
             )
         import numpy as np
 
+        given = np.asarray(sample.cosines, dtype=np.float64)
+        beyond = int((np.isfinite(given) & (given > 1.0 + _ROUNDING)).sum())
+        if beyond:
+            return self._verdict(
+                Outcome.INVALID,
+                sample,
+                n=share.length(sample.cosines),
+                reason=f"not usable: {beyond} cosines lie beyond 1",
+                decided=True,
+                would_change=outlook.AGAIN,
+            )
         # what is no number is no cosine: as far off as can be
-        values = np.nan_to_num(np.asarray(sample.cosines, dtype=np.float64), nan=-1.0, posinf=-1.0, neginf=-1.0)
+        values = np.nan_to_num(given, nan=-1.0, posinf=-1.0, neginf=-1.0)
         found = share.judge(values < self.least, limit=self._limit, alpha=self.alpha, size=sample.evaluated_of)
         said = share.sentence(
             found, alpha=self.alpha, limit=self._limit, verb=f"has a cosine below {_cosine(self.least)} on"

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     """From a budget in ns to what these latencies say of it."""
 
 FIRST_TOKEN = "time_to_first_token"  # noqa: S105 - no password
+_CYCLES = 10
+"""So many cycles of what comes and goes must be seen for a sample to stand for them."""
 _HORIZON = 10
 """Looks go on beyond `max_samples` when the test made more inferences than that, but not beyond so many times it."""
 
@@ -214,6 +216,10 @@ class LatencyQuantile:
             figures = f"observed {self._label} {_ms(observed)}, at least {_ms(bounds[0])}"
         reason = f"{said} ({figures}; error rate {format_number(100 * self.alpha)}%)"
         outcome = Outcome.PASS if passed else Outcome.FAIL
+        if passed:
+            watched_ns = int(timed.elapsed_ns()[look.n - 1])
+            told = f"what comes and goes more slowly than every {format_duration(watched_ns / _CYCLES)}"
+            unseen = (*unseen, f"slow regimes: {told} was not seen {_CYCLES} times (min_duration)")
         return self._verdict(
             outcome,
             timed,

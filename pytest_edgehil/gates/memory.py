@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pytest_edgehil.errors import MarkerError
-from pytest_edgehil.gates import arguments, validity
+from pytest_edgehil.gates import arguments, outlook, validity
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.model.quantity import format_size, size_bytes
 from pytest_edgehil.model.sample import Sample
@@ -70,8 +70,8 @@ class PeakRss:
         elif whole is None:
             outcome, reason = Outcome.INCONCLUSIVE, "the board reported no VmHWM of the model's process"
             change = "a board that reports it"
-        elif whole <= 0:
-            outcome, reason = Outcome.INVALID, f"a peak of {whole} bytes is no measurement"
+        elif (nothing := no_memory(sample)) is not None:
+            outcome, reason, change = Outcome.INVALID, f"not usable: {nothing}", outlook.AGAIN
         elif peak is None:
             outcome = Outcome.INCONCLUSIVE
             reason = "what the process held before it loaded the model is not known (a recording does not tell)"
@@ -81,6 +81,10 @@ class PeakRss:
         elif peak > self.budget_bytes:
             outcome, reason = Outcome.FAIL, f"{held} exceeds {budget}"
             change = f"a budget of at least {format_size(peak, digits=4)}"
+        elif sample.peak_rss_bytes is None:
+            outcome = Outcome.INCONCLUSIVE
+            reason = f"{held} is within {budget}, but the board reported no VmHWM, and readings now and then miss peaks"
+            change = "a board that reports it"
         elif peak + swapped > self.budget_bytes:
             outcome = Outcome.INCONCLUSIVE
             reason = (
@@ -116,6 +120,14 @@ def peak_bytes(sample: Sample) -> int | None:
     known += [one.rss_bytes + (one.swap_bytes or 0) for one in sample.readings if one.rss_bytes is not None]
     known += [one for one in (sample.peak_rss_bytes, sample.steady_peak_rss_bytes) if one is not None]
     return max(known, default=None)
+
+
+def no_memory(sample: Sample) -> str | None:
+    """Why these numbers cannot be what a process held; None when they can."""
+    read = [one.rss_bytes for one in sample.readings if one.rss_bytes is not None]
+    marks = [one for one in (sample.peak_rss_bytes, sample.steady_peak_rss_bytes) if one is not None]
+    least = min([*read, *marks, *(one.peak_rss_bytes for one in sample.cold_starts)], default=1)
+    return f"a process that holds {least} bytes is none" if least <= 0 else None
 
 
 def _before_bytes(sample: Sample) -> int | None:

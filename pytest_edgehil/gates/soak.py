@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates import arguments, validity
 from pytest_edgehil.gates.gate import GateSettings
-from pytest_edgehil.gates.memory import peak_bytes
+from pytest_edgehil.gates.memory import no_memory, peak_bytes
 from pytest_edgehil.gates.soaking import crashes, growth, slowing
 from pytest_edgehil.gates.soaking.statement import Statement
 from pytest_edgehil.model.quantity import byte_rate_per_hour, format_duration, format_number, format_size, size_bytes
@@ -96,8 +96,9 @@ class Soak:
         ended = sample.duration_s * 1e9 >= self.required_ns
         rebooted = validity.reboot(sample)
         statements = self._statements(sample, ended=ended)
-        if rebooted.trouble is not None:
-            statements.append(Statement(outcome=Outcome.INVALID, said=f"not usable: {rebooted.trouble}"))
+        for trouble in (rebooted.trouble, no_memory(sample)):
+            if trouble is not None:
+                statements.append(Statement(outcome=Outcome.INVALID, said=f"not usable: {trouble}"))
         certain = [one for one in statements if one.shown]
         early = not ended and certain and all(one.holding or one.outcome is Outcome.PASS for one in statements)
         outcome = Outcome.PASS if early else min((one.outcome for one in statements), key=_WORST_FIRST.index)
@@ -235,6 +236,9 @@ def _ceiling(sample: Sample, most_bytes: int, *, ended: bool) -> Statement:
         said = f"peak RSS {held} is within {budget}, but {format_size(swapped)} were swapped out"
         change = f"a board that does not swap, or a ceiling of at least {format_size(peak + swapped, digits=4)}"
         return Statement(outcome=Outcome.INCONCLUSIVE, said=said, would_change=change, **figures)
+    if sample.peak_rss_bytes is None:
+        said = f"readings of the RSS are within {budget}, but the board reported no VmHWM, and readings miss peaks"
+        return Statement(outcome=Outcome.INCONCLUSIVE, said=said, would_change="a board that reports it", **figures)
     outcome = Outcome.PASS if ended else Outcome.INCONCLUSIVE
     return Statement(
         outcome=outcome, said=f"peak RSS {held} within {budget}", holding=not ended, would_change=change, **figures

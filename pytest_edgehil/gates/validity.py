@@ -150,6 +150,8 @@ def busy_readings(sample: Sample) -> Sequence[SensorReading]:
     # Busy time up to any moment: it grows during an inference and stands still between two.
     starts = np.asarray(sample.starts_ns, dtype=np.float64)
     latencies = np.asarray(sample.latencies_ns, dtype=np.float64)
+    if not np.isfinite(latencies).all():
+        return sample.readings  # no durations: whoever judges them says so
     order = np.argsort(starts, kind="stable")
     starts, latencies = starts[order], latencies[order]
     moments = np.stack((starts, starts + latencies), axis=1).ravel()

@@ -138,3 +138,11 @@ def test_a_false_certificate_is_rare_at_the_limit() -> None:
     outcomes = [gate().evaluate(Sample.empty().replace(cosines=one, evaluated_of=300)).outcome for one in at_the_limit]
     assert outcomes.count(Outcome.PASS) / 200 < 0.05 + 3 * 0.0155
     assert outcomes.count(Outcome.FAIL) / 200 < 0.05 + 3 * 0.0155
+
+
+def test_a_cosine_beyond_1_is_none() -> None:
+    values = np.full(300, 0.995)
+    values[7] = 2.0
+    assert gate().evaluate(Sample.empty().replace(cosines=values, evaluated_of=300)).outcome is Outcome.INVALID
+    values[7] = 1.0 + 1e-7
+    assert gate().evaluate(Sample.empty().replace(cosines=values, evaluated_of=300)).outcome is Outcome.PASS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.samples import MIB, MS, conditions, reading, timed
+from support.samples import MIB, MS, conditions, over_time, reading, timed
 
 from pytest_edgehil.gates.gate import Gate
 from pytest_edgehil.gates.registry import GateSettings, parse
@@ -146,3 +146,24 @@ def test_starts_that_are_no_measurement_are_invalid() -> None:
 def test_a_recording_has_one_load_and_that_is_no_stuck_clock() -> None:
     sample = RAN.replace(cold_starts=(start(900),) * 3, conditions=conditions(replayed=True))
     assert gate("cold_start", "2 s").evaluate(sample).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize("held", [0, -16384])
+def test_memory_of_a_process_that_holds_nothing_is_invalid(held: int) -> None:
+    broken = over_time(3600, rss_bytes=lambda _: held)
+    for name, args, kwargs in (
+        ("peak_rss", ("200 MiB",), {}),
+        ("soak", ("1 h",), {"leak": "5 MiB/h"}),
+        ("soak", ("1 h",), {"peak_rss": "200 MiB"}),
+    ):
+        verdict = parse(name, args, kwargs, settings=GateSettings()).evaluate(broken)
+        assert verdict.outcome is Outcome.INVALID
+
+
+def test_readings_alone_show_no_peak_to_be_within_a_budget() -> None:
+    """Once a second misses a spike; only the kernel's own high-water mark does not."""
+    read = over_time(600, peak_rss_bytes=None)
+    assert parse("peak_rss", ("200 MiB",), {}, settings=GateSettings()).evaluate(read).outcome is Outcome.INCONCLUSIVE
+    assert parse("peak_rss", ("50 MiB",), {}, settings=GateSettings()).evaluate(read).outcome is Outcome.FAIL
+    soak = parse("soak", ("10 min",), {"peak_rss": "200 MiB"}, settings=GateSettings())
+    assert soak.evaluate(read).outcome is Outcome.INCONCLUSIVE
