@@ -5,7 +5,8 @@ jitter of 0.3 °C, and the sensor's step of 0.55 °C; limit 80 °C, at most 15 m
 for. Beyond the limit PASS is wrong, below it FAIL is.
 
 The second table shows the end as predicted when the fit first says that it may (1.5 fitted time constants), with and
-without the first minute: the die's own pole bends the fit, and a board looks cooler than it will be. The peer says FAIL when any reading exceeds the limit, and PASS after the whole time, as scripts do.
+without the first minute: the die's own pole bends the fit, and a board looks cooler than it will be. The peer says FAIL
+when any reading exceeds the limit, and PASS after the whole time, as scripts do.
 
     python benchmarks/statistics/thermal.py [--json] [--quick] [--repetitions 200]
 """
