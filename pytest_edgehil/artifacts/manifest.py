@@ -490,7 +490,8 @@ def _first_error(problem: ValidationError) -> str:
         if isinstance(step, int):
             path += f"[{step}]"
         elif step != "[key]":
-            path += f".{step}" if path else str(step)
+            shown = step if step.isascii() and step.isprintable() and len(step) <= 60 else _shown(step)
+            path += f".{shown}" if path else shown
     kind, message = error["type"], error["msg"]
     message = message.removeprefix("Value error, ")
     seen = _shown(error.get("input"))

@@ -98,8 +98,21 @@ def unsafe(message: str) -> Problem:
     return Problem("unsafe-archive", message)
 
 
+_SEGMENT = re.compile(r"[A-Za-z0-9_.+@=,:~-]{1,100}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_FIELDS = frozenset(
+    {"schema", "name", "version", "track", "format", "quantisation", "target", "files", "entry"}
+    | {"artifact_provides", "artifact_depends", "budgets", "timing", "health", "provenance"}
+)
+_TARGET_FIELDS = frozenset(
+    {"name", "board_classes", "architectures", "accelerators", "page_sizes_bytes"}
+    | {"runtime", "min_runtime_version", "below_runtime_version"}
+)
+_FILE_FIELDS = frozenset({"path", "digest", "size_bytes"})
+
+
 def check_path(path: str) -> str:
-    """A path inside a bundle: relative, plain, printable.
+    """A path inside a bundle: relative, plain ASCII, so that no file system takes two for one.
 
     Raises:
         Problem: ``unsafe-archive``.
@@ -108,9 +121,8 @@ def check_path(path: str) -> str:
     if (
         not path
         or len(path) > 255
-        or not path.isprintable()
-        or "\\" in path
-        or any(part in {"", ".", ".."} or len(part) > 100 for part in parts)
+        or path[1:2] == ":"
+        or any(part in {".", ".."} or _SEGMENT.fullmatch(part) is None for part in parts)
     ):
         raise unsafe(f"the bundle holds a file with the path {path[:120]!r}; paths must be relative and plain")
     return path
@@ -130,7 +142,9 @@ def parse_manifest(data: bytes) -> Manifest:
         raise corrupt("the bundle's manifest is not a JSON object")
     if value.get("schema") != SCHEMA:
         raise corrupt(f"the bundle's manifest has schema {value.get('schema')!r}; this board understands {SCHEMA}")
+    _check_known(value, _FIELDS, "manifest")
     target = _field(value, "target", dict)
+    _check_known(target, _TARGET_FIELDS, "manifest's target")
     listed = _field(value, "files", list)
     entries = tuple(_entry(one) for one in listed)
     folded = [one.path.casefold() for one in entries]
@@ -140,13 +154,13 @@ def parse_manifest(data: bytes) -> Manifest:
     if below & set(folded):
         raise unsafe(f"the manifest lists {min(below & set(folded))!r} both as a file and as a directory")
     entry = value.get("entry")
-    if entry is not None and entry not in {one.path for one in entries}:
-        raise corrupt(f"the manifest's entry {entry!r} is not one of its files")
+    if entry is not None and (not isinstance(entry, str) or entry not in {one.path for one in entries}):
+        raise corrupt(f"the manifest's entry {str(entry)[:120]!r} is not one of its files")
     return Manifest(
-        name=_field(value, "name", str),
-        version=_field(value, "version", str),
-        track=_field(value, "track", str),
-        format=_field(value, "format", str),
+        name=_text(value.get("name"), "name"),
+        version=_text(value.get("version"), "version"),
+        track=_text(value.get("track"), "track"),
+        format=_text(value.get("format"), "format"),
         entry=entry,
         runtime=_text_or_none(target, "runtime"),
         min_runtime_version=_text_or_none(target, "min_runtime_version"),
@@ -155,8 +169,8 @@ def parse_manifest(data: bytes) -> Manifest:
         architectures=_names(target, "architectures"),
         accelerators=_names(target, "accelerators"),
         page_sizes_bytes=_page_sizes(target),
-        provides={key: str(one) for key, one in _field(value, "artifact_provides", dict).items()},
-        depends={key: _texts(one, key) for key, one in _field(value, "artifact_depends", dict).items()},
+        provides={_text(key, "key"): _text(one, key) for key, one in _field(value, "artifact_provides", dict).items()},
+        depends={_text(key, "key"): _texts(one, key) for key, one in _field(value, "artifact_depends", dict).items()},
         files=entries,
         health=_health(value.get("health"), {one.path for one in entries}),
     )
@@ -271,16 +285,27 @@ def _names(target: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 
 def _texts(value: object, what: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list):
         raise corrupt(f"the manifest's {what[:120]} is not a list of names")
-    return tuple(value)
+    return tuple(_text(one, what) for one in value)
+
+
+def _text(value: object, what: str) -> str:
+    """A text that may stand in a message and on a terminal: one line, no control characters, no second meaning."""
+    if not isinstance(value, str) or not 0 < len(value) <= 256 or not (value.isascii() and value.isprintable()):
+        raise corrupt(f"the manifest's {what[:120]!r} is {str(value)[:80]!r}, expected plain printable text")
+    return value
+
+
+def _check_known(value: Mapping[str, Any], known: frozenset[str], what: str) -> None:
+    unknown = sorted(value.keys() - known)
+    if unknown:
+        raise corrupt(f"the {what} has the unknown field {unknown[0][:120]!r}")
 
 
 def _text_or_none(target: Mapping[str, Any], name: str) -> str | None:
     found = target.get(name)
-    if found is not None and not isinstance(found, str):
-        raise corrupt(f"the manifest's target.{name} is not a name")
-    return found
+    return None if found is None else _text(found, f"target.{name}")
 
 
 def _page_sizes(target: Mapping[str, Any]) -> tuple[int, ...]:
@@ -293,9 +318,12 @@ def _page_sizes(target: Mapping[str, Any]) -> tuple[int, ...]:
 def _entry(value: object) -> Entry:
     if not isinstance(value, dict):
         raise corrupt("the manifest's files are not objects")
+    _check_known(value, _FILE_FIELDS, "manifest's list of files")
     path, digest, size = value.get("path"), value.get("digest"), value.get("size_bytes")
     if not isinstance(path, str) or not isinstance(digest, str) or type(size) is not int or size < 0:
         raise corrupt(f"the manifest's entry for {str(path)[:120]!r} lacks a path, a digest or a size of 0 or more")
+    if _DIGEST.fullmatch(digest) is None:
+        raise corrupt(f"the manifest's digest of {path[:120]!r} is {digest[:80]!r}, expected sha256:<64 hex digits>")
     if check_path(path).casefold() == MANIFEST:
         raise unsafe("the manifest lists itself")
     return Entry(path=path, digest=digest, size_bytes=size)
