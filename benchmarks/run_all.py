@@ -28,6 +28,8 @@ SCRIPTS = (
     "leases/throughput.py",
     "transport/commands.py",
     "flash/push.py",
+    "flash/many.py",
+    "flash/delta.py",
     "flash/cuts.py",
     "virtual/start.py",
     "statistics/look_cost.py",

@@ -85,6 +85,11 @@ class FlashProgress:
     total_bytes: int
     rate_bytes_per_s: float | None = None
 
+    @property
+    def label(self) -> str:
+        """Of the artifact."""
+        return self.artifact.label
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlashReport:

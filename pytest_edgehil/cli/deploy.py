@@ -7,16 +7,14 @@ not, the board goes back to its last-known-good combo by itself, and the exit st
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
-from pytest_edgehil.cli.board import board_arguments, held, say
+from pytest_edgehil.cli.board import board_arguments, held
 
 if TYPE_CHECKING:
-    from pytest_edgehil.board.flash import FlashProgress
+    from pytest_edgehil.artifacts.catalog import Catalog
     from pytest_edgehil.model.artifact import Combo
-
-STEPS = 4
-"""Progress is told at every quarter of a bundle: enough for people, little for logs."""
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,17 +23,34 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     board_arguments(parser)
     for track in ("firmware", "model", "prompt"):
         parser.add_argument(f"--{track}", metavar="ARTIFACT", help=f"the {track}: path, name or digest")
+    parser.add_argument("--limit", metavar="RATE", help="do not send faster than this, for example '10 MB/s'")
+    parser.add_argument(
+        "--delta",
+        choices=("auto", "never", "always"),
+        default="auto",
+        help="send a delta made from what the board has: where it pays (default), never, wherever it can be made",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
     parser.set_defaults(run=_deploy)
 
 
 def _deploy(options: argparse.Namespace) -> int:
+    from pytest_edgehil.artifacts.catalog import Catalog
+    from pytest_edgehil.board.delivery import DeltaPolicy, Way
     from pytest_edgehil.board.firmware_trial import BOOT_S, leave_trial
     from pytest_edgehil.board.flash import check_fit, flash, plan_flash
+    from pytest_edgehil.board.push import PushOptions
     from pytest_edgehil.errors import ModelError
     from pytest_edgehil.model.quantity import format_duration, format_size
+    from pytest_edgehil.reporting.sending import Teller
 
-    combo = _combo(options)
+    catalog = Catalog([options.artifacts])
+    way = Way(
+        policy=DeltaPolicy(options.delta),
+        known=catalog,
+        options=PushOptions(limit_bytes_per_s=_limit(options.limit)),
+    )
+    combo = _combo(options, catalog)
     with held(options) as holding:
         session = holding.session
         check_fit(combo, session)
@@ -45,7 +60,10 @@ def _deploy(options: argparse.Namespace) -> int:
             return 0
         leave_trial(session, boot_timeout_s=BOOT_S)
         power = holding.power if holding.board.power is not None else None
-        done = flash(plan, session, power=power, on_progress=_Teller())
+        teller = Teller(sys.stderr, terminal=sys.stderr.isatty())
+        done = flash(plan, session, power=power, way=way, on_progress=teller)
+        for one in done.deliveries:
+            print(f"  {one.describe()}")
         print(f"  sent {format_size(done.sent_bytes)} in {format_duration(done.duration_s * 1e9)}")
         if combo.model is not None:
             try:
@@ -59,14 +77,33 @@ def _deploy(options: argparse.Namespace) -> int:
     return 0
 
 
-def _combo(options: argparse.Namespace) -> Combo:
-    from pytest_edgehil.artifacts.catalog import Catalog
+def _limit(text: str | None) -> float | None:
+    """A bandwidth in bytes per second.
+
+    Raises:
+        UserError: it is none.
+    """
+    from pytest_edgehil.errors import UserError
+    from pytest_edgehil.model.quantity import size_bytes
+
+    if text is None:
+        return None
+    amount, per, unit = text.partition("/")
+    try:
+        limit = size_bytes(amount.strip())
+    except ValueError as problem:
+        raise UserError(f"--limit: {problem}") from problem
+    if not per or unit.strip() != "s" or limit <= 0:
+        raise UserError(f"--limit: {text!r} is no bandwidth; expected for example '10 MB/s'")
+    return float(limit)
+
+
+def _combo(options: argparse.Namespace, catalog: Catalog) -> Combo:
     from pytest_edgehil.errors import UserError
     from pytest_edgehil.model.artifact import Combo, Track
 
     if options.firmware is None and options.model is None and options.prompt is None:
         raise UserError("nothing to deploy: pass --model, --prompt or --firmware")
-    catalog = Catalog([options.artifacts])
 
     def found(track: Track) -> str | None:
         reference: str | None = getattr(options, track.value)
@@ -77,17 +114,3 @@ def _combo(options: argparse.Namespace) -> Combo:
         for track in (Track.FIRMWARE, Track.MODEL, Track.PROMPT)
     }
     return Combo(firmware=chosen[Track.FIRMWARE], model=chosen[Track.MODEL], prompt=chosen[Track.PROMPT])
-
-
-class _Teller:
-    """Tells how far sending is, at most `STEPS` times a bundle."""
-
-    def __init__(self) -> None:
-        self._told: tuple[str, int] = ("", 0)
-
-    def __call__(self, progress: FlashProgress) -> None:
-        step = STEPS * progress.sent_bytes // max(1, progress.total_bytes)
-        if (progress.artifact.digest, step) > self._told or progress.artifact.digest != self._told[0]:
-            if step:
-                say(f"  {progress.artifact.label}: {100 * progress.sent_bytes // progress.total_bytes} % sent")
-            self._told = (progress.artifact.digest, step)

@@ -13,7 +13,6 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,12 +32,15 @@ PATIENCE_S = 1.0
 """A sink whose link was cut needs a moment to notice; the next push waits so long for its lock."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
     """A prefix of a partial file, and the state of the hash behind it."""
 
-    size: int
-    hashing: _Hash
+    # No dataclass: importing those takes a board longer than all the rest of this module.
+    __slots__ = ("hashing", "size")
+
+    def __init__(self, *, size: int, hashing: _Hash) -> None:
+        self.size = size
+        self.hashing = hashing
 
 
 def partial_of(bundle: Path) -> Path:

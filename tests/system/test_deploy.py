@@ -50,7 +50,9 @@ def test_a_model_that_does_not_prove_itself_is_gone_back_from(farm: Farm, capsys
 
     good = said("deploy", *where, "--model", "reader-1.0.0")
     assert "reader 1.0.0 fp32 is loaded and well" in good
-    bad = said("deploy", *where, "--model", "reader-1.1.0", status=1)
+    assert "reader 1.0.0 fp32: whole, " in good
+    bad = said("deploy", *where, "--model", "reader-1.1.0", "--delta", "always", "--limit", "1 MB/s", status=1)
+    assert "reader 1.1.0 fp32: whole, " in bad  # too small for a delta to be any smaller
     assert "item 0 of the health check is of class" in bad
     assert "back on its last-known-good combo" in bad
     told = said("board", "status", *where)
@@ -66,6 +68,7 @@ def test_a_model_that_does_not_prove_itself_is_gone_back_from(farm: Farm, capsys
     for arguments, line in (
         (["deploy", *where], "nothing to deploy"),
         (["deploy", *where, "--model", "raeder"], "raeder"),
+        (["deploy", *where, "--model", "reader-1.0.0", "--limit", "10 MB"], "expected for example '10 MB/s'"),
         (["board", "status", "b99", *where[1:]], "has no board 'b99'"),
         (["board", "gc", *where, "--keep", "much"], "much"),
         (["board", "rollback", *where], "no other good combo"),

@@ -1,0 +1,85 @@
+"""One bundle to many boards at once: one read, and a board that breaks harms no other."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from pathlib import Path
+
+import pytest
+from support.boards import BenchBoard
+from support.bundles import manifest
+
+from pytest_edgehil.artifacts.bundle import pack
+from pytest_edgehil.board.session import BoardSession
+from pytest_edgehil.board.spread import spread
+from pytest_edgehil.errors import ConnectFailed, CorruptArtifact
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    files = {"model.onnx": random.Random(1).randbytes(3 * 2**20), "labels.txt": b"a"}
+    return pack(manifest(version="1.0.0"), files, tmp_path)
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """Four boards, one of which nobody answers for; and how many links were being opened at once at most."""
+    opened, opening, most = [], [0], [0]
+    counting = threading.Lock()
+
+    def connect_to(bench: BenchBoard):
+        def connect(_timeout_s: float):
+            with counting:
+                opening[0] += 1
+                most[0] = max(most[0], opening[0])
+            try:
+                if bench.root.name == "b2":
+                    raise ConnectFailed("b2: refused")
+                opened.append(bench.connect())
+                return opened[-1]
+            finally:
+                with counting:
+                    opening[0] -= 1
+
+        return connect
+
+    benches = {f"b{number}": BenchBoard(Path(tmp_path) / f"b{number}") for number in range(4)}
+    sessions = {
+        name: BoardSession(bench.board, token=1, holder="me", connect=connect_to(bench))
+        for name, bench in benches.items()
+    }
+    yield benches, sessions, most
+    for session in sessions.values():
+        session.close()
+    for link in opened:
+        link.close()
+
+
+def test_every_board_gets_it_and_the_file_is_read_once(artifact, fleet, monkeypatch):
+    benches, sessions, most = fleet
+    reads, told = [], set()
+    real = os.pread
+
+    def pread(descriptor: int, size: int, at: int) -> bytes:
+        reads.append(size)
+        return real(descriptor, size, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+    done = spread(artifact, sessions, opening=1, on_sent=lambda board, _sent, _rate: told.add(board))
+    assert sorted(done.delivered) == sorted(told) == ["b0", "b1", "b3"]
+    assert {board: str(problem) for board, problem in done.failed.items()} == {"b2": "b2: refused"}
+    for name in done.delivered:
+        stored = benches[name].edgehil / "store/sha256" / artifact.digest[7:]
+        assert stored.read_bytes() == artifact.path.read_bytes()
+    assert most == [1]
+    assert sum(reads) < 1.1 * artifact.size_bytes
+
+
+def test_a_file_that_changed_is_told_for_every_board(artifact, fleet):
+    _, sessions, _ = fleet
+    artifact.path.write_bytes(b"x" + artifact.path.read_bytes()[1:])
+    done = spread(artifact, {"b0": sessions["b0"], "b1": sessions["b1"]})
+    assert done.delivered == {}
+    assert {type(problem) for problem in done.failed.values()} == {CorruptArtifact}
