@@ -8,7 +8,7 @@ Rules:
   always there);
 - each of the artifact's `depends` is provided: by another artifact of the combo, by the board
   (``board.class``, ``board.accelerator``), or by what the caller says is on it already. A value may be a shell
-  pattern.
+  pattern, or ``>=`` and the lowest version or date that will do (``board.bootloader: [">=2025-01-22"]``).
 
 What is not known (a machine or runtimes that nobody has asked the board for yet) is not judged.
 """
@@ -88,6 +88,25 @@ def missing_runtimes(combo: Combo, runtimes: Mapping[str, str]) -> tuple[str, ..
     return tuple(clash for artifact in combo.artifacts if (clash := _runtime_clash(artifact, runtimes)))
 
 
+def acceptable_value(value: str, wanted: str) -> bool:
+    """Is a value what a dependency wants: a shell pattern, or ``>=`` and the lowest version or date.
+
+    >>> acceptable_value("2025-09-22", ">=2025-01-22"), acceptable_value("edge-os", "edge-*")
+    (True, True)
+    """
+    if wanted.startswith(">="):
+        return version_key(value.replace("-", ".")) >= version_key(wanted[2:].strip().replace("-", "."))
+    return fnmatchcase(value, wanted)
+
+
+def below_floor(combo: Combo, floor: str | None) -> str | None:
+    """The clash of a firmware that is older than the board takes."""
+    firmware = combo.firmware
+    if firmware is None or floor is None or version_key(firmware.manifest.version) >= version_key(floor):
+        return None
+    return f"{firmware.label} is below the board's firmware floor {floor}: a downgrade is refused"
+
+
 def _target_clashes(
     artifact: Artifact, board: Board, machine: str | None, page_size_bytes: int | None
 ) -> Iterator[str]:
@@ -135,5 +154,5 @@ def _dependency_clashes(artifact: Artifact, combo: Combo, board: Board, on_board
         wanted = " or ".join(acceptable)
         if key not in provided:
             yield f"{artifact.label} needs {key} {wanted}, which nothing in the combo or on the board provides"
-        elif not any(fnmatchcase(provided[key], pattern) for pattern in acceptable):
+        elif not any(acceptable_value(provided[key], pattern) for pattern in acceptable):
             yield f"{artifact.label} needs {key} {wanted}, but it is {provided[key]}"

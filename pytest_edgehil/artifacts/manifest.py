@@ -299,12 +299,14 @@ class _Manifest(_Strict):
     entry: BundlePath
     """The file that the runtime opens."""
     artifact_provides: Annotated[dict[Key, Printable], Field(max_length=256)]
-    """What it brings: key → value. The build adds ``model.name`` and ``model.version`` (or firmware, prompt)."""
+    """What it brings: key → value. A firmware's ``firmware.floor`` is the oldest version that a board takes
+    once this one is committed. The build adds ``model.name`` and ``model.version`` (or firmware, prompt)."""
     artifact_depends: Annotated[
         dict[Key, Annotated[list[Printable], Field(min_length=1, max_length=256)]], Field(max_length=256)
     ]
     """What it needs of the rest of the combo, of the firmware that is there, or of the board (``board.class``,
-    ``board.accelerator``): key → acceptable values, which may be shell patterns."""
+    ``board.accelerator``, ``board.bootloader``): key → acceptable values, which may be shell patterns, or ``>=`` and
+    the lowest version or date, such as ``>=2025-01-22``."""
     budgets: _Budgets
     timing: Annotated[list[_Timing], Field(max_length=256)]
     health: _Health | None

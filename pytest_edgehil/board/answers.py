@@ -30,6 +30,8 @@ class PlatformFacts:
         firmware_digest: digest of the bundle it was written from.
         partition: number of the partition that booted.
         tryboot: is this boot a trial?
+        bootloader: date of the bootloader in its EEPROM.
+        firmware_floor: oldest firmware that the board takes.
         clock_cost_ns: median cost of one reading of the clock.
         runtimes: name → version, as really imported on the board.
     """
@@ -51,6 +53,8 @@ class PlatformFacts:
     clock_cost_ns: int
     disk_free_bytes: int
     memory_bytes: int | None
+    bootloader: str | None = None
+    firmware_floor: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,8 @@ class Loaded:
     Args:
         artifact_digest: of the bundle, as the board itself hashed it before it loaded it.
         replayed: it is a recording that is played back.
+        bootloader: date of the bootloader in its EEPROM.
+        firmware_floor: oldest firmware that the board takes.
         clock_cost_ns: median cost of one reading of the clock in the model's process.
     """
 
@@ -314,6 +320,8 @@ def platform_facts(fields: Fields) -> PlatformFacts:
         clock_cost_ns=fields.integer("clock_cost_ns"),
         disk_free_bytes=fields.integer("disk_free_bytes"),
         memory_bytes=fields.integer_or_none("memory_bytes"),
+        bootloader=fields.text_or_none("bootloader"),
+        firmware_floor=fields.text_or_none("firmware_floor"),
     )
 
 

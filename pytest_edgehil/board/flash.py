@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_edgehil.artifacts.compat import check_combo, missing_runtimes
+from pytest_edgehil.artifacts.compat import below_floor, check_combo, missing_runtimes
 from pytest_edgehil.board.answers import BoardStatus
 from pytest_edgehil.board.delivery import Delivery, Way, deliver
 from pytest_edgehil.board.firmware_trial import BOOT_S, Trial, try_firmware
@@ -194,7 +194,12 @@ def check_fit(combo: Combo, session: BoardSession) -> None:
     if combo.firmware is None and platform.firmware is not None:
         name, _, version = platform.firmware.rpartition(" ")
         provided = {"firmware.name": name, "firmware.version": version}
+    if platform.bootloader is not None:
+        provided["board.bootloader"] = platform.bootloader
     missing = missing_runtimes(combo, platform.runtimes)
+    downgrade = below_floor(combo, platform.firmware_floor)
+    if downgrade is not None:
+        raise WrongTarget(f"{combo.label} does not fit board {board.id}: {downgrade}")
     try:
         check_combo(
             combo,

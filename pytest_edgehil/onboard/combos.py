@@ -14,12 +14,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import firmware, fits
+from . import firmware, fits, floor
 from .durable import fsync_directory, switch_link, write_atomically
 from .frames import Message
 from .home import Home, hexadecimal, remove
 from .problem import Problem, storage
-from .unpack import install
+from .unpack import install, read_manifest
 
 TRACKS = ("firmware", "model", "prompt")
 
@@ -57,9 +57,13 @@ def activate(
         if partition is not None:
             if other is None or firmware.booted().partition != partition:
                 raise Problem("bad-request", f"partition {partition} is not the one that is running")
+            if "firmware" in combo:
+                floor.check(home, read_manifest(home.tree(combo["firmware"])))
+                floor.check_named(read_manifest(home.tree(combo["firmware"])))
             intent = {"combo": name, "partition": partition, "other": other}
             write_atomically(home.journal, json.dumps(intent).encode())
             firmware.commit(partition, other)
+            _raise_floor(home, combo)
         switch_link(home.current, f"combos/{name}")
         _close_journal(home)
     return {"combo": combo}
@@ -78,6 +82,7 @@ def recover(home: Home) -> str | None:
             raise Problem("storage", f"the journal {home.journal} cannot be read: {exc}") from exc
         finish = firmware.default_partition() == partition and (home.combos / name).is_dir()
         if finish:
+            _raise_floor(home, _linked(home.combos / name) or {})
             switch_link(home.current, f"combos/{name}")
         _close_journal(home)
     return f"{'finished' if finish else 'dropped'} an interrupted activation of combo {name[:12]}"
@@ -180,6 +185,11 @@ def intended(home: Home) -> dict[str, str]:
     except (ValueError, KeyError, TypeError) as exc:
         raise Problem("storage", f"the journal {home.journal} cannot be read: {exc}") from exc
     return _linked(home.combos / name) or {}
+
+
+def _raise_floor(home: Home, combo: Mapping[str, str]) -> None:
+    if "firmware" in combo:
+        floor.raise_to(home, read_manifest(home.tree(combo["firmware"])))
 
 
 def _close_journal(home: Home) -> None:

@@ -13,9 +13,10 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from . import firmware, sensors
+from . import firmware, floor, sensors
 from .durable import write_atomically
 from .frames import Message
 from .home import Home, sysroot
@@ -23,6 +24,7 @@ from .model_process import interpreter
 
 PROBE_TIMEOUT_S = 120.0
 HAILO_TIMEOUT_S = 15.0
+EEPROM_TIMEOUT_S = 15.0
 _ARCHITECTURES = {"HAILO8": "hailo8", "HAILO8L": "hailo8l", "HAILO10H": "hailo10h"}
 
 
@@ -47,6 +49,8 @@ def platform_facts(home: Home, program: Path) -> Message:
         "partition": booted.partition,
         "tryboot": booted.tryboot,
         "accelerator": probed["accelerator"],
+        "bootloader": probed["bootloader"],
+        "firmware_floor": floor.floor(home),
         "clock_cost_ns": sensors.clock_cost_ns(),
         "disk_free_bytes": room.f_bavail * room.f_frsize,
         "memory_bytes": sensors.memory_bytes(),
@@ -71,6 +75,7 @@ def _probed(home: Home, program: Path) -> Message:
     found = _probe(python, program)
     places = {place: _stamp(Path(place)) for place in found.pop("places")}
     found["accelerator"] = _accelerator()
+    found["bootloader"] = bootloader()
     write_atomically(home.probe, json.dumps({"key": key, "places": places, "found": found}).encode())
     return found
 
@@ -117,6 +122,35 @@ def _accelerator() -> str | None:
         return None
     match = re.search(r"^Device Architecture:\s*(\S+)", done.stdout, re.MULTILINE)
     return None if match is None else _ARCHITECTURES.get(match[1], match[1].lower())
+
+
+def bootloader() -> str | None:
+    """Date of the EEPROM's bootloader, UTC, from ``rpi-eeprom-update``, such as ``2025-09-22``.
+
+    ::
+
+        BOOTLOADER: up to date
+           CURRENT: Mon 22 Sep 14:53:59 UTC 2025 (1758552839)
+
+    Its exit status is 1 where an update is available, so it says nothing. The date before the seconds is in the
+    board's language, the seconds are not.
+    """
+    program = shutil.which("rpi-eeprom-update")
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program],
+            capture_output=True,
+            text=True,
+            timeout=EEPROM_TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(r"^\s*CURRENT:.*\((\d{1,11})\)\s*$", done.stdout, re.MULTILINE)
+    return None if match is None else time.strftime("%Y-%m-%d", time.gmtime(int(match[1])))
 
 
 def _stamp(path: Path) -> list[object] | None:

@@ -21,6 +21,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import floor
 from .durable import fsync_directory, sha256_of, write_all, write_atomically
 from .frames import Message
 from .home import Home, remove, sysroot
@@ -96,6 +97,8 @@ def write(home: Home, digest: str, partition: int) -> Message:
     manifest = install(home, digest)
     if manifest.track != "firmware":
         raise Problem("wrong-target", f"{manifest.name} is of track {manifest.track}, not firmware")
+    floor.check(home, manifest)
+    floor.check_named(manifest)
     target, source = slot(partition), home.tree(digest)
     if _mark(partition) == digest and not differences(manifest, target):
         return {"written_bytes": 0, "skipped": True}

@@ -29,6 +29,7 @@ class Here:
         cls: class, or None: nobody has said.
         runtimes: runtime → version.
         firmware: name and version of what is running, or None.
+        bootloader: date of its EEPROM's bootloader, or None.
     """
 
     cls: str | None
@@ -37,6 +38,7 @@ class Here:
     accelerator: str | None
     runtimes: Mapping[str, str]
     firmware: tuple[str, str] | None
+    bootloader: str | None = None
 
 
 def here(home: Home, platform: Mapping[str, object], *, cls: object = None) -> Here:
@@ -56,6 +58,7 @@ def here(home: Home, platform: Mapping[str, object], *, cls: object = None) -> H
     if cls is not None and written is not None and cls != written:
         raise Problem("wrong-target", f"the host takes this board for a {cls}; {home.root}/board.json says {written}")
     runtimes, firmware = platform.get("runtimes"), platform.get("firmware")
+    bootloader = platform.get("bootloader")
     name, _, version = firmware.rpartition(" ") if isinstance(firmware, str) else ("", "", "")
     accelerator = platform.get("accelerator")
     return Here(
@@ -65,6 +68,7 @@ def here(home: Home, platform: Mapping[str, object], *, cls: object = None) -> H
         accelerator=accelerator if isinstance(accelerator, str) else None,
         runtimes=dict(runtimes) if isinstance(runtimes, dict) else {},
         firmware=(name, version) if name else None,
+        bootloader=bootloader if isinstance(bootloader, str) else None,
     )
 
 
@@ -151,6 +155,8 @@ def _of_dependencies(manifest: Manifest, label: str, combo: Mapping[str, Manifes
         provided["board.accelerator"] = board.accelerator
     if board.cls is not None:
         provided["board.class"] = board.cls
+    if board.bootloader is not None:
+        provided["board.bootloader"] = board.bootloader
     for other in combo.values():
         if other is not manifest:
             provided.update(other.provides)
@@ -160,8 +166,15 @@ def _of_dependencies(manifest: Manifest, label: str, combo: Mapping[str, Manifes
             continue
         if key not in provided:
             yield f"{label} needs {key} {wanted}, which nothing in the combo or on this board provides"
-        elif not any(fnmatchcase(provided[key], pattern) for pattern in acceptable):
+        elif not any(acceptable_value(provided[key], pattern) for pattern in acceptable):
             yield f"{label} needs {key} {wanted}, but it is {provided[key]}"
+
+
+def acceptable_value(value: str, wanted: str) -> bool:
+    """Is a value what a dependency wants: a shell pattern, or ``>=`` and the lowest version or date."""
+    if wanted.startswith(">="):
+        return version_key(value.replace("-", ".")) >= version_key(wanted[2:].strip().replace("-", "."))
+    return fnmatchcase(value, wanted)
 
 
 def version_key(version: str) -> tuple[int, ...]:

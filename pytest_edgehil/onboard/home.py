@@ -14,6 +14,7 @@
       fence, fence.lock        the highest fencing token seen, and its holder
       journal                  an activation that is under way
       setback                  the last combo that failed here, and why; gone once one has proven itself
+      firmware-floor           oldest version of a firmware that the board takes (see floor)
       board.json               {"class": …}, if whoever set the board up wrote it
       jobs/<name>/             a measurement that goes on without a link (see jobs)
       probe.json               what the board's Python can import, remembered per boot

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.bundles import artifact
 
-from pytest_edgehil.artifacts.compat import check_combo, clashes, missing_runtimes
+from pytest_edgehil.artifacts.compat import below_floor, check_combo, clashes, missing_runtimes
 from pytest_edgehil.errors import WrongTarget
 from pytest_edgehil.model.artifact import Combo, Target, Track
 from pytest_edgehil.model.board import Accelerator, Board, Environment
@@ -118,3 +118,11 @@ def test_an_artifact_does_not_fulfil_its_own_dependency() -> None:
 def test_an_artifact_in_the_wrong_place_of_the_combo_is_named() -> None:
     found = clashes(Combo(firmware=model()), BOARD)
     assert found == ("digits 1.0.0 int8-static is of track model, but stands in the combo as firmware",)
+
+
+@pytest.mark.parametrize(("floor", "fine"), [(None, True), ("1.0", True), ("1.0.0", True), ("1.0.1", False)])
+def test_a_firmware_below_the_boards_floor_is_a_clash(floor, fine):
+    system = artifact(name="edge-os", track=Track.FIRMWARE, format="firmware-tree", quantisation="none")
+    said = below_floor(Combo(firmware=system), floor)
+    assert (said is None) is fine
+    assert fine or "is below the board's firmware floor 1.0.1" in str(said)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from support.boards import HEALTHY, BenchBoard, firmware_bundle, model_bundle
+from support.cutting import firmware_bundle as system
 from support.processes import alive, until
 
-from pytest_edgehil.onboard import firmware
+from pytest_edgehil.onboard import combos, firmware, floor
 from pytest_edgehil.onboard.home import Home
 from pytest_edgehil.onboard.problem import Problem
 
@@ -155,3 +156,41 @@ def test_on_real_hardware_a_login_that_is_not_root_asks_sudo(monkeypatch):
     monkeypatch.delenv("EDGEHIL_SYSROOT", raising=False)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert firmware.reboot_argv(tryboot=True) == ["sudo", "-n", "reboot", "0 tryboot"]
+
+
+def held(home: Home, artifact) -> str:
+    home.bundle(artifact.digest).write_bytes(artifact.path.read_bytes())
+    return artifact.digest
+
+
+def test_a_firmware_below_the_floor_is_not_written(home, bench, tmp_path):
+    bench.put("home/.edgehil/firmware-floor", "1.10\n")
+    old, new = (held(home, system(tmp_path, version=version)) for version in ("1.9", "1.10.0"))
+    with pytest.raises(Problem, match=r"edge-os 1\.9 is below the board's firmware floor 1\.10") as refused:
+        firmware.write(home, old, 3)
+    assert refused.value.code == "wrong-target"
+    assert not firmware.slot(3).exists()
+    assert firmware.write(home, new, 3)["skipped"] is False
+
+
+def test_a_floor_that_cannot_be_read_lets_nothing_pass(home, bench, tmp_path):
+    bench.put("home/.edgehil/firmware-floor", "latest")
+    with pytest.raises(Problem, match="expected a version such as"):
+        firmware.write(home, held(home, system(tmp_path)), 3)
+
+
+def test_a_committed_firmware_raises_the_floor_and_never_lowers_it(home, bench, tmp_path):
+    for running, partition, version, named, then in ((2, 3, "2.0", "1.5", "1.5"), (3, 2, "2.1", "1.0", "1.5")):
+        digest = held(home, system(tmp_path, version=version, artifact_provides={"firmware.floor": named}))
+        firmware.write(home, digest, partition)
+        bench.booted(partition, tryboot=True)
+        combos.activate(home, {"firmware": digest}, partition=partition, other=running)
+        assert floor.floor(home) == then
+
+
+@pytest.mark.parametrize("named", ["3.0", "soon", ""])
+def test_a_firmware_that_would_lock_itself_out_is_refused(home, tmp_path, named):
+    digest = held(home, system(tmp_path, version="2.0", artifact_provides={"firmware.floor": named}))
+    with pytest.raises(Problem) as refused:
+        firmware.write(home, digest, 3)
+    assert refused.value.code == "corrupt-artifact"

@@ -173,3 +173,11 @@ def test_host_and_board_say_the_same(data):
         assert "no version is at least" in refused
         return
     assert len(host) == len(list(fits.clashes({"model": seen}, HERE)))
+
+
+@pytest.mark.parametrize(("bootloader", "fine"), [("2025-09-22", True), ("2024-12-31", False), (None, False)])
+def test_a_firmware_may_need_a_bootloader_that_is_new_enough(bootloader, fine):
+    needs = made(Track.FIRMWARE, depends={"board.bootloader": (">=2025-01-22",)})
+    said = told(needs, board=dataclasses.replace(HERE, bootloader=bootloader))
+    assert (said == []) is fine
+    assert fine or "needs board.bootloader >=2025-01-22" in said[0]

@@ -7,7 +7,7 @@ import os
 import pytest
 from support.boards import SERIAL, BenchBoard
 
-from pytest_edgehil.onboard import processes, sensors
+from pytest_edgehil.onboard import facts, processes, sensors
 from pytest_edgehil.virtual.thermal import pmic_lines
 
 
@@ -153,3 +153,20 @@ def test_pages_read_back_from_swap_are_counted_for_the_board(bench):
     bench.put("proc/vmstat", "pswpin 17\npswpout 40\noom_kill 2\n")
     assert sensors.reading(None)["swap_in_pages"] == 17
     assert sensors.vmstat("oom_kill") == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "date"),
+    [
+        ("echo 'BOOTLOADER: up to date'; echo '   CURRENT: Mon 22 Sep 14:53:59 UTC 2025 (1758552839)'", "2025-09-22"),
+        (
+            "echo '   CURRENT: Mo 22. Jan 10:41:21 UTC 2024 (1705920081)'; echo '    LATEST: (1758552839)'; exit 1",
+            "2024-01-22",
+        ),
+        ("echo 'Root required' >&2; exit 1", None),
+        ("echo '   CURRENT: unknown'", None),
+    ],
+)
+def test_the_date_of_the_bootloader_is_told_in_seconds_whatever_the_language(bench, line, date):
+    bench.shim("rpi-eeprom-update", line)
+    assert facts.bootloader() == date
