@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+import resource
 import shlex
 import statistics
 import subprocess
@@ -133,10 +135,31 @@ def reflash(session: BoardSession, combo: Combo) -> tuple[int, float]:
     return sent, took
 
 
+def cpu_s(way: Callable[[], object]) -> float:
+    """Processor time of this process and of the programs that it ran while something was done."""
+
+    def used() -> float:
+        mine, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+        return mine.ru_utime + mine.ru_stime + children.ru_utime + children.ru_stime
+
+    before = used()
+    way()
+    return used() - before
+
+
+def peak_bytes(way: Callable[[], object]) -> int:
+    """Resident memory of this process at its highest while something was done; the benchmark's own modules included."""
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5): forget the peak so far
+    way()
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
 def measure(
     directory: Path, server: OpenSshServer, artifact: Artifact, rounds: int
-) -> tuple[dict[str, list[float]], list[tuple[int, float]]]:
-    """Times in ms by way, and what flashing once more sent and took."""
+) -> tuple[dict[str, list[float]], list[tuple[int, float]], dict[str, list[float]], int]:
+    """Times in ms by way; what flashing once more sent and took; seconds of CPU; bytes of memory at most."""
     ours = Ours(server, BenchBoard(directory / "board"))
     host = f"{server.user}@127.0.0.1"
     options = bench.ssh_options(server.port, server.client.path)
@@ -161,13 +184,21 @@ def measure(
             for way in open_ways.values():
                 way()
             times |= bench.in_random_order(open_ways, rounds=rounds)
+            used = bench.in_random_order(
+                {
+                    "ours": lambda: cpu_s(functools.partial(ours.warm, session, artifact)),
+                    "scp": lambda: cpu_s(functools.partial(cold.copy, artifact.path)),
+                },
+                rounds=rounds,
+            )
+            peak = peak_bytes(functools.partial(ours.warm, session, artifact))
         combo = Combo(model=artifact)
         flash(plan_flash(combo, session.client.status()), session)
         again = [reflash(session, combo) for _ in range(rounds)]
     finally:
         session.close()
         ours.close()
-    return times, again
+    return times, again, used, peak
 
 
 def main() -> int:
@@ -183,7 +214,7 @@ def main() -> int:
         (directory / "sshd").mkdir()
         artifact = bundle(directory, {"model.onnx": os.urandom(megabytes * 10**6)})  # weights do not compress
         with OpenSshServer(directory / "sshd") as server:
-            times, again = measure(directory, server, artifact, rounds)
+            times, again, used, peak = measure(directory, server, artifact, rounds)
     medians = {way: statistics.median(found) for way, found in times.items()}
     cold, verified = bench.ratios(times["ours"], times["scp"]), bench.ratios(times["ours"], times["scp, then verify"])
     opened = bench.ratios(times["ours, open"], times["scp, open"])
@@ -210,6 +241,13 @@ def main() -> int:
                 "ratio_interval": opened.to_json(),
             },
             "flash_again": {"bytes_sent": again_bytes, "ms": bench.rounded(again_ms)},
+            "cpu": {
+                "seconds": bench.rounded(statistics.median(used["ours"])),
+                "peer": "scp",
+                "peer_seconds": bench.rounded(statistics.median(used["scp"])),
+                "ratio_interval": bench.ratios(used["ours"], used["scp"]).to_json(),
+            },
+            "peak_memory_bytes": peak,
             "bytes": artifact.size_bytes,
             "rounds": rounds,
         },
@@ -227,6 +265,10 @@ def main() -> int:
     ]
     table = [f"{head:32} {'ours':>9} {'peer':>9}   ratio [95 % interval]"]
     table += [f"{label:32} {own:>6.0f} ms {peer:>6.0f} ms   {against}" for label, own, peer, against in lines]
+    own_cpu, scp_cpu = statistics.median(used["ours"]), statistics.median(used["scp"])
+    cpu = bench.ratios(used["ours"], used["scp"])
+    table.append(f"{'CPU of the client':32} {own_cpu:>7.2f} s {scp_cpu:>7.2f} s   {cpu}   scp")
+    table.append(f"{'memory of the client, at most':32} {peak / 2**20:>5.0f} MiB")
     table.append(f"{'flash again what is there':32} {again_ms:>6.1f} ms {'':9}   {again_bytes} bytes sent")
     return bench.publish(arguments, figure, table)
 
