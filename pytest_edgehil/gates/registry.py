@@ -150,6 +150,8 @@ def parse(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, settin
         return kind.declare(*args, **kwargs, settings=settings)
     except UserError as exc:
         raise MarkerError(f"{name}: {exc}") from exc
+    except OverflowError as exc:
+        raise MarkerError(f"{name}: one of its numbers is larger than any measurement: {exc}") from exc
 
 
 def from_arguments(name: str, arguments: Mapping[str, Any]) -> Gate:

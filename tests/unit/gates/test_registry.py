@@ -153,3 +153,18 @@ def test_a_verdict_is_enforced_by_its_outcome(outcome: Outcome, error: type[Exce
 
 def test_a_pass_is_let_through() -> None:
     require(Verdict(gate="size", outcome=Outcome.PASS, unit="bytes", n=1, reason=""))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("p95_latency", {"budget": "12 ms", "alpha": 10**400}),
+        ("accuracy", {"agreement": 10**400}),
+        ("token_kl", {"budget": 10**400}),
+        ("thermal", {"max": "80 C", "alpha": 10**400}),
+    ],
+)
+def test_a_number_beyond_every_float_is_refused_in_one_line(name: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(MarkerError, match=f"^{name}: ") as refused:
+        parse(name, (), arguments, settings=GateSettings())
+    assert "\n" not in str(refused.value)
