@@ -164,7 +164,7 @@ def test_a_pass_is_let_through() -> None:
         ("thermal", {"max": "80 C", "alpha": 10**400}),
     ],
 )
-def test_a_number_beyond_every_float_is_refused_in_one_line(name: str, arguments: dict[str, Any]) -> None:
+def test_a_number_beyond_every_float_is_refused_in_one_line(name: str, arguments: dict[str, object]) -> None:
     with pytest.raises(MarkerError, match=f"^{name}: ") as refused:
         parse(name, (), arguments, settings=GateSettings())
     assert "\n" not in str(refused.value)
