@@ -94,6 +94,8 @@ def sample(*, latency_ms: float = 5.0, n: int = 200, replayed: bool = False, dur
             runtime_version="1.0",
             page_size_bytes=4096,
             clock_cost_ns=50,
+            throttled_before=0,
+            throttled_after=0,
             replayed=replayed,
         ),
     )
