@@ -3,6 +3,9 @@
 Each prints its table as it ends; the figures of all stand in one table at the end. A benchmark that fails does not
 keep the others from running, but from success. One that needs a program that is not installed is listed as skipped.
 
+Simulations whose whole form takes minutes are run in their short form unless they are named: all of them together
+would take an hour. Their tables in the documentation are from the whole form.
+
     python benchmarks/run_all.py [--quick] [--json FILE] [NAME…]
 """
 
@@ -49,6 +52,23 @@ SCRIPTS = (
 )
 PARTS = ("measuring/bare_loop.py", "leases/waiter.py", "statistics/cases.py")
 """What a benchmark starts or imports; no benchmarks themselves."""
+
+LONG = frozenset(
+    {
+        "flash/cuts.py",
+        "statistics/open_loop.py",
+        "statistics/mean_gates.py",
+        "statistics/token_kl.py",
+        "statistics/against_baseline.py",
+        "statistics/soak_leak.py",
+        "statistics/soak_drift.py",
+        "statistics/thermal.py",
+        "statistics/regime.py",
+        "statistics/p95_operating_characteristics.py",
+        "statistics/other_cases.py",
+    }
+)
+"""Run in their short form when all are run: they depend on the seed and not on the machine."""
 
 LONGEST_S = 600.0
 
@@ -134,8 +154,10 @@ def main() -> int:
         print("others are at work on this machine: expect wide intervals")
     results = []
     for at, script in enumerate(scripts, start=1):
-        print(f"\n[{at}/{len(scripts)}] {script}", flush=True)
-        results.append(run(script, quick=arguments.quick))
+        short = arguments.quick or (not arguments.names and script in LONG)
+        told = f" (short form; the whole: python benchmarks/{script})" if short and not arguments.quick else ""
+        print(f"\n[{at}/{len(scripts)}] {script}{told}", flush=True)
+        results.append(run(script, quick=short))
         print(f"({results[-1].took_s:.0f} s)", flush=True)
     print("\n" + "\n".join(summary(results)))
     if arguments.json is not None:
