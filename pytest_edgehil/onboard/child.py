@@ -204,9 +204,11 @@ class Child:
         try:
             while self._cancelled != request:
                 now = session.now_ns()
-                if (done or schedule is not None) and (
-                    (wanted is not None and done >= wanted) or (deadline_ns is not None and now >= deadline_ns)
-                ):
+                started = done or schedule is not None
+                if started and wanted is not None and done >= wanted:
+                    break
+                if started and deadline_ns is not None and now >= deadline_ns:
+                    ended_ns = max(ended_ns, now)  # it took all of the time asked for, though no inference ended there
                     break
                 until = now + BLOCK_NS if deadline_ns is None else min(now + BLOCK_NS, deadline_ns)
                 limit = BLOCK_INFERENCES if wanted is None else min(BLOCK_INFERENCES, wanted - done)
