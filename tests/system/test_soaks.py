@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
 from support.farm import Farm
 
@@ -58,9 +57,8 @@ def test_a_soak_survives_its_link_and_nothing_else(farm: Farm):
     starts, ends = sample.starts_ns[1:], (sample.starts_ns + sample.latencies_ns)[1:]  # the first is the body's own
     assert (starts[1:] >= ends[:-1]).all()
     assert sample.duration_s >= 8.0
-    assert (ends[-1] - starts[0]) / 1e9 == pytest.approx(sample.duration_s, abs=0.1)
-    assert float(np.median(starts[1:] - ends[:-1])) < 1e5
-    assert (starts[1:] - ends[:-1]).max() < 1.5e9  # a second without a link would be a hole
+    for drop in sample.link_drops:  # the board went on meanwhile: without a link there would be a hole
+        assert ((starts / 1e9 > drop.at_s) & (starts / 1e9 < drop.at_s + drop.lasted_s)).any(), drop
 
     # the kernel killed the model: a crash, with the kernel's word for it, on a board that is well
     (record,) = attempts["runs_out_of_memory"]
