@@ -38,8 +38,8 @@ LAYERS = 49
 """Of equal size, so that the last one has 2 % of the bytes."""
 
 APPLY = """
-import re, runpy, sys
-sys.argv = sys.argv[1:]
+import os, re, runpy, sys
+sys.argv, os._exit = sys.argv[1:], sys.exit
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 finally:

@@ -1,8 +1,9 @@
-"""The blocks of a file for everybody who pushes it: read once and hashed once, however many boards it goes to.
+"""The blocks of a file for everybody who pushes it: read once, however many boards it goes to.
 
-Whoever is foremost reads and hashes; the blocks behind are kept for a while for those who follow. Who has fallen
-further behind reads again, from the kernel's cache in all likelihood. The last block is given to nobody before the
-digest of the whole file is known to be right, so no board can take a file for whole that is not the one meant.
+Whoever is foremost reads; the blocks behind are kept for a while for those who follow. Who has fallen further behind
+reads again, from the kernel's cache in all likelihood. Nothing is hashed here while it is sent: no board takes a file
+for whole that does not have the digest which it was told, and `Blocks.verify` says afterwards whether the file on the
+host is to blame.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Blocks:
     """A file in blocks, safe for several threads; a context manager.
 
     Args:
-        artifact: whose file; its digest is what the file must have.
+        artifact: whose file.
         block_bytes: size of all blocks but the last.
         kept: so many blocks stay in memory.
 
@@ -40,7 +41,6 @@ class Blocks:
         self._kept = kept
         self._blocks: dict[int, bytes] = {}
         self._next = 0
-        self._hashing = hashlib.sha256()
         self._lock = threading.Lock()
         try:
             self._descriptor = os.open(artifact.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -51,13 +51,26 @@ class Blocks:
         """One block.
 
         Raises:
-            CorruptArtifact: the file cannot be read, or is not what its digest says.
+            CorruptArtifact: the file cannot be read, or is shorter than it was.
         """
         with self._lock:
             while self._next <= number:
                 self._take_next()
             found = self._blocks.get(number)
         return self._at(number) if found is None else found
+
+    def verify(self) -> None:
+        """Is the file still what its digest says?
+
+        Raises:
+            CorruptArtifact: it is not.
+        """
+        artifact = self._artifact
+        (found,) = self.prefixes([artifact.size_bytes])
+        longer = os.pread(self._descriptor, 1, artifact.size_bytes)
+        if f"sha256:{found}" != artifact.digest or longer:
+            said = "is longer than it was" if longer else f"hashes to sha256:{found}, expected {artifact.digest}"
+            raise CorruptArtifact(f"{artifact.path}: the file {said}; build or fetch it again")
 
     def prefixes(self, sizes: Sequence[int]) -> list[str]:
         """SHA-256 of the first so many bytes, hexadecimal; `sizes` ascend and do not exceed the file.
@@ -94,16 +107,8 @@ class Blocks:
         self.close()
 
     def _take_next(self) -> None:
-        number, artifact = self._next, self._artifact
-        block = self._at(number)
-        self._hashing.update(block)
-        if number == self.count - 1:
-            found = f"sha256:{self._hashing.hexdigest()}"
-            longer = os.pread(self._descriptor, 1, artifact.size_bytes)
-            if found != artifact.digest or longer:
-                said = "is longer than it was" if longer else f"hashes to {found}, expected {artifact.digest}"
-                raise CorruptArtifact(f"{artifact.path}: the file {said}; build or fetch it again")
-        self._blocks[number] = block
+        number = self._next
+        self._blocks[number] = self._at(number)
         self._blocks.pop(number - self._kept, None)
         self._next += 1
 

@@ -1,9 +1,11 @@
-"""Sending one bundle into the board's store: one read, one hash on each side, nothing read twice.
+"""Sending one bundle into the board's store: one read here, one hash there, nothing read twice.
 
-A producer thread reads, hashes and (where it pays) compresses blocks while the caller's thread sends them. The sink on
-the board knows size and digest beforehand and gives the file its name only when both are right. It first says what a
-push that was cut has left there; the host compares the digests of those prefixes with its own file's, and the push
-goes on behind the longest one that agrees. The conversation is described in ``onboard/sink.py``.
+A producer thread reads and (where it pays) compresses blocks while the caller's thread sends them. The sink on the
+board knows size and digest beforehand and gives the file its name only when both are right, so what is read here need
+not be hashed here: that would cost half of this side's processor time. Only if the board refuses is the host's own
+file looked at, to tell a damaged file from a damaged transfer. The sink first says what a push that was cut has left
+there; the host compares the digests of those prefixes with its own file's, and the push goes on behind the longest one
+that agrees. The conversation is described in ``onboard/sink.py``.
 """
 
 from __future__ import annotations
@@ -119,9 +121,13 @@ def push(
             if options.compress and meter.fresh and compression_pays(source, meter, left, clock=options.clock):
                 compress.set()
 
-        with contextlib.closing(_ahead(_frames(source, start, compress))) as frames:
-            sent = talk.send({"what": "bytes", "from": start}, frames, told)
-        talk.finish()
+        try:
+            with contextlib.closing(_ahead(_frames(source, start, compress))) as frames:
+                sent = talk.send({"what": "bytes", "from": start}, frames, told)
+            talk.finish()
+        except FlashError:
+            source.verify()  # whose fault is it?
+            raise
     return Sent(
         sent_bytes=sent,
         resumed_bytes=start,
@@ -278,11 +284,18 @@ class _Talk:
             talk = cls(channel, artifact, session.board.id, options)
             offer = talk.answer(talk.settle_s)
             talk.already = offer.flag("already")
-            if not talk.already:
+            if talk.already:
+                talk._ended()
+            else:
                 talk.marks = talk.checked(offer.items("marks"))
             yield talk
         finally:
             channel.close()
+
+    def _ended(self) -> None:
+        """Wait for a sink that has said its last word: it ends at once, and who ends need not be killed."""
+        with contextlib.suppress(LinkLost, DeadlineExceeded):
+            self._channel.wait(LAST_WORDS_S)
 
     @property
     def settle_s(self) -> float:
@@ -320,6 +333,7 @@ class _Talk:
     def finish(self) -> None:
         """Hear what has become of it."""
         answer = self.answer(self.settle_s)
+        self._ended()
         if answer.text("digest") != self._artifact.digest:
             raise FlashError(
                 f"{self._board_id}: the board stored {answer.text('digest')}, sent was {self._artifact.digest}"
@@ -346,6 +360,7 @@ class _Talk:
                 f"{self._board_id}: the sink ended without an answer: {told or 'it said nothing'}"
             ) from problem
         if not fields.flag("ok"):
+            self._ended()
             raise error_of(fields.text("code"), fields.text("message"), board_id=self._board_id)
         return fields
 

@@ -1,4 +1,4 @@
-"""One bundle to many boards at once, from one process: the file is read and hashed once for all of them.
+"""One bundle to many boards at once, from one process: the file is read once for all of them.
 
 One thread for each board, which measured best (`facts`), and few boards at a time while links are opened: an sshd hangs
 up on bursts of new connections, and a fleet behind one gateway shares one. A board that breaks ends its own push only.

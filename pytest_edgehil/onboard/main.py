@@ -5,7 +5,6 @@ These are ``child`` (the model's process), ``detached`` (a measurement without a
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -15,9 +14,14 @@ import sys
 from pathlib import Path
 
 from .durable import write_all
-from .frames import FrameWriter, Message, claim_standard_streams, error_message
 from .home import Home
 from .problem import Problem
+
+TYPE_CHECKING = False  # importing `typing` takes a board longer than this module
+if TYPE_CHECKING:
+    import argparse
+
+    from .frames import Message
 
 EXIT_TROUBLE = 3
 
@@ -30,6 +34,7 @@ def main(arguments: list[str]) -> int:
         return child.main()
     if arguments == ["probe"]:
         from . import child
+        from .frames import claim_standard_streams
 
         _, outgoing = claim_standard_streams()  # a runtime may print while it is imported
         answer = child.probe()
@@ -41,10 +46,16 @@ def main(arguments: list[str]) -> int:
 
         home = Home(_home())
         return Detached(home, home.jobs / arguments[-1], Path(sys.argv[0]).resolve()).run()
-    options = _parser().parse_args(arguments)
+    if arguments[:1] == ["sink"]:
+        status = _sink(Home(_home()), arguments[1:])
+        os._exit(status)  # the host waits for the end, and there is nothing left to tidy up
+    return _serve(_parser().parse_args(arguments))
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from .frames import FrameWriter, claim_standard_streams, error_message
+
     home = Home(_home())
-    if options.verb == "sink":
-        return _sink(home, options)
     incoming, outgoing = claim_standard_streams()
     program = Path(sys.argv[0]).resolve()
     damage = _damage(program)
@@ -66,17 +77,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(prog="onboard", description="The on-board program of pytest-edgehil.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("serve", "sink"):
-        one = verbs.add_parser(verb)
-        one.add_argument("--token", type=int, required=True)
-        one.add_argument("--holder", required=True)
-        if verb == "serve":
-            one.add_argument("--silence", type=float, default=15.0, help="end after so many seconds without the host")
-        if verb == "sink":
-            one.add_argument("--digest", required=True)
-            one.add_argument("--size", type=int, required=True)
+    one = verbs.add_parser("serve")
+    one.add_argument("--token", type=int, required=True)
+    one.add_argument("--holder", required=True)
+    one.add_argument("--silence", type=float, default=15.0, help="end after so many seconds without the host")
     return parser
 
 
@@ -94,20 +102,22 @@ def _damage(program: Path) -> str | None:
     return None if found == match[1] else f"{program} hashes to {found}"
 
 
-def _sink(home: Home, options: argparse.Namespace) -> int:
+def _sink(home: Home, arguments: list[str]) -> int:
     from .sink import sink
 
     try:
+        # Read by hand: a push waits for this, and importing argparse takes as long as all of our own modules.
+        given = dict(zip(arguments[::2], arguments[1::2], strict=True))
+        token, holder = int(given.pop("--token")), given.pop("--holder")
+        digest, size = given.pop("--digest"), int(given.pop("--size"))
+        if given:
+            raise ValueError(f"unknown {', '.join(given)}")
+    except (ValueError, KeyError) as exc:
+        _say({"ok": False, "code": "bad-request", "message": f"sink was started with other arguments: {exc}"})
+        return EXIT_TROUBLE
+    try:
         home.prepare()
-        answer = sink(
-            home,
-            digest=options.digest,
-            size=options.size,
-            token=options.token,
-            holder=options.holder,
-            source=0,
-            tell=_offer,
-        )
+        answer = sink(home, digest=digest, size=size, token=token, holder=holder, source=0, tell=_offer)
     except Problem as problem:
         answer = {"ok": False, "code": problem.code, "message": problem.message}
     with contextlib.suppress(BrokenPipeError):  # the host is gone; the exit status says the same to nobody

@@ -14,10 +14,10 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .durable import BLOCK_BYTES
 
+TYPE_CHECKING = False  # importing `typing` takes a board longer than this module
 if TYPE_CHECKING:
     from hashlib import _Hash
 

@@ -16,8 +16,11 @@ import struct
 import zlib
 
 from .durable import BLOCK_BYTES
-from .frames import Message
 from .problem import Problem
+
+TYPE_CHECKING = False  # importing `typing` takes a board longer than this module
+if TYPE_CHECKING:
+    from .frames import Message
 
 MAX_FRAME_BYTES = 4 * 2**20
 MAX_LINE_BYTES = 4096

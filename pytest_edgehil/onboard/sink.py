@@ -19,21 +19,23 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from . import partial
 from .durable import BLOCK_BYTES, fsync_directory, sha256_of, write_all
 from .fence import Fence
-from .frames import Message
 from .home import Home
 from .partial import Mark
 from .problem import Problem, storage
 from .pushed import Pushed
 
+TYPE_CHECKING = False  # importing `typing` takes a board longer than this module
 if TYPE_CHECKING:
     from hashlib import _Hash
 
+    from .frames import Message
+
 RESERVE_BYTES = 2**20
+WRITEBACK_BYTES = 8 * 2**20
 _F_SETPIPE_SZ = 1031
 _GOES_ON = {"truncated", "fenced"}
 """After these, what has arrived stays for the next push."""
@@ -113,12 +115,17 @@ def _receive(home: Home, pushed: Pushed, descriptor: int, marks: list[Mark], *, 
     os.ftruncate(descriptor, start)
     os.lseek(descriptor, start, os.SEEK_SET)
     left = size - start
+    behind = start
     for piece in pieces:
         if len(piece) > left:
             raise Problem("digest-mismatch", f"the push goes on after the announced {size} bytes")
         write_all(descriptor, piece)
         hashing.update(piece)
         left -= len(piece)
+        if size - left - behind >= WRITEBACK_BYTES:
+            # starts writing what is dirty without waiting for it, so that the fsync at the end has little left to do
+            os.posix_fadvise(descriptor, behind, size - left - behind, os.POSIX_FADV_DONTNEED)
+            behind = size - left
     if left:
         raise Problem("truncated", f"the push ended {left} bytes before its {size} bytes were there")
     if f"sha256:{hashing.hexdigest()}" != digest:
