@@ -5,7 +5,8 @@ with a heavy tail, whole nanoseconds. The candidate's true ratio to the baseline
 is asked. Each cell shows P/F/I (shares of PASS, FAIL, INCONCLUSIVE) and the mean number of pairs of blocks of 50. A
 right gate has P of at most 5 % at 1.10 and above, and F of at most 5 % at 1.10 and below.
 
-- *interleaved*: the gate, which looks at 6, 8, 12, 16 and 20 pairs; *20 pairs*: the same test once, at the end.
+- *interleaved*: the gate, which looks at 6, 8, 12, 16 and 20 pairs; *Pocock*: the same where all of α is spent by his
+  function; *once*: the same test once, at the end.
 - *A then B*: all of the baseline first, then the candidate, while the board becomes 15 % slower at a moment drawn at
   random; the candidate is no slower than the baseline.
 - *golden*: a stored session of 1000 inferences, where sessions differ by a standard deviation of 3 %; judged with and
@@ -39,8 +40,10 @@ from pytest_edgehil.gates.stats.block_ratio import (
     log_quantile,
     looks,
     paired_ratio,
+    session_critical,
     session_ratio,
 )
+from pytest_edgehil.gates.stats.spending import over_reruns, pocock
 
 Q, ALPHA, PAIRS, BLOCK, LIMIT = 0.95, 0.05, 20, 50, 1.10
 RATIOS = (1.0, 1.05, 1.10, 1.15)
@@ -48,6 +51,7 @@ RHOS = (0.0, 0.5, 0.8)
 STEP, SPREAD, TAIL, SLOWEST = 1.15, 0.03, 1.2, 0.06
 
 Blocks = npt.NDArray[np.float64]
+Spending = Callable[[npt.ArrayLike, float], Blocks]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +78,12 @@ def decided(found: LogRatio, critical: float) -> str:
     return "FAIL" if found.value - critical * found.error > math.log(LIMIT) else ""
 
 
-def judged(candidate: Blocks, baseline: Blocks, at: Sequence[int] | None = None) -> tuple[str, int]:
+def judged(
+    candidate: Blocks, baseline: Blocks, at: Sequence[int] | None = None, *, spend: Spending = over_reruns
+) -> tuple[str, int]:
     """The gate on pairs of blocks: what it says and after how many pairs."""
     at = looks(PAIRS, BLOCK, Q) if at is None else at
-    for k, critical in zip(at, critical_values(tuple(at), PAIRS, ALPHA), strict=True):
+    for k, critical in zip(at, critical_values(tuple(at), PAIRS, ALPHA, spend=spend), strict=True):
         said = decided(paired_ratio(candidate[:k], baseline[:k], Q), critical)
         if said:
             return said, k
@@ -109,8 +115,8 @@ def stepped(rng: np.random.Generator) -> Blocks:
     return np.where(np.arange(n) < rng.integers(0, n + 1), 1.0, STEP)
 
 
-def table(repetitions: int) -> dict[tuple[float, float], tuple[Cell, Cell]]:
-    """(rho, ratio) → (with looks, once at the end), both on the same samples."""
+def table(repetitions: int) -> dict[tuple[float, float], tuple[Cell, Cell, Cell]]:
+    """(rho, ratio) → (with looks, with looks as Pocock spends, once at the end), all on the same samples."""
     cells = {}
     for rho in RHOS:
         for ratio in RATIOS:
@@ -118,6 +124,7 @@ def table(repetitions: int) -> dict[tuple[float, float], tuple[Cell, Cell]]:
             samples = [interleaved(rng, ratio, rho) for _ in range(repetitions)]
             cells[rho, ratio] = (
                 summary([judged(*one) for one in samples]),
+                summary([judged(*one, spend=pocock) for one in samples]),
                 summary([judged(*one, at=(PAIRS,)) for one in samples]),
             )
     return cells
@@ -150,7 +157,7 @@ def golden(repetitions: int, ratio: float, *, believed: float, rho: float = 0.5)
             for by in (1.0, ratio)
         )
         one = session_ratio(now, then, spread=believed)
-        found.append((decided(one, float(stats.t.isf(ALPHA, one.df))), PAIRS))
+        found.append((decided(one, session_critical((one,), ALPHA)), PAIRS))
     return summary(found)
 
 
@@ -185,7 +192,7 @@ def main() -> int:
         for believed in (0.0, SPREAD)
     }
     wrong = wrong_tests(repetitions)
-    ours, peer = cells[0.5, 1.05]
+    ours, _, peer = cells[0.5, 1.05]
     figure = bench.Figure(
         name="mean pairs of blocks to a verdict, true ratio 1.05 of 1.10 allowed, rho = 0.5",
         value=ours.pairs,
@@ -195,8 +202,8 @@ def main() -> int:
         also={
             "repetitions": repetitions,
             "cells": [
-                {"rho": rho, "ratio": ratio, "looks": one.to_json(), "once": other.to_json()}
-                for (rho, ratio), (one, other) in cells.items()
+                {"rho": rho, "ratio": ratio, "looks": one.to_json(), "pocock": two.to_json(), "once": other.to_json()}
+                for (rho, ratio), (one, two, other) in cells.items()
             ],
             "step": {"a_then_b": apart.to_json(), "interleaved": turns.to_json()},
             "golden": [
@@ -212,7 +219,7 @@ def main() -> int:
         f"{'true ratio, 1.10 allowed':24}" + "".join(f"{ratio:>24.2f}" for ratio in RATIOS),
     ]
     for rho in RHOS:
-        for label, which in ((f"rho {rho}: interleaved", 0), ("  once, 20 pairs", 1)):
+        for label, which in ((f"rho {rho}: interleaved", 0), ("  Pocock", 1), ("  once, 20 pairs", 2)):
             lines.append(f"{label:24}" + "".join(f"{cells[rho, ratio][which]!s:>24}" for ratio in RATIOS))
     lines += [
         f"\nboard 15 % slower from a random moment on, true ratio 1.00, rho 0.5: A then B  {apart}",

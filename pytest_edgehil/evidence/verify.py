@@ -167,7 +167,7 @@ def check_envelope(path: Path, trust: Trust, *, now: float, evaluate: raw.Evalua
             f"{what}: it is not signed by an enrolled board key; enrol the board's identity key in the trust file"
         )
     statement = read_statement(envelope.payload, what=what)
-    enrolled = _enrolment(statement, trust, board_key.keyid, what)
+    enrolled = enrolment(statement, trust, board_key.keyid, what)
     _check_times(statement, now, what)
     sample = _raw_sample(statement, path.parent, what)
     _check_heldout(statement, sample, what)
@@ -221,7 +221,12 @@ def raw_file(directory: Path, digest: str) -> Path | None:
     return None
 
 
-def _enrolment(statement: Statement, trust: Trust, key_id: str, what: str) -> BoardKey:
+def enrolment(statement: Statement, trust: Trust, key_id: str, what: str) -> BoardKey:
+    """The enrolment of the key that signed, which must be for the board that the statement claims.
+
+    Raises:
+        EvidenceError: it is enrolled for another board, kind or class.
+    """
     enrolled = trust.board_key(key_id)
     assert enrolled is not None  # it was found among these keys
     if statement.board_id != enrolled.board_id:

@@ -6,7 +6,9 @@ afterwards cannot tell a slower model from a slower board.
 
 The null hypotheses are "the ratio is more than `ratio`" (refused by a PASS) and "the ratio is at most `ratio`" (refused
 by a FAIL), each at the error rate α over all looks together. The ratio is that of the two quantiles, estimated and
-bounded by `stats.block_ratio`; one looks at 30, 40, 60, 80 and 100 % of the pairs that may be measured.
+bounded by `stats.block_ratio`; one looks at 30, 40, 60, 80 and 100 % of the pairs that may be measured. When the test
+is run again (`continued`), the pairs of all its runs are pooled, and one looks after each further budget of pairs; 5 %
+of α are reserved for that, so that all runs together err in at most α.
 
 What is assumed: blocks are long against the correlation of latencies, and pairs are alike but for chance. In
 simulations (``benchmarks/statistics/against_baseline.py``) the error at the boundary is between 4 and 6.4 % of a side
@@ -57,6 +59,8 @@ class AgainstBaseline:
         block: inferences in each block.
         max_duration_ns: no more pairs are asked for after so long a time in inferences.
         max_drift_c: INVALID when the temperature moved by more than this while measuring; None does not look.
+        pooled: pairs that earlier runs of the test have measured, beside which `pairs` more may be; no argument of
+            the marker.
     """
 
     baseline: str
@@ -68,10 +72,11 @@ class AgainstBaseline:
     block: int = BLOCK
     max_duration_ns: int = 600 * 10**9
     max_drift_c: float | None = None
+    pooled: int = 0
 
     def arguments(self) -> dict[str, Any]:
         """See `Gate.arguments`."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in {"name", "pooled"}}
 
     @property
     def on_board(self) -> str:
@@ -82,18 +87,30 @@ class AgainstBaseline:
     def _label(self) -> str:
         return f"p{self.quantile * 100:g}"
 
-    def extended(self, by: Sample) -> AgainstBaseline:  # noqa: ARG002 - see below
-        """See `continued.Sequential`: the error rate is spent over `pairs`, so more of them than that never count."""
-        return self
+    @property
+    def _allowed(self) -> int:
+        """Pairs that may be measured over all runs: up to a look."""
+        return math.ceil((self.pooled + self.pairs) / self.pairs) * self.pairs
+
+    def _looks(self) -> tuple[int, ...]:
+        from pytest_edgehil.gates.stats.block_ratio import looks
+
+        return looks(self.pairs, self.block, self.quantile, upto=self._allowed)
+
+    def extended(self, by: Sample) -> AgainstBaseline:
+        """See `continued.Sequential`."""
+        pairs = self._of(by)[1]
+        spent_ns = sum(int(one.candidate_ns.sum()) + int(one.baseline_ns.sum()) for one in pairs)
+        return dataclasses.replace(
+            self, pooled=self.pooled + len(pairs), max_duration_ns=self.max_duration_ns + spent_ns
+        )
 
     def demand(self, sample: Sample) -> Demand | None:
         """Pairs up to the next look."""
         if self.evaluate(sample).decided:
             return None
-        from pytest_edgehil.gates.stats.block_ratio import looks
-
         have = len(self._of(sample)[1])
-        wanted = next(one for one in looks(self.pairs, self.block, self.quantile) if one > have)
+        wanted = next(one for one in self._looks() if one > have)
         return Demand(pairs=wanted - have, block=self.block, baseline=self.baseline)
 
     def evaluate(self, sample: Sample) -> Verdict:
@@ -154,10 +171,10 @@ class AgainstBaseline:
         *,
         unseen: tuple[str, ...],
     ) -> Verdict:
-        from pytest_edgehil.gates.stats.block_ratio import critical_values, looks, paired_ratio
+        from pytest_edgehil.gates.stats.block_ratio import critical_values, paired_ratio
 
         limit = math.log(self.ratio)
-        at = looks(self.pairs, self.block, self.quantile)
+        at = self._looks()
         seen: _Look | None = None
         for number, (k, critical) in enumerate(zip(at, critical_values(at, self.pairs, self.alpha), strict=True), 1):
             if k > candidate.shape[0]:
@@ -228,11 +245,11 @@ class AgainstBaseline:
                 f"{other}, between {times(low)} and {times(high)}, which does not tell whether "
                 f"{times(self.ratio)} is kept at an error rate of {format_number(100 * self.alpha)}%"
             )
-        out_of_pairs = have >= self.pairs
+        out_of_pairs = have >= self._allowed
         out_of_time = int(candidate.sum()) + int(baseline.sum()) >= self.max_duration_ns
         spent, change = "", "more pairs of blocks, which are still allowed"
         if out_of_pairs:
-            spent = f"; the budget of {self.pairs} pairs is spent"
+            spent = f"; the budget of {self._allowed} pairs is spent"
         elif out_of_time:
             spent = f"; the {format_duration(self.max_duration_ns)} for measuring are spent"
         if (out_of_pairs or out_of_time) and look is not None:
@@ -273,7 +290,7 @@ class AgainstBaseline:
             "alpha": self.alpha,
             "quantile": self.quantile,
             "pairs": float(pairs),
-            "pairs_allowed": float(self.pairs),
+            "pairs_allowed": float(self._allowed),
             "block": float(self.block),
             "pairs_available": float(len(available)),
         }
@@ -281,7 +298,7 @@ class AgainstBaseline:
             figures["baseline_peak_rss_bytes"] = float(paired.baseline_peak_rss_bytes)
         interval = None
         if look is not None and look.ratio.error > 0.0:
-            from pytest_edgehil.gates.stats.spending import pocock
+            from pytest_edgehil.gates.stats.spending import over_reruns
 
             interval = look.bounds
             figures |= {
@@ -289,7 +306,7 @@ class AgainstBaseline:
                 "standard_error": look.ratio.error,
                 "df": look.ratio.df,
                 "critical_t": look.critical,
-                "alpha_spent": float(pocock(look.pairs / self.pairs, self.alpha)),
+                "alpha_spent": float(over_reruns(look.pairs / self.pairs, self.alpha)),
                 "lower_bound": interval[0],
                 "upper_bound": interval[1],
             }

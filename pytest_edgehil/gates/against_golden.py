@@ -13,6 +13,10 @@ which takes the correlation within a block into account. The bounds are those of
 freedom of Welch and Satterthwaite, in which the session spread counts as known. There is one look, at
 `max_samples` inferences: most of the uncertainty is the spread between sessions, which looking often does not reduce.
 
+When the test is run again (`continued`), another *session* is another boot: its mean with those before it is held
+against the golden, with the spread of so many sessions, and 5 % of α are reserved for all further ones together. A run
+of the same boot adds nothing to what is uncertain, so it is not counted.
+
 The golden's figures that go into the verdict are among the recorded arguments, beside the digest of its file, so a
 verdict can be computed again from the raw sample alone.
 """
@@ -21,6 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +49,7 @@ KINDS = ("board_class", "environment", "firmware", "runtime")
 """What must be alike in both runs, unless the marker says ``across=``."""
 
 _NOTHING = "none"
+_MEASURE_AGAIN = "a baseline that is measured again on this board (baseline=… instead of golden=…)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +139,6 @@ class AgainstGolden:
         """Decide once so many inferences are there; what was measured after them changes nothing."""
         import numpy as np
 
-        from pytest_edgehil.gates.stats.block_ratio import log_quantile, stored_ratio
-
         latencies = np.asarray(sample.latencies_ns)
         trouble = no_measurement(latencies) if latencies.shape[0] else None
         unseen: tuple[str, ...] = ()
@@ -149,16 +153,52 @@ class AgainstGolden:
         wanted = self._blocks * self.block
         if latencies.shape[0] < wanted:
             return self._too_few(sample, wanted)
-        found = stored_ratio(
-            log_quantile(latencies[:wanted].reshape(self._blocks, self.block), self.quantile),
-            then_value=self.golden_log_quantile_ns,
-            then_error=self.golden_error,
-            then_blocks=self.golden_blocks,
-            spread=self.session_spread,
-        )
+        return self._judged((sample,), unseen=unseen)
+
+    def over(self, runs: Sequence[Sample]) -> Verdict:
+        """See `continued.BySession`."""
+        last = runs[-1]
+        complete = [one for one in runs if one.n >= self._blocks * self.block]
+        if not complete or complete[-1] is not last:
+            return self._too_few(last, self._blocks * self.block)
+        boots = [_boot(one) for one in complete]
+        if None in boots or boots[-1] in boots[:-1]:
+            return self._verdict(
+                Outcome.INCONCLUSIVE,
+                last,
+                reason=f"{self._label} latency is undecided: the board has not booted since an earlier run, or does "
+                "not tell, so this is no other session and adds nothing to what is uncertain between sessions",
+                would_change=f"a run after another boot or on another board, or {_MEASURE_AGAIN}",
+            )
+        sessions = [one for number, one in enumerate(complete) if boots[number] not in boots[:number]]
+        return self._judged(sessions, unseen=(self._believed,))
+
+    def _judged(self, sessions: Sequence[Sample], *, unseen: tuple[str, ...]) -> Verdict:
+        """The mean of sessions, each of which is valid and long enough, against the golden."""
+        import numpy as np
+
+        from pytest_edgehil.gates.stats.block_ratio import log_quantile, session_critical, stored_ratio
+
+        wanted = self._blocks * self.block
+        quantiles = [
+            log_quantile(np.asarray(one.latencies_ns)[:wanted].reshape(self._blocks, self.block), self.quantile)
+            for one in sessions
+        ]
+        ratios = [
+            stored_ratio(
+                quantiles[:count],
+                then_value=self.golden_log_quantile_ns,
+                then_error=self.golden_error,
+                then_blocks=self.golden_blocks,
+                spread=self.session_spread,
+            )
+            for count in range(1, len(quantiles) + 1)
+        ]
+        found = ratios[-1]
         if found.error == 0.0:
-            return self._unusable(sample, f"all {self._blocks} blocks are exactly alike, which no measurement is")
-        return self._conclude(sample, found, unseen=unseen)
+            return self._unusable(sessions[-1], f"all {self._blocks} blocks are exactly alike, which no measurement is")
+        critical = session_critical(ratios, self.alpha)
+        return self._conclude(sessions[-1], found, critical=critical, sessions=len(sessions), unseen=unseen)
 
     @property
     def _believed(self) -> str:
@@ -194,15 +234,15 @@ class AgainstGolden:
             would_change=f"{wanted - sample.n} more inferences",
         )
 
-    def _conclude(self, sample: Sample, found: LogRatio, *, unseen: tuple[str, ...]) -> Verdict:
-        from scipy import stats
-
-        critical = float(stats.t.isf(self.alpha, found.df))
+    def _conclude(
+        self, sample: Sample, found: LogRatio, *, critical: float, sessions: int, unseen: tuple[str, ...]
+    ) -> Verdict:
         low, high = found.bounds(critical)
         allowed = math.log(self.ratio)
         observed = (
-            f"observed {times(math.exp(found.value))} over {self._blocks * self.block} inferences, with a spread "
-            f"between sessions of {self.session_spread:.1%}; error rate {format_number(100 * self.alpha)}%"
+            f"observed {times(math.exp(found.value))} over {self._blocks * self.block} inferences"
+            f"{'' if sessions == 1 else f' in each of {sessions} sessions'}, with a spread between sessions of "
+            f"{self.session_spread:.1%}; error rate {format_number(100 * self.alpha)}%"
         )
         other = f"that of {self.golden} ({self.golden_artifact}), where {times(self.ratio)} is allowed"
         if found.value + critical * found.error <= allowed:
@@ -218,9 +258,8 @@ class AgainstGolden:
                 f"{self.golden} ({self.golden_artifact}), which does not tell whether {times(self.ratio)} is kept"
             )
             change = (
-                "a baseline that is measured again on this board (baseline=… instead of golden=…): the spread between "
-                f"sessions alone makes ±{critical * math.sqrt(2.0) * self.session_spread:.1%} of this, whatever is "
-                "measured"
+                f"{_MEASURE_AGAIN}: the spread between sessions alone makes "
+                f"±{critical * math.sqrt(1.0 + 1.0 / sessions) * self.session_spread:.1%} of this, whatever is measured"
             )
         return self._verdict(
             outcome,
@@ -228,6 +267,7 @@ class AgainstGolden:
             reason=f"{said} ({observed})",
             found=found,
             critical=critical,
+            sessions=sessions,
             unseen=unseen,
             would_change=change,
         )
@@ -240,6 +280,7 @@ class AgainstGolden:
         reason: str,
         found: LogRatio | None = None,
         critical: float = math.nan,
+        sessions: int = 1,
         unseen: tuple[str, ...] = (),
         decided: bool = True,
         would_change: str = "",
@@ -256,7 +297,7 @@ class AgainstGolden:
         if found is not None:
             interval = found.bounds(critical)
             figures |= {
-                "looks": 1.0,
+                "looks": float(sessions),
                 "standard_error": found.error,
                 "df": found.df,
                 "critical_t": critical,
@@ -270,7 +311,7 @@ class AgainstGolden:
             budget=self.ratio,
             interval=interval,
             unit="ratio",
-            n=sample.n if found is None else self._blocks * self.block,
+            n=sample.n if found is None else sessions * self._blocks * self.block,
             reason=reason + validity.provenance(sample),
             decided=decided,
             not_checked=() if outcome is Outcome.INVALID else unseen,
@@ -339,6 +380,10 @@ def declare(
         max_duration_ns=arguments.duration("max_duration", max_duration),
         max_drift_c=None if max_drift is None else arguments.degrees("max_drift", max_drift),
     )
+
+
+def _boot(sample: Sample) -> str | None:
+    return None if sample.conditions is None else sample.conditions.boot_id_before
 
 
 def _figures(latencies_ns: tuple[int, ...], blocks: int, block: int, quantile: float) -> tuple[float, float]:

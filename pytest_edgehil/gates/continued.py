@@ -6,8 +6,11 @@ holds the earlier runs of its test (`Sample.earlier`), and a verdict is a functi
 - A *sequential* gate, one whose e-process may go on for ever, goes on where the earlier run stopped: the runs are
   joined, each with a fresh budget of samples and time, and the first crossing decides. By Ville's inequality the
   chance that it ever crosses wrongly is α, however often the test is run again. A verdict that was reached stands.
+- A comparison *by sessions* (with a golden) weighs each run as one, and takes the mean of them with what α is left.
 - Any other gate judges the last run, but a FAIL of an earlier run stands: more luck does not undo it. What such a gate
   left open is judged anew in each run, so its error rate adds up over the runs, and the verdict says to how much.
+- A run *apart*, of the same artifacts on another kind of board, asked another question: it is not joined. But a test
+  that takes either kind of board has failed when it failed on one, so its FAIL stands, whatever the other one says.
 - A run that a gate calls INVALID is not continued by that gate: it must not be used. It is counted and named. A last
   run that is INVALID makes the verdict INVALID, unless an earlier one has failed.
 
@@ -21,7 +24,8 @@ runtime; see `plugin.rerun`); which of them count for a gate, here: those that w
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -46,6 +50,14 @@ class Sequential(Protocol):
 
         The gate itself where the error rate is spent over a budget that cannot grow: then only what is left of it.
         """
+
+
+@runtime_checkable
+class BySession(Protocol):
+    """A gate for which a run of the test is one observation of how its sessions differ."""
+
+    def over(self, runs: Sequence[Sample]) -> Verdict:
+        """What several runs say together; the gate's error rate is that over all runs that there can ever be."""
 
 
 def evaluate(gate: Gate, sample: Sample) -> Verdict:
@@ -82,12 +94,14 @@ class _Past:
         alone: what the gate says of each of them.
         invalid: ids of runs that must not be used.
         others: ids of runs that were judged by other arguments.
+        apart: ids of runs on another kind of board.
     """
 
     usable: tuple[EarlierRun, ...]
     alone: tuple[Verdict, ...]
     invalid: tuple[str, ...]
     others: tuple[str, ...]
+    apart: tuple[str, ...]
 
 
 def _past(gate: Gate, sample: Sample) -> _Past:
@@ -98,6 +112,8 @@ def _past(gate: Gate, sample: Sample) -> _Past:
     for one in sample.earlier:
         if one.sample.earlier:
             raise UserError(f"earlier run {one.run}: it has earlier runs of its own; they belong into one list")
+        if one.apart:
+            continue
         if gate.name in one.changed:
             others.append(one.run)
             continue
@@ -107,14 +123,33 @@ def _past(gate: Gate, sample: Sample) -> _Past:
         else:
             usable.append(one)
             alone.append(verdict)
-    return _Past(usable=tuple(usable), alone=tuple(alone), invalid=tuple(invalid), others=tuple(others))
+    apart = tuple(one.run for one in sample.earlier if one.apart)
+    return _Past(usable=tuple(usable), alone=tuple(alone), invalid=tuple(invalid), others=tuple(others), apart=apart)
+
+
+def _failed_apart(gate: Gate, sample: Sample) -> tuple[EarlierRun, Verdict] | None:
+    """The first FAIL on another kind of board; runs one after the other on the same kind are judged together."""
+    apart = [one for one in sample.earlier if one.apart and gate.name not in one.changed]
+    for _, group in itertools.groupby(apart, key=lambda one: one.apart):
+        *before, last = group
+        together = last.sample.replace(earlier=tuple(dataclasses.replace(one, apart="") for one in before))
+        verdict = evaluate(gate, together)
+        if verdict.outcome is Outcome.FAIL:
+            return last, verdict
+    return None
 
 
 def _judged(gate: Gate, sample: Sample) -> _Judged:
     present = sample.replace(earlier=())
     past = _past(gate, sample)
+    failed = _failed_apart(gate, sample)
+    if failed is not None:
+        run, verdict = failed
+        return _Judged(verdict=_told(verdict, past, stands=run), open=None)
     if isinstance(gate, Sequential):
         return _sequential(gate, gate, present, past)
+    if isinstance(gate, BySession):
+        return _by_session(gate, gate, present, past)
     for run, verdict in zip(past.usable, past.alone, strict=True):
         if verdict.outcome is Outcome.FAIL:
             return _Judged(verdict=_told(verdict, past, stands=run), open=None)
@@ -124,16 +159,12 @@ def _judged(gate: Gate, sample: Sample) -> _Judged:
 
 def _sequential(gate: Gate, sequential: Sequential, present: Sample, past: _Past) -> _Judged:
     now = gate.evaluate(present)
-    runs: list[Sample] = []
-    for run, alone in zip(past.usable, past.alone, strict=True):
-        runs.append(run.sample)
-        # a look of an earlier run must be taken again exactly as it was, so each run is gone through in its turn
-        verdict = alone if len(runs) == 1 else _extended(gate, sequential, runs[:-1]).evaluate(joined(runs))
-        decided = verdict.outcome in {Outcome.PASS, Outcome.FAIL}
-        if decided and (verdict.outcome is Outcome.FAIL or now.outcome is not Outcome.INVALID):
-            seen = _unseen((*past.alone[: len(runs)],))
-            verdict = dataclasses.replace(verdict, not_checked=(*seen, *_against(verdict, now)))
-            return _Judged(verdict=_told(verdict, past, stands=run), open=None)
+    runs = [one.sample for one in past.usable]
+    standing = _standing(
+        past, now, lambda count: _extended(gate, sequential, runs[: count - 1]).evaluate(joined(runs[:count]))
+    )
+    if standing is not None:
+        return standing
     if now.outcome is Outcome.INVALID:
         return _Judged(verdict=_told(now, past), open=None)
     if not runs:
@@ -142,6 +173,40 @@ def _sequential(gate: Gate, sequential: Sequential, present: Sample, past: _Past
     longer = _extended(gate, sequential, runs)
     verdict = dataclasses.replace(longer.evaluate(whole), not_checked=_unseen((*past.alone, now)))
     return _Judged(verdict=_told(verdict, past), open=(longer, whole))
+
+
+def _by_session(gate: Gate, sessions: BySession, present: Sample, past: _Past) -> _Judged:
+    now = gate.evaluate(present)
+    runs = [one.sample for one in past.usable]
+    standing = _standing(past, now, lambda count: sessions.over(runs[:count]))
+    if standing is not None:
+        return standing
+    if now.outcome is Outcome.INVALID:
+        return _Judged(verdict=_told(now, past), open=None)
+    if not runs or not now.decided:
+        return _Judged(verdict=_told(now, past), open=(gate, present))
+    verdict = sessions.over((*runs, present))
+    verdict = dataclasses.replace(verdict, not_checked=_unseen((*past.alone, now)))
+    return _Judged(verdict=_told(verdict, past), open=None)
+
+
+def _standing(past: _Past, now: Verdict, together: Callable[[int], Verdict]) -> _Judged | None:
+    """The verdict that an earlier run has reached, with those before it; a later one does not undo it.
+
+    Args:
+        past: the earlier runs.
+        now: what the gate says of the last run alone.
+        together: what it says of the first so many earlier runs, two or more.
+    """
+    for count, (run, alone) in enumerate(zip(past.usable, past.alone, strict=True), 1):
+        # a look of an earlier run must be taken again exactly as it was, so each run is gone through in its turn
+        verdict = alone if count == 1 else together(count)
+        decided = verdict.outcome in {Outcome.PASS, Outcome.FAIL}
+        if decided and (verdict.outcome is Outcome.FAIL or now.outcome is not Outcome.INVALID):
+            seen = _unseen(past.alone[:count])
+            verdict = dataclasses.replace(verdict, not_checked=(*seen, *_against(verdict, now)))
+            return _Judged(verdict=_told(verdict, past, stands=run), open=None)
+    return None
 
 
 def _extended(gate: Gate, sequential: Sequential, runs: Sequence[Sample]) -> Gate:
@@ -178,6 +243,8 @@ def _told(verdict: Verdict, past: _Past, *, stands: EarlierRun | None = None, ad
         said.append(adds_up)
     if past.invalid:
         said.append(f"not continued, because INVALID: {_runs(past.invalid)}")
+    if past.apart and stands is None:
+        said.append(f"not continued, because on another kind of board: {_runs(past.apart)}")
     if past.others:
         said.append(f"not continued, because judged by other arguments: {_runs(past.others)}")
     figures = {"reruns": float(len(past.usable)), "invalid_runs": float(len(past.invalid))}

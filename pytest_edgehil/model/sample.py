@@ -188,9 +188,12 @@ class EarlierRun:
         board: the board's id.
         sample: what it measured; its own `earlier` is empty.
         changed: gates that had other arguments then; for them it does not count.
+        apart: why it asked another question of the same artifacts, such as on a board of another class; empty where it
+            did not. Such a run is never joined with others, but what it FAILED stays failed.
     """
 
     run: str
     board: str
     sample: Sample
     changed: tuple[str, ...] = ()
+    apart: str = ""

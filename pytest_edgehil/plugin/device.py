@@ -72,6 +72,9 @@ def order_seed(seed: int, nodeid: str) -> int:
 def conclude(attempt: Attempt, workbench: Workbench) -> None:
     """Before the DUT is gone: keep what it measured, and have the board sign it if a report was asked for.
 
+    A board that has broken cannot sign. What it measured is kept where a verdict was known by then, so that running the
+    test again goes on from that verdict.
+
     Raises:
         ConfigError: the report directory cannot be written to.
         BoardError: the board broke.
@@ -83,7 +86,10 @@ def conclude(attempt: Attempt, workbench: Workbench) -> None:
     info = evidence.run_info(workbench.options, run_id=run.run_id, started_at=run.started_at)
     with attempt.step("attest"):
         try:
-            evidence.attest(attempt, info, report=workbench.options.report)
+            if attempt.board_error is None:
+                evidence.attest(attempt, info, report=workbench.options.report)
+            elif attempt.verdicts and attempt.blames_board:
+                evidence.keep(attempt, report=workbench.options.report)
         except OSError as problem:
             where = problem.filename or workbench.options.report
             raise ConfigError(f"--edgehil-report: {where} cannot be written: {problem.strerror}") from problem

@@ -19,6 +19,7 @@ from pytest_edgehil.model.record import Attestation, TestRecord
 
 if TYPE_CHECKING:
     from pytest_edgehil.evidence.statement import RunInfo
+    from pytest_edgehil.evidence.trust import Trust
     from pytest_edgehil.evidence.write import Written
     from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.plugin.attempt import Attempt
@@ -41,6 +42,15 @@ def run_info(options: Options, *, run_id: str, started_at: float) -> RunInfo:
         tool_version=version("pytest-edgehil"),
         source_revision=options.source_revision,
     )
+
+
+def keep(attempt: Attempt, *, report: Path) -> None:
+    """Worker: write the raw results of an attempt whose board broke when its verdicts were known; nobody signs them."""
+    from pytest_edgehil.evidence import raw
+
+    path = report / "samples" / f"{attempt.slug}.json.gz"
+    raw.write_sample(path, attempt.sample, attempt.record().gates)
+    attempt.files["samples"] = str(path.relative_to(report))
 
 
 def attest(attempt: Attempt, info: RunInfo, *, report: Path) -> None:
@@ -79,7 +89,6 @@ def seal(options: Options, run: Run, records: Sequence[TestRecord], *, lab: Lab)
         EvidenceError: something does not verify; nothing is written then.
     """
     from pytest_edgehil.evidence.keys import lab_signer
-    from pytest_edgehil.evidence.trust import default_trust, load_trust
     from pytest_edgehil.evidence.write import write_evidence
 
     assert options.report is not None
@@ -89,10 +98,21 @@ def seal(options: Options, run: Run, records: Sequence[TestRecord], *, lab: Lab)
         records,
         run=run_info(options, run_id=run.run_id, started_at=run.started_at),
         lab_signer=lab_signer(),
-        trust=default_trust() if options.trust is None else load_trust(options.trust),
+        trust=trust_of(options),
         report_dir=options.report,
         now=time.time(),
     )
+
+
+def trust_of(options: Options) -> Trust:
+    """The keys that this run believes.
+
+    Raises:
+        ConfigError: the trust file cannot be read.
+    """
+    from pytest_edgehil.evidence.trust import default_trust, load_trust
+
+    return default_trust() if options.trust is None else load_trust(options.trust)
 
 
 def _enroll_boards(lab: Lab, records: Sequence[TestRecord]) -> None:

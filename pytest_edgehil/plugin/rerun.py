@@ -6,6 +6,13 @@ firmware and runtime. Gates with other arguments than then start again, and say 
 suite's share is taken over from the first run, for a plan is made once. What is on the other side of the question (the
 test's body, the held-out set) is not seen here.
 
+On a board of another kind a test starts again, but what it FAILED on the first one stays failed as long as the
+artifacts are the same: which board one gets is luck, and luck must not turn a FAIL into a PASS. Who has changed the
+board's firmware or its runtime has changed something, and starts again in another run; within one run nobody has.
+
+Samples of an earlier run count only as its boards signed them: where there is a statement its signature must be good,
+by the key that is enrolled for that board, and its record must say what the statement says.
+
 An attempt whose board broke *before* its verdict was known is dropped, and that is fair: whether it counts is decided
 by the board's failure alone, by nobody who has seen which way the verdict would have gone. When the board broke
 afterwards, while signing say, the verdict is known, and the next attempt goes on from it. Not when the lease was
@@ -23,10 +30,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_edgehil.errors import LeaseError, MarkerError, UserError
+from pytest_edgehil.model.record import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_edgehil.evidence.trust import Trust
     from pytest_edgehil.gates.gate import Gate
     from pytest_edgehil.model.record import GateUse, TestRecord
     from pytest_edgehil.model.sample import EarlierRun, Sample
@@ -39,11 +48,19 @@ NOT_THERE = "starts again: it was not judged in run"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Before:
-    """An earlier run of one test. Args: measured: reads its sample, with the runs that it went on from itself."""
+    """An earlier run of one test.
+
+    Args:
+        measured: reads its sample, with the runs that it went on from itself.
+        same_session: an attempt of this very run.
+        unsigned: no board has signed what it measured.
+    """
 
     run: str
     record: TestRecord
     measured: Callable[[], Sample]
+    same_session: bool = False
+    unsigned: bool = False
 
 
 def read_earlier(source: Path) -> StoredRun:
@@ -71,11 +88,13 @@ class Reruns:
     Args:
         source: report directory of the run that this one goes on from, or None.
         run_id: of this run.
+        trust: the keys of the boards whose signatures count; asked for where something was signed.
     """
 
-    def __init__(self, source: Path | None, *, run_id: str) -> None:
+    def __init__(self, source: Path | None, *, run_id: str, trust: Callable[[], Trust] | None = None) -> None:
         self._source = source
         self._run_id = run_id
+        self._trust = trust or _default_trust
         self._of_session: dict[str, _Before] = {}
 
     @cached_property
@@ -84,9 +103,10 @@ class Reruns:
 
     @cached_property
     def _by_test(self) -> dict[str, StoredTest]:
-        stored = () if self._stored is None else self._stored.tests
-        # of several attempts in one run, the last one holds those before it
-        return {one.record.nodeid: one for one in sorted(stored, key=lambda one: one.record.attempt)}
+        stored = () if self._stored is None else (*self._stored.tests, *self._stored.put_back)
+        judged = [one for one in stored if _counts(one.record)]
+        # of several attempts in one run, the last one with a verdict holds those before it
+        return {one.record.nodeid: one for one in sorted(judged, key=lambda one: one.record.attempt)}
 
     def note(self, attempt: Attempt) -> None:
         """The attempt does not count, but its verdict is known: the next one goes on from it."""
@@ -94,7 +114,9 @@ class Reruns:
             return
         sample = attempt.sample
         run = f"{self._run_id}, attempt {attempt.number}"
-        self._of_session[attempt.nodeid] = _Before(run=run, record=attempt.record(), measured=lambda: sample)
+        self._of_session[attempt.nodeid] = _Before(
+            run=run, record=attempt.record(), measured=lambda: sample, same_session=True
+        )
 
     def go_on(self, attempt: Attempt, *, own_alphas: frozenset[str], baselines: Callable[[str], str]) -> None:
         """Let an attempt, whose DUT is ready, go on from the earlier run of its test if there is one.
@@ -105,7 +127,7 @@ class Reruns:
             baselines: from a baseline's name to the digest that it has now.
 
         Raises:
-            UserError: the earlier run cannot be read, or was altered.
+            UserError: the earlier run cannot be read, was altered, or is not signed by whom it says.
         """
         before = self._before(attempt.nodeid)
         if before is None:
@@ -114,7 +136,7 @@ class Reruns:
             return
         now = attempt.record()
         reason = difference(now, before.record)
-        if reason:
+        if reason and not _same_artifacts(now, before):
             attempt.continued = f"starts again instead of going on from run {before.run}: {reason}"
             return
         sample = before.measured()
@@ -125,21 +147,66 @@ class Reruns:
             for series in sample.paired
             if series.baseline == getattr(gate, "on_board", None) and series.digest != baselines(series.baseline)
         }
+        if reason:
+            self._carry(attempt, kept, _runs(before, sample, changed, apart=reason), before.run, reason)
+            return
         attempt.gates = kept
         attempt.earlier = _runs(before, sample, changed)
         board = "" if before.record.board is None else f" on {before.record.board.id}"
-        attempt.continued = f"goes on from run {before.run}{board}" + (
+        unsigned = "; what it measured is signed by no board" if before.unsigned else ""
+        attempt.continued = f"goes on from run {before.run}{board}{unsigned}" + (
             f"; judged anew, for other arguments or baselines: {', '.join(sorted(changed))}" if changed else ""
         )
+
+    def _carry(
+        self, attempt: Attempt, kept: tuple[Gate, ...], earlier: tuple[EarlierRun, ...], run: str, reason: str
+    ) -> None:
+        """Start again on another kind of board; the earlier run stays with the test where it has failed there."""
+        from pytest_edgehil.gates import continued
+        from pytest_edgehil.model.sample import Sample
+        from pytest_edgehil.model.verdict import Outcome
+
+        nothing = Sample.empty().replace(earlier=earlier)
+        failed = [gate.name for gate in kept if continued.evaluate(gate, nothing).outcome is Outcome.FAIL]
+        attempt.continued = f"starts again instead of going on from run {run}: {reason}"
+        if failed:
+            attempt.gates, attempt.earlier = kept, earlier
+            attempt.continued += f"; but what failed there stays failed: {', '.join(failed)}"
 
     def _before(self, nodeid: str) -> _Before | None:
         if nodeid in self._of_session:
             return self._of_session[nodeid]
         stored = self._by_test.get(nodeid)
-        if stored is None or not stored.record.verdicts:
+        if stored is None:
             return None
         assert self._stored is not None
-        return _Before(run=self._stored.run, record=stored.record, measured=stored.sample)
+        run, trust = self._stored.run, self._trust
+        return _Before(
+            run=run,
+            record=stored.record,
+            measured=lambda: stored.verified(trust, run=run),
+            unsigned=not stored.signed,
+        )
+
+
+def _default_trust() -> Trust:
+    from pytest_edgehil.evidence.trust import default_trust
+
+    return default_trust()
+
+
+def _counts(record: TestRecord) -> bool:
+    """Were verdicts reached, on a board that was ours? A broken board was quarantined, a lost one was not."""
+    return bool(record.verdicts) and (record.status is not Status.INFRASTRUCTURE or bool(record.quarantined))
+
+
+def _same_artifacts(now: TestRecord, before: _Before) -> bool:
+    """Does only the board differ, which is luck? In another run its firmware or runtime may have been mended."""
+    then = before.record
+    if now.board is None or then.board is None or _digests(now) != _digests(then):
+        return False
+    mended = (now.board.firmware, now.board.runtime) != (then.board.firmware, then.board.runtime)
+    return before.same_session or not mended
 
 
 def difference(now: TestRecord, then: TestRecord) -> str:
@@ -206,10 +273,13 @@ def _plain(gate: Gate) -> object:
     return json.loads(json.dumps(gate.arguments()))
 
 
-def _runs(before: _Before, sample: Sample, changed: set[str]) -> tuple[EarlierRun, ...]:
+def _runs(before: _Before, sample: Sample, changed: set[str], *, apart: str = "") -> tuple[EarlierRun, ...]:
     from pytest_edgehil.model.sample import EarlierRun
 
     board = "" if before.record.board is None else before.record.board.id
     runs = (*sample.earlier, EarlierRun(run=before.run, board=board, sample=sample.replace(earlier=())))
     # a gate that is another one now is another one than in every run before, too
-    return tuple(dataclasses.replace(one, changed=tuple(sorted({*one.changed, *changed}))) for one in runs)
+    return tuple(
+        dataclasses.replace(one, changed=tuple(sorted({*one.changed, *changed})), apart=one.apart or apart)
+        for one in runs
+    )

@@ -155,12 +155,14 @@ class Runner:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         attempt = item.stash.get(ATTEMPT, None)
-        if attempt is not None and attempt.dut is not None and attempt.board_error is None:
+        if attempt is not None and attempt.dut is not None:
             from pytest_edgehil.plugin import plots
             from pytest_edgehil.plugin.device import conclude
 
             try:
                 conclude(attempt, self._workbench)
+                if attempt.board_error is not None:
+                    return (yield)
                 plots.promise(attempt, self._workbench, allure=sink_of(item.config) is not None)
             except EdgehilError as problem:
                 attempt.note_error(problem)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_edgehil.errors import BoardUnavailable, ConfigError, DatasetError, LeaseLost, WrongTarget
 from pytest_edgehil.model.requirement import Requirement
+from pytest_edgehil.plugin import evidence
 from pytest_edgehil.plugin.markers import ComboRequest
 from pytest_edgehil.plugin.rerun import Reruns
 
@@ -51,7 +52,7 @@ class Workbench:
         self.options = options
         self.run = run
         self.worker = worker
-        self.reruns = Reruns(options.rerun, run_id=run.run_id)
+        self.reruns = Reruns(options.rerun, run_id=run.run_id, trust=lambda: evidence.trust_of(options))
         self._lab = lab
         self._holding: Holding | None = None
         self._references: dict[str, ReferenceModel] = {}

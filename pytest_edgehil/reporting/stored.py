@@ -1,22 +1,29 @@
 """What a run left behind, read again: its records and what its boards measured.
 
 For ``edgehil judge`` and ``--edgehil-rerun``. A samples file is held against the digest that the board's statement
-names, where the board signed one: a sample that was changed since must not be judged as if it had been measured.
+names, where the board signed one: a sample that was changed since must not be judged as if it had been measured. Who
+lets later measurements go on from it (`StoredTest.verified`) also asks whose signature that is.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_edgehil.errors import EvidenceError, UserError
 from pytest_edgehil.evidence import canonical, raw
+from pytest_edgehil.evidence.attested import check_attestation
 from pytest_edgehil.evidence.statement import read_statement
 from pytest_edgehil.model.record import Status, TestRecord
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.reporting import results
+
+if TYPE_CHECKING:
+    from pytest_edgehil.evidence.trust import Trust
 
 SAMPLES = "samples"
 """Under this name a record's files and a statement's raw results hold the sample."""
@@ -44,6 +51,24 @@ class StoredTest:
         """
         return raw.sample_from_bytes(_checked(self.path, self.record), what=str(self.path))
 
+    def verified(self, trust: Callable[[], Trust], *, run: str) -> Sample:
+        """What was measured, where every statement about it is signed by the key that is enrolled for its board.
+
+        What nobody has signed is taken as it is: `signed` tells.
+
+        Args:
+            trust: the enrolled keys; asked for only if something was signed.
+            run: id of the run that it is of.
+
+        Raises:
+            EvidenceError: a signature does not verify, the record says something else than the statement, or see
+                `sample`.
+        """
+        sample = self.sample()
+        for attestation in self.record.attestations:
+            check_attestation(self.record, attestation, trust(), run=run)
+        return sample
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
@@ -53,12 +78,14 @@ class StoredRun:
         run: id of the run; empty for a lone samples file.
         tests: the attempts that count and have a samples file.
         without: node ids of attempts that count, but measured nothing that was kept.
+        put_back: attempts that do not count, because their board broke, but have a samples file.
     """
 
     source: Path
     run: str
     tests: tuple[StoredTest, ...]
     without: tuple[str, ...] = ()
+    put_back: tuple[StoredTest, ...] = ()
 
 
 def read_stored(source: Path) -> StoredRun:
@@ -77,14 +104,20 @@ def read_stored(source: Path) -> StoredRun:
         return _lone(source)
     found = results.read(source)
     counted = [one for one in found.records if not one.requeued]
-    kept = [one for one in counted if SAMPLES in one.files]
+
+    def kept(records: Iterable[TestRecord]) -> tuple[StoredTest, ...]:
+        return tuple(
+            StoredTest(record=one, path=_inside(source.parent, one), signed=bool(one.attestations))
+            for one in records
+            if SAMPLES in one.files
+        )
+
     return StoredRun(
         source=source,
         run=str(found.run.get("id", "")),
-        tests=tuple(
-            StoredTest(record=one, path=_inside(source.parent, one), signed=bool(one.attestations)) for one in kept
-        ),
+        tests=kept(counted),
         without=tuple(one.nodeid for one in counted if SAMPLES not in one.files),
+        put_back=kept(one for one in found.records if one.requeued),
     )
 
 

@@ -7,15 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from support.farm import Farm
+from support.farm import Farm, replay_artifact
 from support.records import BAD, FIRMWARE, GOOD, board
 from support.stored_runs import gate, record_of, report, steady
 
 from pytest_edgehil.errors import BoardError, EvidenceError, LeaseLost, UserError
-from pytest_edgehil.model import Combo, EarlierRun, Requirement, Sample
+from pytest_edgehil.gates.continued import evaluate
+from pytest_edgehil.model import Combo, EarlierRun, Outcome, Requirement, Sample
 from pytest_edgehil.model.board import Environment
-from pytest_edgehil.model.record import GateUse, TestRecord
+from pytest_edgehil.model.record import GateUse, Status, TestRecord
 from pytest_edgehil.plugin.attempt import Attempt
 from pytest_edgehil.plugin.rerun import NOT_THERE, Reruns, difference, read_earlier
 from pytest_edgehil.reporting import results
@@ -53,6 +55,31 @@ BREAKS = """
     @pytest.mark.p95_latency("12 ms", max_samples=60)
     def test_breaks_after_its_verdict(breaks_at_the_end, dut):
         dut.run(X)
+"""
+
+
+ON_ANOTHER_CLASS = """
+    from pathlib import Path
+
+    import pytest
+
+    from pytest_edgehil.model import Fault
+
+    HERE = Path(__file__).parent
+
+    @pytest.fixture
+    def breaks_at_the_end(board):
+        yield
+        if not (HERE / "broke").exists():
+            (HERE / "broke").touch()
+            board.virtual.inject(Fault(kind="panic"))
+            board.power.off()
+            board.run("true")
+
+    @pytest.mark.combo(model="zero")
+    @pytest.mark.accuracy(at_least=0.5)
+    def test_fails_first(breaks_at_the_end, dut, heldout):
+        dut.evaluate(heldout("right" if (HERE / "broke").exists() else "wrong"))
 """
 
 
@@ -122,6 +149,43 @@ def test_an_undecided_gate_goes_on_and_a_fail_stands(farm: Farm) -> None:
     result = farm.run("-k", "test_undecided", f"--edgehil-rerun={before}")
     assert result.ret == 1
     result.stdout.fnmatch_lines([f"edgehil: --edgehil-rerun: no test of this run was judged in that of {before}"])
+
+
+def test_a_fail_stands_when_its_board_breaks_and_the_next_one_is_of_another_class_and_signatures_are_checked(
+    farm: Farm,
+) -> None:
+    replay_artifact(farm.artifacts, name="zero", outputs={"logits": np.eye(4)[np.zeros(100, dtype=int)].tolist()})
+    for name, label in (("right", 0), ("wrong", 1)):
+        np.savez(
+            farm.pytester.path / f"{name}.npz", image=np.ones((100, 4), dtype=np.float32), labels=np.full(100, label)
+        )
+    farm.pytester.makeini("[pytest]\nedgehil_datasets = .\n")
+    farm.pytester.makepyfile(ON_ANOTHER_CLASS)
+    first = farm.report = farm.pytester.path / "first"
+    result = farm.run()
+    assert result.ret == 1
+    found = told(farm)["test_fails_first"]
+    assert (found["attempt"], found["board"]["cls"], outcomes(found)) == (2, "pi5-4gb", ["FAIL"])
+    assert "the board's class was pi5-8gb-hat2, and is pi5-4gb now; but what failed there stays" in found["continued"]
+    assert "decided in run" in found["message"]
+    assert (
+        "every signature, digest and verdict holds"
+        in farm.edgehil("evidence", "verify", str(first / "evidence")).stdout
+    )
+
+    farm.report = farm.pytester.path / "second"
+    result = farm.run(f"--edgehil-rerun={first}")
+    assert result.ret == 1
+    assert outcomes(told(farm)["test_fails_first"]) == ["FAIL"]
+
+    document = json.loads((first / "results.json").read_text())
+    (signed,) = (one["attestations"][0] for one in document["tests"] if not one["requeued"])
+    signed["signature"] = signed["signature"][:-2] + ("00" if signed["signature"][-2:] != "00" else "01")
+    (first / "results.json").write_text(json.dumps(document))
+    result = farm.run(f"--edgehil-rerun={first}")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*statement: the signature of board b2 does not verify: it or what it signed*"])
+    assert "Traceback" not in result.stdout.str()
 
 
 @pytest.mark.parametrize(
@@ -226,7 +290,7 @@ def earlier(tmp_path: Path) -> Reruns:
 
 def test_the_same_question_goes_on_with_the_error_rate_of_the_first_run(earlier: Reruns) -> None:
     found = go_on(earlier, attempt_of(P95, gate("peak_rss", "200 MiB")))
-    assert found.continued == "goes on from run run-0 on pi5-01"
+    assert found.continued == "goes on from run run-0 on pi5-01; what it measured is signed by no board"
     (run,) = found.earlier
     assert (run.run, run.board, run.sample.n, run.changed) == ("run-0", "pi5-01", 60, ())
     assert found.gates[0].arguments()["alpha"] == 0.01, "a plan is made once"
@@ -263,6 +327,50 @@ def test_another_model_kind_of_board_firmware_or_runtime_is_another_question(
         assert reason in found.continued
     else:
         assert len(found.earlier) == 1, "another board of the same kind"
+
+
+ANOTHER = {"board": board(3)}
+MENDED = {"board": dataclasses.replace(board(3), runtime="onnxruntime 9")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "ms", "carried"),
+    [(ANOTHER, 20.0, True), (ANOTHER, 8.0, False), (MENDED, 20.0, False), ({**ANOTHER, "combo": (BAD,)}, 20.0, False)],
+)
+def test_what_failed_on_another_kind_of_board_stays_failed_unless_something_was_mended(
+    tmp_path: Path, changes: dict[str, Any], ms: float, carried: bool
+) -> None:
+    directory = report(tmp_path / "r", {TEST: ((P95, gate("peak_rss", "200 MiB")), steady(ms))}, run="run-0")
+    found = go_on(Reruns(directory, run_id="run-1"), attempt_of(P95, gate("peak_rss", "200 MiB"), **changes))
+    assert found.continued.startswith("starts again instead of going on from run run-0: ")
+    assert found.continued.endswith("; but what failed there stays failed: p95_latency") is carried
+    assert [bool(one.apart) for one in found.earlier] == [True] * carried
+
+
+def test_within_one_run_nothing_was_mended() -> None:
+    reruns = Reruns(None, run_id="run-1")
+    broke = attempt_of(P95, sample=steady(20.0), **MENDED)
+    broke.verdicts, broke.error = record_of(TEST, (P95,), steady(20.0)).verdicts, BoardError("died while signing")
+    reruns.note(broke)
+    found = go_on(reruns, attempt_of(P95, sample=steady(8.0)))
+    assert evaluate(found.gates[0], found.sample).outcome is Outcome.FAIL
+
+
+def test_of_several_attempts_in_a_run_the_last_with_a_verdict_counts_unless_its_lease_was_lost(tmp_path: Path) -> None:
+    broke = {"status": Status.INFRASTRUCTURE, "requeued": True}
+    nothing = record_of(TEST, (), Sample.empty(), attempt=2, status=Status.INFRASTRUCTURE)
+    for quarantined, counts in (("it panicked", True), ("", False)):
+        directory = report(
+            tmp_path / f"r{counts}",
+            {TEST: ((P95,), steady(20.0))},
+            run="run-0",
+            more=[nothing],
+            quarantined=quarantined,
+            **broke,
+        )
+        found = go_on(Reruns(directory, run_id="run-1"), attempt_of(P95))
+        assert bool(found.earlier) is counts, found.continued
+    assert found.continued == f"{NOT_THERE} run-0"
 
 
 def test_a_test_that_the_run_does_not_know_starts_again_and_a_board_is_needed(tmp_path: Path) -> None:

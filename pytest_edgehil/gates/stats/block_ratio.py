@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,7 +156,7 @@ def session_ratio(now: LogQuantile, then: LogQuantile, *, spread: float) -> LogR
     (True, True)
     """
     return stored_ratio(
-        now,
+        (now,),
         then_value=then.value,
         then_error=jackknife_error(then.without),
         then_blocks=then.without.shape[0],
@@ -164,53 +165,103 @@ def session_ratio(now: LogQuantile, then: LogQuantile, *, spread: float) -> LogR
 
 
 def stored_ratio(
-    now: LogQuantile, *, then_value: float, then_error: float, then_blocks: int, spread: float
+    now: Sequence[LogQuantile], *, then_value: float, then_error: float, then_blocks: int, spread: float
 ) -> LogRatio:
-    """As `session_ratio`, where only the figures of the stored session are at hand.
+    """As `session_ratio`, where only the figures of the stored session are at hand, and of one or several sessions now.
 
     Args:
-        now: of blocks of consecutive inferences.
+        now: of each session, of blocks of consecutive inferences; their mean is held against the stored one.
         then_value: ln of the stored session's quantile.
         then_error: its jackknife standard error.
         then_blocks: from so many blocks.
         spread: relative standard deviation between sessions.
 
     Returns:
-        The ratio; error 0 when this session's blocks are all alike.
+        The ratio; error 0 when the blocks of a session are all alike.
     """
-    error, k = jackknife_error(now.without), now.without.shape[0]
-    if error == 0.0:
-        return LogRatio(value=now.value - then_value, error=0.0, df=k - 1)
-    variance = error**2 + then_error**2 + 2.0 * spread**2
-    estimated = error**4 / (k - 1) + then_error**4 / (then_blocks - 1)
-    return LogRatio(value=now.value - then_value, error=math.sqrt(variance), df=variance**2 / estimated)
+    count = len(now)
+    value = math.fsum(one.value for one in now) / count - then_value
+    errors = [(jackknife_error(one.without) / count, one.without.shape[0] - 1) for one in now]
+    if not all(error for error, _ in errors):
+        return LogRatio(value=value, error=0.0, df=min(df for _, df in errors))
+    errors.append((then_error, then_blocks - 1))
+    variance = math.fsum(error**2 for error, _ in errors) + (1.0 + 1.0 / count) * spread**2
+    estimated = math.fsum(error**4 / df for error, df in errors)
+    return LogRatio(value=value, error=math.sqrt(variance), df=variance**2 / estimated)
+
+
+def session_critical(ratios: Sequence[LogRatio], alpha: float) -> float:
+    """How many standard errors away the limit must be after the last of several sessions, one look after each.
+
+    The error is spent by `spending.over_reruns`, a session being one share; how much the looks have in common follows
+    from their variances.
+
+    Args:
+        ratios: of the first session, of the first two, and so on.
+        alpha: error rate over all sessions that there can ever be.
+
+    >>> one, two = (LogRatio(value=0.0, error=error, df=1000.0) for error in (0.042, 0.037))
+    >>> round(session_critical((one,), 0.05), 2), round(session_critical((one, two), 0.05), 2)
+    (1.67, 2.29)
+    """
+    information: list[float] = []
+    for one in ratios:
+        share = (ratios[0].error / one.error) ** 2
+        # a session that adds nothing would leave nothing to integrate over; a little more is on the safe side
+        information.append(share if not information else max(share, information[-1] + 0.01))
+    sessions = np.arange(1, len(ratios) + 1)
+    normal = spending.boundaries(
+        information, alpha, points=401, spend=lambda _, rate: spending.over_reruns(sessions, rate)
+    )
+    return float(stats.t.isf(special.ndtr(-normal[-1]), ratios[-1].df))
 
 
 @functools.lru_cache(maxsize=256)
-def looks(most: int, block: int, q: float) -> tuple[int, ...]:
+def looks(most: int, block: int, q: float, *, upto: int = 0) -> tuple[int, ...]:
     """The numbers of pairs at which one looks; empty when `most` pairs are too few for this quantile.
+
+    Args:
+        most: pairs that one run of a test may measure.
+        block: inferences in a block.
+        q: which quantile.
+        upto: pairs over all runs; beyond the first run's, one looks at whole multiples of `most`.
 
     >>> looks(20, 50, 0.95), looks(6, 50, 0.95), looks(20, 50, 0.99), looks(20, 50, 0.999)
     ((6, 8, 12, 16, 20), (6,), (12, 16, 20), ())
+    >>> looks(20, 50, 0.95, upto=45)
+    (6, 8, 12, 16, 20, 40, 60)
     """
     # 1 - 0.99 is a little more or less than 0.01 in binary, and so is 0.3 · 20
     counts = {max(FEWEST_BLOCKS, math.ceil(round(share * most, 9))) for share in LOOK_SHARES}
+    counts = {one for one in counts if one <= most} | {most * run for run in range(2, math.ceil(upto / most) + 1)}
     beyond = round(1.0 - q, 12) * block
-    return tuple(sorted(one for one in counts if one <= most and round(one * beyond, 9) >= FEWEST_BEYOND))
+    return tuple(sorted(one for one in counts if round(one * beyond, 9) >= FEWEST_BEYOND))
 
 
 @functools.lru_cache(maxsize=256)
-def critical_values(at: tuple[int, ...], most: int, alpha: float) -> tuple[float, ...]:
+def critical_values(
+    at: tuple[int, ...],
+    most: int,
+    alpha: float,
+    *,
+    spend: Callable[[npt.ArrayLike, float], FloatArray] = spending.over_reruns,
+) -> tuple[float, ...]:
     """How many standard errors away the limit must be at each look: t with one degree of freedom less than pairs.
 
-    The boundaries of a Brownian motion whose error is spent by Pocock's function, each moved from the normal
+    The boundaries of a Brownian motion whose error is spent little by little, each moved from the normal
     distribution to the t distribution at the same tail probability.
 
+    Args:
+        at: pairs at each look.
+        most: pairs that one run may measure.
+        alpha: error rate of a side over all looks.
+        spend: shares of `most`, α → the error spent by then.
+
     >>> [round(one, 2) for one in critical_values((6, 8, 12, 16, 20), 20, 0.05)]
-    [2.72, 2.77, 2.4, 2.29, 2.22]
-    >>> round(critical_values((20,), 20, 0.05)[0], 3)  # one look: an ordinary t test
-    1.729
+    [3.6, 3.17, 2.49, 2.2, 2.0]
+    >>> round(critical_values((20,), 20, 0.05)[0], 3)  # one look: a t test at 95 % of α
+    1.757
     """
-    normal = spending.boundaries([one / most for one in at], alpha, points=401, spend=spending.pocock)
+    normal = spending.boundaries([one / most for one in at], alpha, points=401, spend=spend)
     tails = special.ndtr(-np.asarray(normal))
     return tuple(float(stats.t.isf(tail, one - 1)) for tail, one in zip(tails, at, strict=True))

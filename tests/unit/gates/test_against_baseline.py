@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from support.samples import conditions, latencies_ms, reading, timed, to_ns
 
 from pytest_edgehil.evidence import raw
+from pytest_edgehil.gates import continued
 from pytest_edgehil.gates.against_baseline import AgainstBaseline
 from pytest_edgehil.gates.registry import GateSettings, parse
-from pytest_edgehil.model import Outcome, Sample, Verdict
+from pytest_edgehil.model import EarlierRun, Outcome, Sample, Verdict
 from pytest_edgehil.model.record import GateUse
 from pytest_edgehil.model.series import BlockPair, Paired
 
@@ -205,3 +206,48 @@ def test_a_stored_sample_is_judged_the_same_again(tmp_path) -> None:
     raw.write_sample(tmp_path / "s.json.gz", sample, [use])
     (again,) = raw.recompute(raw.read_sample(tmp_path / "s.json.gz"), [use])
     assert again == chosen.evaluate(sample)
+
+
+# --- run again ---------------------------------------------------------------------------------------
+
+
+def again(*runs: Sample) -> Sample:
+    """The last one goes on from those before it."""
+    before = (EarlierRun(run=f"run-{i}", board="b1", sample=one) for i, one in enumerate(runs[:-1], 1))
+    return runs[-1].replace(earlier=tuple(before))
+
+
+def test_a_test_that_is_run_again_pools_the_pairs_of_all_its_runs_and_looks_after_each_budget():
+    near = gate(1.03)
+    first, second = (sample_of(blocks(1.02, seed=seed)) for seed in (1, 3))
+    alone = [near.evaluate(one) for one in (first, second)]
+    assert [one.outcome for one in alone] == [Outcome.INCONCLUSIVE] * 2
+    wanted = continued.demand(near, again(first, sample_of(blocks(1.02, seed=3)[:8])))
+    assert (wanted.pairs, wanted.block) == (12, 50), "a whole further budget, and no look before"
+    found = continued.evaluate(near, again(first, second))
+    assert (found.n, found.statistics["looks"], found.statistics["pairs_allowed"]) == (2000, 6.0, 40.0)
+    assert found.statistics["standard_error"] < min(one.statistics["standard_error"] for one in alone)
+    assert found.statistics["alpha_spent"] == pytest.approx(0.04875)
+
+
+def test_what_an_earlier_run_has_shown_stands_and_luck_does_not_undo_it():
+    slow, quick = sample_of(blocks(1.3)), sample_of(blocks(0.9, seed=2))
+    found = continued.evaluate(gate(), again(slow, quick))
+    assert found.outcome is Outcome.FAIL
+    assert "decided in run run-1 on b1, which running the test again does not undo" in found.reason
+    assert continued.demand(gate(), again(slow, sample_of(blocks(0.9)[:0]))) is None
+
+
+def test_running_again_at_the_limit_errs_no_more_often_than_alpha_in_all():
+    from pytest_edgehil.gates.stats.block_ratio import critical_values, looks
+
+    at = looks(20, 50, 0.95, upto=200)
+    critical = np.array(critical_values(at, 20, 0.05))
+    rng = np.random.default_rng(5)
+    # of normal pairs, whose mean and standard error are those of a t test at each look
+    pairs = rng.normal(0.0, 1.0, (4000, at[-1]))
+    counts = np.array(at)
+    mean = np.cumsum(pairs, axis=1)[:, counts - 1] / counts
+    square = np.cumsum(pairs**2, axis=1)[:, counts - 1] / counts
+    error = np.sqrt((square - mean**2) / (counts - 1))
+    assert 0.035 < float((mean + critical * error <= 0).any(axis=1).mean()) < 0.06

@@ -16,10 +16,11 @@ from support.samples import conditions, latencies_ms, reading, timed, to_ns
 
 from pytest_edgehil.errors import MarkerError, UserError
 from pytest_edgehil.evidence import raw
+from pytest_edgehil.gates import continued
 from pytest_edgehil.gates.against_golden import AgainstGolden
 from pytest_edgehil.gates.golden import Golden, from_bytes, read_golden, to_bytes
 from pytest_edgehil.gates.registry import GateSettings, from_arguments, parse
-from pytest_edgehil.model import Environment, Outcome, Verdict
+from pytest_edgehil.model import EarlierRun, Environment, Outcome, Sample, Verdict
 from pytest_edgehil.model.record import GateUse
 
 NOW = conditions(runtime="onnxruntime", runtime_version="1.20.0")
@@ -215,3 +216,60 @@ def test_a_golden_that_cannot_show_this_quantile_or_anything_is_refused(root: Pa
     (root / "g.json").write_bytes(to_bytes(golden_of(latencies_ns=(7,) * 1000)))
     with pytest.raises(MarkerError, match="exactly alike"):
         gate(root)
+
+
+# --- run again ---------------------------------------------------------------------------------------
+
+
+def session(ratio: float, *, seed: int, boot: str | None = None, n: int = 1000) -> Sample:
+    values = to_ns(ratio * latencies_ms(np.random.default_rng(seed), n, rho=0.5))
+    known = dataclasses.replace(NOW, boot_id_before=boot, boot_id_after=boot)
+    return timed(values, readings=(), conditions=known)
+
+
+def again(*runs: Sample) -> Sample:
+    """The last one goes on from those before it."""
+    before = (EarlierRun(run=f"run-{i}", board="b1", sample=one) for i, one in enumerate(runs[:-1], 1))
+    return runs[-1].replace(earlier=tuple(before))
+
+
+def test_another_boot_is_another_session_and_their_mean_is_held_against_the_golden(root):
+    runs = [session(1.03, seed=seed, boot=f"boot-{seed}") for seed in (1, 2, 3)]
+    alone = [gate(root).evaluate(one) for one in runs]
+    assert {one.outcome for one in alone} == {Outcome.INCONCLUSIVE}
+    two, three = (continued.evaluate(gate(root), again(*runs[:count])) for count in (2, 3))
+    assert [one.statistics["looks"] for one in (*alone[:1], two, three)] == [1.0, 2.0, 3.0]
+    errors = [one.statistics["standard_error"] for one in (alone[0], two, three)]
+    assert errors[0] > errors[1] > errors[2] > 0.03, "the golden's own session does not get better known"
+    assert "in each of 2 sessions" in two.reason
+    assert alone[0].statistics["critical_t"] < two.statistics["critical_t"] < three.statistics["critical_t"]
+    assert continued.demand(gate(root), again(runs[0], session(1.03, seed=4, boot="b", n=100))).inferences == 900
+
+
+@pytest.mark.parametrize("boots", [("one", "one"), (None, "two"), ("one", None)])
+def test_a_run_of_the_same_boot_is_no_other_session_and_adds_nothing(root, boots):
+    found = continued.evaluate(gate(root), again(*(session(1.06 - i / 4, seed=i, boot=b) for i, b in enumerate(boots))))
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert "this is no other session" in found.reason
+    assert "a run after another boot or on another board" in found.would_change
+
+
+def test_what_a_session_has_shown_stands(root):
+    slow, quick = session(1.4, seed=1, boot="one"), session(0.8, seed=2, boot="two")
+    assert continued.evaluate(gate(root), again(slow, quick)).outcome is Outcome.FAIL
+    assert continued.evaluate(gate(root), again(quick, slow)).outcome is Outcome.PASS
+    assert "alone it would say FAIL" in continued.evaluate(gate(root), again(quick, slow)).not_checked[-1]
+    cut = again(session(1.4, seed=1, boot="one", n=60), quick)
+    assert continued.evaluate(gate(root), cut).outcome is Outcome.PASS, "a run that was cut short has shown nothing"
+
+
+def test_sessions_at_the_limit_err_no_more_often_than_alpha_in_all():
+    from pytest_edgehil.gates.stats.block_ratio import LogRatio, session_critical
+
+    spread, most, tries = 0.03, 8, 4000
+    ratios = [LogRatio(value=0.0, error=spread * math.sqrt(1 + 1 / k), df=1e6) for k in range(1, most + 1)]
+    critical = np.array([session_critical(ratios[:k], 0.05) for k in range(1, most + 1)])
+    rng = np.random.default_rng(4)
+    then, now = rng.normal(0.0, spread, (tries, 1)), rng.normal(0.0, spread, (tries, most))
+    mean = np.cumsum(now, axis=1) / np.arange(1, most + 1) - then
+    assert 0.035 < float((mean + critical * [one.error for one in ratios] <= 0).any(axis=1).mean()) < 0.06

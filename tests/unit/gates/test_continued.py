@@ -244,3 +244,48 @@ def test_statements_with_an_error_rate_are_counted(
     name: str, args: tuple[object, ...], kwargs: dict[str, object], count: int
 ) -> None:
     assert statements(gate(name, *args, **kwargs)) == count
+
+
+# --- on another kind of board ------------------------------------------------------------------------
+
+SLOW = steady(20.0, n=40, readings=())
+QUICK = steady(8.0, readings=())
+
+
+def on_another(sample: Sample, why: str = "the board's class was a, and is b now", run: str = "run-1") -> EarlierRun:
+    return EarlierRun(run=run, board="pi5-02", sample=sample, apart=why)
+
+
+def test_a_fail_on_another_kind_of_board_stands_and_nothing_else_of_it_counts() -> None:
+    found = evaluate(P95, QUICK.replace(earlier=(on_another(SLOW),)))
+    assert found.outcome is Outcome.FAIL
+    assert "decided in run run-1 on pi5-02, which running the test again does not undo" in found.reason
+    assert demand(P95, QUICK.replace(earlier=(on_another(SLOW),))) is None
+    few = steady(8.0, n=40, readings=())
+    found = evaluate(P95, few.replace(earlier=(on_another(QUICK),)))
+    assert (found.outcome, found.n, found.statistics["reruns"]) == (Outcome.INCONCLUSIVE, 40, 0.0)
+    assert "not continued, because on another kind of board: 1 earlier run (run-1)" in found.reason
+    weighed = gate("peak_rss", "10 MiB")
+    big = QUICK.replace(peak_rss_bytes=20 * 2**20)
+    small = QUICK.replace(peak_rss_bytes=2**20)
+    assert evaluate(weighed, small).outcome is Outcome.PASS
+    assert evaluate(weighed, small.replace(earlier=(on_another(big),))).outcome is Outcome.FAIL
+    assert evaluate(weighed, big.replace(earlier=(on_another(small),))).outcome is Outcome.FAIL
+
+
+def test_runs_on_another_kind_of_board_are_judged_together_as_they_were_then() -> None:
+    def third(number: int) -> Sample:
+        slow = np.arange(100) % 8 == 0
+        return timed((np.where(slow, 13, 11) * MS + np.arange(100) + number).astype(np.int64), readings=())
+
+    open_gate = gate("p95_latency", "12 ms", max_samples=60)
+    runs = [on_another(third(i), run=f"run-{i}") for i in range(4)]
+    assert {evaluate(open_gate, one.sample).outcome for one in runs} == {Outcome.INCONCLUSIVE}
+    assert evaluate(open_gate, QUICK.replace(earlier=tuple(runs))).outcome is Outcome.FAIL
+    apart = [on_another(one.sample, why=str(number)) for number, one in enumerate(runs)]
+    assert evaluate(open_gate, QUICK.replace(earlier=tuple(apart))).outcome is Outcome.PASS
+
+
+def test_a_fail_by_other_arguments_on_another_kind_of_board_does_not_count() -> None:
+    one = dataclasses.replace(on_another(SLOW), changed=("p95_latency",))
+    assert evaluate(P95, QUICK.replace(earlier=(one,))).outcome is Outcome.PASS
