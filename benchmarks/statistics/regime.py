@@ -1,10 +1,10 @@
 """A board that throttles for a moment now and then: what does the latency gate say, with and without its guards?
 
 Latencies as in ``p95_operating_characteristics.py``, 1.25 times slower for 8 % of the time in bursts of 25 inferences;
-the model is exactly at its budget (r = 1), so that every PASS is wrong. Stopping early sees no burst in half of the
-runs, and then no guard can know. The throttled bits, which stay set, make INVALID what did throttle; only a
-``min_duration`` of ten cycles makes sure that it would have. Where a board has no bits, a PASS takes 30 s of measuring
-by default. A 1 Hz reading of the Arm clock alone misses most bursts of a quarter of a second.
+the model is exactly at its budget (r = 1), so that every PASS is wrong. Stopping early sees no burst in almost half of
+the runs, and then no guard can know: the throttled bits, which stay set, make INVALID what did throttle, and say
+nothing of what was not seen. So a PASS takes the board's steady state, which is 30 s unless its lab declares another;
+ten cycles are in it here. A 1 Hz reading of the Arm clock alone misses most bursts of a quarter of a second.
 
     python benchmarks/statistics/regime.py [--json] [--quick] [--repetitions 400]
 """
@@ -39,21 +39,23 @@ class Guard:
     Args:
         bits: has it throttled bits?
         clock: does its Arm clock show in the readings?
-        min_duration: of the marker; None leaves the default.
+        steady_state_s: that the lab declares; None leaves the default.
     """
 
     bits: bool
     clock: bool = False
-    min_duration: str | None = None
+    steady_state_s: float | None = None
 
 
 GUARDS = {
-    "no guard": Guard(bits=False, min_duration="0 s"),
-    "bits, min_duration 32 s": Guard(bits=True, min_duration="32 s"),
-    "bits, stopping early": Guard(bits=True),
+    "no guard": Guard(bits=False, steady_state_s=0.0),
+    "bits, no wait": Guard(bits=True, steady_state_s=0.0),
+    "bits, 3 s declared": Guard(bits=True, steady_state_s=3.0),
+    "bits, 10 s declared": Guard(bits=True, steady_state_s=10.0),
+    "bits, as by default": Guard(bits=True),
+    "no bits, 10 s declared": Guard(bits=False, steady_state_s=10.0),
     "no bits, as by default": Guard(bits=False),
-    "no bits, min_duration 32 s": Guard(bits=False, min_duration="32 s"),
-    "no bits, clock only, no wait": Guard(bits=False, clock=True, min_duration="0 s"),
+    "no bits, clock only, no wait": Guard(bits=False, clock=True, steady_state_s=0.0),
 }
 
 
@@ -90,8 +92,7 @@ def measured(rng: np.random.Generator, guard: Guard) -> tuple[Sample, npt.NDArra
 
 def run(guard: Guard, limit_ms: float, repetitions: int) -> tuple[Counter[Outcome], float]:
     """Outcomes, and mean inferences of the verdict, measuring as the gate demands."""
-    extra = {} if guard.min_duration is None else {"min_duration": guard.min_duration}
-    gate = parse("p95_latency", (f"{round(limit_ms * MS)} ns",), extra, settings=GateSettings())
+    gate = parse("p95_latency", (f"{round(limit_ms * MS)} ns",), {}, settings=GateSettings())
     rng = np.random.default_rng(1)
     outcomes: Counter[Outcome] = Counter()
     needed = []
@@ -115,7 +116,9 @@ def cut(whole: Sample, slow: npt.NDArray[np.bool_], n: int, guard: Guard) -> Sam
         readings=tuple(one for one in whole.readings if one.at_s <= end_s),
         duration_s=end_s,
         conditions=conditions(
-            throttled_before=0 if guard.bits else None, throttled_after=after if guard.bits else None
+            throttled_before=0 if guard.bits else None,
+            throttled_after=after if guard.bits else None,
+            steady_state_s=guard.steady_state_s,
         ),
     )
 
@@ -130,13 +133,13 @@ def main() -> int:
     found = {name: run(guard, limit, repetitions) for name, guard in GUARDS.items()}
     share = {name: outcomes[Outcome.PASS] / repetitions for name, (outcomes, _) in found.items()}
     figure = bench.Figure(
-        name="false PASS of a board that throttles for 8 % of the time, without throttled bits",
-        value=share["no bits, as by default"],
+        name="false PASS of a board that throttles for 8 % of the time, with throttled bits",
+        value=share["bits, as by default"],
         unit="fraction",
         peer="the same gate without its guards",
         peer_value=share["no guard"],
-        ratio=share["no bits, as by default"] / max(share["no guard"], 1.0 / repetitions),
-        also={"repetitions": repetitions, "with_throttled_bits": share["bits, min_duration 32 s"]},
+        ratio=share["bits, as by default"] / max(share["no guard"], 1.0 / repetitions),
+        also={"repetitions": repetitions, "without_throttled_bits": share["no bits, as by default"]},
     )
     table = [
         f"{repetitions} runs a row at r = 1; a share's standard error is at most {0.5 / repetitions**0.5:.3f}\n",

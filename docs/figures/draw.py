@@ -47,7 +47,7 @@ def sample_of(values_ms: FloatArray, **more: Any) -> Sample:
         "duration_s": float(values.sum()) / 1e9,
         "conditions": Conditions(
             runtime="onnxruntime", runtime_version="1.20", page_size_bytes=16384, clock_cost_ns=60,
-            throttled_before=0, throttled_after=0, boot_id_before="a", boot_id_after="a",
+            throttled_before=0, throttled_after=0, boot_id_before="a", boot_id_after="a", steady_state_s=0.0,
         ),
     }  # fmt: skip
     return Sample(**{**known, **more})

@@ -103,7 +103,7 @@ class Dut:
         self._pairings: dict[str, Pairing] = {}
         self._order_seed = order_seed
         self._step = step
-        self._tally = Tally()
+        self._tally = Tally(steady_state_s=session.board.steady_state_s)
         self._fed = Fed()
         self._courses: list[Course] = []
         self._warm: set[str] = set()

@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 
 
 class Tally:
-    """Everything that was measured on one DUT."""
+    """Everything that was measured on one DUT.
 
-    def __init__(self) -> None:
+    Args:
+        steady_state_s: of the board, see `model.board.Board`.
+    """
+
+    def __init__(self, *, steady_state_s: float | None = None) -> None:
+        self._steady_state_s = steady_state_s
         self._starts: list[Array] = []
         self._latencies: list[Array] = []
         self._readings: list[SensorReading] = []
@@ -93,7 +98,7 @@ class Tally:
                 peak_rss_bytes=self._peak_rss_bytes,
                 artifact_size_bytes=self._artifact_size_bytes,
                 duration_s=self._duration_s,
-                conditions=self._with_restarts(),
+                conditions=self._known_conditions(),
                 generations=_generations(self._generations),
                 open_loop=tuple(_one_series(parts) for parts in self._open_loop.values()),
                 steady_peak_rss_bytes=self._steady_peak_rss_bytes,
@@ -248,10 +253,12 @@ class Tally:
         process = max(0, len(self._cold_starts) - 1)
         self._readings += (dataclasses.replace(one, process=process) for one in readings)
 
-    def _with_restarts(self) -> Conditions | None:
-        if self._conditions is None or not self._crashes:
-            return self._conditions
-        return dataclasses.replace(self._conditions, restarts=len(self._crashes))
+    def _known_conditions(self) -> Conditions | None:
+        """What the board told, and what only we know: its lab's word on it, and how often its process was restarted."""
+        if self._conditions is None:
+            return None
+        restarts = len(self._crashes) or self._conditions.restarts
+        return dataclasses.replace(self._conditions, restarts=restarts, steady_state_s=self._steady_state_s)
 
 
 def _larger(one: int | None, other: int | None) -> int | None:

@@ -267,8 +267,7 @@ def joined(runs: Sequence[Sample]) -> Sample:
     """Several runs as one long one: their series behind each other, as if no time had passed between two runs.
 
     What tells whether a run is valid (readings, boot ids, throttled bits) is left out: it was looked at before, in
-    each run, and means nothing across two. Only whether all of them had throttled bits is kept. Everything that is no
-    series is that of the last run.
+    each run, and means nothing across two. Everything that is no series is that of the last run.
 
     >>> import numpy as np
     >>> one = Sample(latencies_ns=np.array([5, 6]), starts_ns=np.array([100, 110]), duration_s=1.0)
@@ -285,18 +284,17 @@ def joined(runs: Sequence[Sample]) -> Sample:
     starts = _behind([(one.starts_ns, one.starts_ns + one.latencies_ns) for one in runs]) if placed else None
     known = [one.conditions for one in runs if one.conditions is not None]
     conditions = None
-    watched = all(validity.unwatched(one) is None for one in runs)
     if known:
         conditions = dataclasses.replace(
             known[-1],
-            # that the board watches for throttling is true of the whole where it was of each; that it saw none, too
-            throttled_before=0 if watched else None,
-            throttled_after=0 if watched else None,
+            throttled_before=None,
+            throttled_after=None,
             boot_id_before=None,
             boot_id_after=None,
             clock_cost_ns=max(one.clock_cost_ns for one in known),
             restarts=sum(one.restarts for one in known),
             replayed=any(one.replayed for one in known),
+            steady_state_s=max(validity.steady_state_ns(one) for one in runs) / 1e9,
         )
     return last.replace(
         latencies_ns=np.concatenate([one.latencies_ns for one in runs]),

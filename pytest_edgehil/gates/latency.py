@@ -52,8 +52,8 @@ class LatencyQuantile:
         alpha: error rate of each side.
         max_samples: no more inferences than this are asked for.
         max_duration_ns: no more are asked for after so long a measurement.
-        min_duration_ns: no PASS before inferences were spread over so long a time.
-        unwatched_ns: the same, where the board has no throttled bits that would remember a short throttling.
+        min_duration_ns: no PASS before inferences were spread over so long a time; None: as long as the board needs
+            to show what it does (`validity.steady_state_ns`).
         max_drift_c: INVALID when the temperature moved by more than this while measuring; None: by what no board that
             has warmed up moves, see `validity.plateau`.
         rate_hz: so many inferences are due in a second, and times count from when each was due; None: closed loop.
@@ -65,8 +65,7 @@ class LatencyQuantile:
     quantile: float = 0.95
     max_samples: int = 1000
     max_duration_ns: int = 600 * 10**9
-    min_duration_ns: int = 0
-    unwatched_ns: int = 0
+    min_duration_ns: int | None = None
     max_drift_c: float | None = None
     rate_hz: float | None = None
 
@@ -100,7 +99,7 @@ class LatencyQuantile:
 
     def _least_ns(self, timed: Timings) -> int:
         """How long a PASS must have been watched."""
-        return max(self.min_duration_ns, self.unwatched_ns if validity.unwatched(timed.board) else 0)
+        return validity.steady_state_ns(timed.board) if self.min_duration_ns is None else self.min_duration_ns
 
     def demand(self, sample: Sample) -> Demand | None:
         """Inferences (or generations) up to the next look."""
@@ -277,13 +276,11 @@ class LatencyQuantile:
         if timed.overloaded(n):
             return _cannot_keep_up(timed), "a faster model, or a lower rate"
         if missing_ns > 0:
-            unwatched = validity.unwatched(timed.board) if self._least_ns(timed) > self.min_duration_ns else None
-            because = "" if unwatched is None else f" where {unwatched}"
             said = (
-                f"the {n} {unit} cover less than the {format_duration(self._least_ns(timed))} that a PASS needs"
-                f"{because}, and they do not show that the budget is missed"
+                f"the {n} {unit} cover less than the {format_duration(self._least_ns(timed))} that a PASS needs "
+                f"({self._who_asks(timed)}), and they do not show that the budget is missed"
             )
-            return said, f"{unit} over another {format_duration(missing_ns)}, which a PASS needs (min_duration)"
+            return said, f"{unit} over another {format_duration(missing_ns)}{self._or_declare()}"
         change = outlook.of_quantile(Outcome.INCONCLUSIVE, self._around(timed, look, judge))
         observed, budget = _ms(observed_quantile(timed.values_ns, self.quantile)), _ms(self.budget_ns)
         if n < fewest:
@@ -297,6 +294,23 @@ class LatencyQuantile:
                 f"them, so that they count as {n / look.inflation:.0f}"
             )
         return said, change
+
+    def _who_asks(self, timed: Timings) -> str:
+        """Who says how long a PASS must be watched."""
+        if self.min_duration_ns is not None:
+            return "min_duration"
+        conditions = timed.board.conditions
+        declares = conditions is not None and conditions.steady_state_s is not None
+        return "the board's steady_state" if declares else "the default for a board whose lab declares no steady_state"
+
+    def _or_declare(self) -> str:
+        """What a user may declare instead of waiting."""
+        if self.min_duration_ns is not None:
+            return ", which a PASS needs (min_duration)"
+        return (
+            "; or declare how long this board takes to show what comes and goes on it: steady_state: in lab.yaml, or "
+            "min_duration= in this marker"
+        )
 
     def _around(self, timed: Timings, look: Look, judge: Judge | None) -> outlook.QuantileLook:
         """Which other budgets these durations would have passed or missed; none is known to pass without `judge`."""
@@ -422,8 +436,7 @@ def declare_quantile(  # noqa: D103 - the form of the marker with a budget, see 
         alpha=arguments.alpha(alpha, settings.alpha),
         max_samples=arguments.whole("max_samples", max_samples, least=30),
         max_duration_ns=arguments.duration("max_duration", max_duration),
-        min_duration_ns=0 if min_duration is None else duration_ns(min_duration),
-        unwatched_ns=validity.UNWATCHED_NS if min_duration is None else 0,
+        min_duration_ns=None if min_duration is None else duration_ns(min_duration),
         max_drift_c=None if max_drift is None else arguments.degrees("max_drift", max_drift),
         rate_hz=None if rate is None else rate_per_second(rate),
     )
@@ -436,11 +449,29 @@ def declare_first_token(  # noqa: D103 - the marker's signature
     alpha: object = None,
     max_samples: object = 300,
     max_duration: object = "30 min",
+    min_duration: object = None,
     settings: GateSettings,
 ) -> LatencyQuantile:
     return declare_quantile(
-        q, budget, alpha=alpha, max_samples=max_samples, max_duration=max_duration, settings=settings, name=FIRST_TOKEN
+        q,
+        budget,
+        alpha=alpha,
+        max_samples=max_samples,
+        max_duration=max_duration,
+        min_duration=min_duration,
+        settings=settings,
+        name=FIRST_TOKEN,
     )
+
+
+def restore(name: str, **recorded: Any) -> LatencyQuantile:
+    """The gate whose `Gate.arguments` these are.
+
+    Earlier versions wrote ``unwatched_ns`` as well: 0 where the marker gave a `min_duration`.
+    """
+    if recorded.pop("unwatched_ns", 0):
+        recorded["min_duration_ns"] = None
+    return LatencyQuantile(name=name, **recorded)
 
 
 def no_measurement(latencies: npt.NDArray[np.int64]) -> str | None:

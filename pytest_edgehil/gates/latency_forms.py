@@ -131,7 +131,7 @@ def restore(name: str, **recorded: Any) -> Gate:
         return AgainstGolden(name=name, **{**recorded, "across": tuple(recorded["across"])})
     if "baseline" in recorded:
         return AgainstBaseline(name=name, **recorded)
-    return latency.LatencyQuantile(name=name, **recorded)
+    return latency.restore(name, **recorded)
 
 
 def _one_of(**given: object) -> None:

@@ -94,7 +94,7 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         ),
         "time_to_first_token": _Kind(
             declare=latency.declare_first_token,
-            restore=lambda **recorded: latency.LatencyQuantile(name=latency.FIRST_TOKEN, **recorded),
+            restore=functools.partial(latency.restore, latency.FIRST_TOKEN),
         ),
         "npu_utilisation": _Kind(
             declare=meters.declare_npu,

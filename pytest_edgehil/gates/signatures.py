@@ -80,7 +80,7 @@ _TEXTS = {
         "a language model must produce at least so many tokens a second, such as '12/s', after the first one.",
     ),
     "time_to_first_token": (
-        "budget, *, q=0.95, alpha=None, max_samples=300, max_duration='30 min'",
+        "budget, *, q=0.95, alpha=None, max_samples=300, max_duration='30 min', min_duration=None",
         "a quantile of the time to a generation's first token must be within a budget such as '300 ms'.",
     ),
     "npu_utilisation": (

@@ -32,9 +32,9 @@ SWAP_IN_PAGES = 16
 CLOCK_COST_SHARE = 0.001
 """A clock whose one reading costs more than this share of the budget is named."""
 
-UNWATCHED_NS = 30 * 10**9
-"""So long a PASS of a latency must be watched on a board that would not remember that it throttled: ten cycles of a
-throttling that comes and goes every 3 s."""
+STEADY_STATE_NS = 30 * 10**9
+"""So long a PASS of a latency must be watched on a board whose lab declares nothing else: ten cycles of a throttling
+that comes and goes every 3 s."""
 WARMING_C = 10.0
 """A board that has warmed up does not move by so much; a cold one does within minutes (no cooler: by 30 °C)."""
 PLATEAU_S = 60.0
@@ -103,14 +103,22 @@ def no_bits(sample: Sample) -> str:
     return "the board reports no throttled bits"
 
 
-def unwatched(sample: Sample) -> str | None:
-    """Why a short throttling may have come and gone unseen; None where the board would remember it, or none measured.
+def steady_state_ns(sample: Sample) -> int:
+    """How long a PASS of a latency must have been watched on this board, before it stands for what the board does.
 
-    Readings are taken once a second; only the bits that stay set tell what was between two of them.
+    A sample that stops before the first slow stretch looks like one of a board that has none, and no throttled bit
+    tells the two apart: a bit says that the board *did* throttle, none says that it will not. So the wait does not
+    depend on bits. What the board's lab declares counts; `STEADY_STATE_NS` where it declares nothing, and for samples
+    that were stored before it could.
+
+    There is none to wait for in a recording (it is as long as it is; its verdicts say that it is one, and never satisfy
+    a policy that asks for hardware), and in numbers without conditions: a DUT's sample has them from its first
+    inference on, so such numbers were made up, to see what a gate says of them.
     """
-    if sample.conditions is None or sample.replayed or throttled_series(sample):
-        return None
-    return no_bits(sample)
+    if sample.conditions is None or sample.replayed:
+        return 0
+    declared_s = sample.conditions.steady_state_s
+    return STEADY_STATE_NS if declared_s is None else max(0, round(declared_s * 1e9))
 
 
 def bit_names(bits: int) -> str:

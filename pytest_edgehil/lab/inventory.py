@@ -175,6 +175,7 @@ def _board(section: LabSection, board_id: str, document: Document, problems: lis
         home=board.home,
         identity_key=_below(document.source, board.identity_key) if board.identity_key else None,
         virtual=virtual,
+        steady_state_s=board.steady_state,
     )
 
 

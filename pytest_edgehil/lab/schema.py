@@ -310,6 +310,15 @@ class BoardSection(Section):
     identity_key: Annotated[
         Text | None, Field(description="PEM public key (ECDSA P-256) that the board's evidence must be signed with")
     ] = None
+    steady_state: Annotated[
+        Annotated[float, _duration(at_least="0 s", at_most="1 h")] | None,
+        WithJsonSchema({"type": "string", "examples": ["30 s"]}),
+        _field(
+            "a latency must have been watched for so long before it may pass: ten cycles of the slowest thing that "
+            "comes and goes on this board (throttling, fan, governor); say in a comment why less is enough",
+            default="30 s",
+        ),
+    ] = None
     virtual: Annotated[VirtualSection | None, Field(description="only with environment: virtual")] = None
 
 

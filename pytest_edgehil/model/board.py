@@ -168,6 +168,7 @@ class Board:
         home: directory for our files on the board; relative paths are below the login's home.
         pool: name of the pool whose limit counts this board, if any.
         identity_key: PEM public key (ECDSA P-256) that the board's evidence must be signed with, if it is enrolled.
+        steady_state_s: so long a latency must have been watched on this board before it may pass; None: undeclared.
     """
 
     id: str
@@ -183,3 +184,4 @@ class Board:
     home: str = ".edgehil"
     identity_key: Path | None = None
     virtual: VirtualSpec | None = None
+    steady_state_s: float | None = None

@@ -76,6 +76,8 @@ class Conditions:
         boot_id_before, boot_id_after: kernel boot ids around the measurement.
         restarts: how often the model's process had to be started again.
         replayed: the samples were played back from a recording and were not measured on this board.
+        steady_state_s: so long a latency must be watched on this board, as its lab declares; None: undeclared (see
+            `gates.validity.steady_state_ns`).
     """
 
     runtime: str
@@ -89,6 +91,7 @@ class Conditions:
     boot_id_after: str | None = None
     restarts: int = 0
     replayed: bool = False
+    steady_state_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

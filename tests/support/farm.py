@@ -29,6 +29,7 @@ def lab_text(*, name: str, boards: int, expiry: str = "5 s", **virtual: Any) -> 
             f"  b{number}:",
             f"    class: {'pi5-8gb-hat2' if number % 2 else 'pi5-4gb'}",
             "    environment: virtual",
+            "    steady_state: 0 s",  # a process: nothing on it throttles, so no test waits for that
             "    power: {backend: virtual}",
             "    slots: {backend: tryboot, partitions: [2, 3]}",
             f"    virtual: {json.dumps(spec)}",

@@ -97,6 +97,7 @@ def sample(*, latency_ms: float = 5.0, n: int = 200, replayed: bool = False, dur
             throttled_before=0,
             throttled_after=0,
             replayed=replayed,
+            steady_state_s=0.0,
         ),
     )
 

@@ -85,10 +85,10 @@ def test_other_latencies_and_quantiles_err_no_more_often(script, name: str, quan
 def test_throttling_that_comes_and_goes_does_not_pass(script) -> None:
     regime = script("regime")
     limit_ms = regime.budget_ms()
-    for name in ("bits, min_duration 32 s", "no bits, as by default"):
+    for name in ("bits, as by default", "no bits, as by default"):
         outcomes, _ = regime.run(regime.GUARDS[name], limit_ms, 15)
         assert outcomes[Outcome.PASS] <= at_most(15, 0.06)
-    assert regime.run(regime.GUARDS["no guard"], limit_ms, 15)[0][Outcome.PASS] >= at_least(15, 0.4)
+    assert regime.run(regime.GUARDS["no guard"], limit_ms, 15)[0][Outcome.PASS] >= at_least(15, 0.35)
 
 
 def test_a_board_well_below_or_above_its_limit_is_told_long_before_the_end(script) -> None:

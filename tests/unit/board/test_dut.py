@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -72,6 +73,17 @@ def replay(directory, **fields):
 
 
 # --- what a test does --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("declared_s", [2.0, None])
+def test_what_the_lab_declares_of_the_board_stands_in_the_conditions_of_what_it_measured(
+    session, model, declared_s, monkeypatch
+):
+    monkeypatch.setattr(session, "board", dataclasses.replace(session.board, steady_state_s=declared_s))
+    with Dut.open(session, combo=Combo(model=model)) as dut:
+        dut.run(X)
+        assert dut.sample.conditions.steady_state_s == declared_s
+        assert dut.sample.n == 1
 
 
 def test_opening_flashes_and_loads_in_steps_and_says_which_board_it_is(session, model):

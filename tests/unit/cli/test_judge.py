@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.records import STARTED_AT
+from support.samples import conditions
 from support.signed_evidence import Bench
 from support.stored_runs import gate, record_with, report, steady
 
@@ -75,6 +76,20 @@ def results_pass(verdict: Any) -> Any:
     from pytest_edgehil.model.verdict import Outcome
 
     return dataclasses.replace(verdict, outcome=Outcome.PASS)
+
+
+def test_how_long_the_board_had_to_be_watched_is_judged_again_from_the_file(tmp_path: Path, capsys: Any) -> None:
+    samples = {
+        FAST: ((P95,), steady(10.0)),
+        SLOW: ((P95,), steady(10.0, conditions=conditions(steady_state_s=5.0))),
+        "suites/test_a.py::test_old": ((P95,), steady(10.0, conditions=conditions(steady_state_s=None))),
+    }
+    status, text = judged(capsys, report(tmp_path / "report", samples))
+    assert status == 1
+    assert "every recorded verdict of run run-1 is reached again" in text
+    assert text.count("INCONCLUSIVE") >= 2
+    assert "5 s that a PASS needs (the board's steady_state)" in text
+    assert "30 s that a PASS needs (the default for a board whose lab declares no steady_state)" in text
 
 
 def test_other_gates_judge_by_pattern_and_say_that_their_error_rate_is_void(

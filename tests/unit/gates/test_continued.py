@@ -117,13 +117,13 @@ def test_an_undecided_run_goes_on_with_a_fresh_budget_and_counts_every_inference
 # --- validity is a matter of one run -----------------------------------------------------------------
 
 
-def test_runs_of_a_board_with_throttled_bits_need_no_longer_watching_than_one_of_them() -> None:
+def test_runs_together_are_watched_for_as_long_as_the_slowest_of_their_boards_needs() -> None:
     run = timed((8 * MS + np.random.default_rng(1).integers(1000, size=60)).astype(np.int64))
-    bare = conditions(throttled_before=None, throttled_after=None)
-    blind = run.replace(readings=(), conditions=bare)
+    undeclared = run.replace(conditions=conditions(steady_state_s=None))
     again = run.replace(earlier=after(run))
     assert evaluate(P95, again).outcome is Outcome.PASS
-    assert evaluate(P95, run.replace(earlier=after(blind))).outcome is Outcome.INCONCLUSIVE
+    assert evaluate(P95, run.replace(earlier=after(undeclared))).outcome is Outcome.INCONCLUSIVE
+    assert evaluate(P95, undeclared.replace(earlier=after(run))).outcome is Outcome.INCONCLUSIVE
 
 
 def test_what_changes_from_run_to_run_is_no_trouble_and_what_changes_within_one_is() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.samples import MS, conditions, latencies_ms, reading, timed, to_ns
 
 from pytest_edgehil.gates.latency import LatencyQuantile
-from pytest_edgehil.gates.registry import GateSettings, parse
+from pytest_edgehil.gates.registry import GateSettings, from_arguments, parse
 from pytest_edgehil.model import Demand, Outcome, Sample, Verdict
 
 
@@ -225,19 +225,48 @@ def test_sensors_that_the_board_lacks_are_named() -> None:
         assert any(one.startswith(sensor) for one in verdict.not_checked)
 
 
-def test_a_board_that_would_not_remember_throttling_is_watched_for_longer_before_it_passes() -> None:
-    bare = conditions(throttled_before=None, throttled_after=None)
-    rows = tuple(reading(float(at), throttled=None) for at in range(4))
-    short = verdict_of(spread(400), readings=rows, conditions=bare)
+BITS = {"throttled_before": 0, "throttled_after": 0}
+NO_BITS = {"throttled_before": None, "throttled_after": None}
+
+
+@pytest.mark.parametrize("bits", [BITS, NO_BITS], ids=["bits", "no bits"])
+def test_a_board_that_declares_nothing_is_watched_for_half_a_minute_before_it_passes(bits: dict[str, object]) -> None:
+    undeclared = conditions(**bits, steady_state_s=None)
+    rows = tuple(reading(float(at), throttled=bits["throttled_before"]) for at in range(4))
+    short = verdict_of(spread(400), readings=rows, conditions=undeclared)
     assert short.outcome is Outcome.INCONCLUSIVE
     assert not short.decided
-    assert "30 s that a PASS needs where the board reports no throttled bits" in short.reason
-    long = verdict_of(spread(4000), readings=rows, conditions=bare)
+    assert "30 s that a PASS needs (the default for a board whose lab declares no steady_state)" in short.reason
+    assert "steady_state: in lab.yaml, or min_duration= in this marker" in short.would_change
+    long = verdict_of(spread(4000), readings=rows, conditions=undeclared)
     assert long.outcome is Outcome.PASS
     assert long.n >= 3750  # 30 s of 8 ms
-    assert verdict_of(spread(400, fast_ms=13.0), readings=rows, conditions=bare).outcome is Outcome.FAIL
-    told = gate(min_duration="0 s").evaluate(timed(spread(400), readings=rows, conditions=bare))
+    assert verdict_of(spread(400, fast_ms=13.0), readings=rows, conditions=undeclared).outcome is Outcome.FAIL
+    told = gate(min_duration="0 s").evaluate(timed(spread(400), readings=rows, conditions=undeclared))
     assert told.outcome is Outcome.PASS
+
+
+def test_a_pass_is_held_back_for_as_long_as_the_board_declares() -> None:
+    two = conditions(steady_state_s=2.0)
+    short = verdict_of(spread(100), conditions=two)
+    assert short.outcome is Outcome.INCONCLUSIVE
+    assert "2 s that a PASS needs (the board's steady_state)" in short.reason
+    assert verdict_of(spread(400), conditions=two).outcome is Outcome.PASS
+    held = gate(min_duration="5 s").evaluate(timed(spread(400), conditions=two))
+    assert held.outcome is Outcome.INCONCLUSIVE
+    assert "5 s that a PASS needs (min_duration)" in held.reason
+
+
+def test_a_recording_and_numbers_of_no_board_are_not_waited_for() -> None:
+    assert verdict_of(spread(100), conditions=conditions(steady_state_s=None, replayed=True)).outcome is Outcome.PASS
+    assert verdict_of(spread(100), conditions=None).outcome is Outcome.PASS
+
+
+def test_recorded_arguments_of_earlier_versions_mean_what_they_meant() -> None:
+    now = gate().arguments()
+    assert from_arguments("p95_latency", {**now, "min_duration_ns": 0, "unwatched_ns": 30 * 10**9}) == gate()
+    then = from_arguments("p95_latency", {**now, "min_duration_ns": 5 * 10**9, "unwatched_ns": 0})
+    assert then == gate(min_duration="5 s")
 
 
 def test_a_fast_model_passes_after_the_minimum_duration_however_many_inferences_that_takes() -> None:

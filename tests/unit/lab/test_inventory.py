@@ -63,6 +63,16 @@ def with_board(lines: str) -> str:
 # --- what a lab becomes ---------------------------------------------------------------------------------
 
 
+def test_a_board_says_how_long_it_takes_to_show_what_comes_and_goes_on_it(tmp_path: Path) -> None:
+    assert load(tmp_path, with_board("steady_state: 2 s")).boards[0].steady_state_s == 2.0
+    assert load(tmp_path, with_board("steady_state: 0 s")).boards[0].steady_state_s == 0.0
+    assert load(tmp_path, with_board("tags: []")).boards[0].steady_state_s is None, (
+        "undeclared: the gates have a default"
+    )
+    with pytest.raises(LabFileError, match=r"6: boards\.b\.steady_state: '2 h' is out of range: expected 0 ns to 1 h"):
+        load(tmp_path, with_board("steady_state: 2 h"))
+
+
 def test_a_real_board_becomes_a_value_with_everything_in_it(tmp_path: Path) -> None:
     text = REAL + (
         "    tags: [cooled, cooled]\n"
