@@ -7,6 +7,7 @@ after the trial, so that a power cut at any moment leaves the board on one whole
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,10 +28,9 @@ BOOT_S = 180.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A firmware that runs on trial and has proven itself: its partition, and the one to fall back to."""
+    """A firmware that runs on trial and has proven itself, and its partition."""
 
     partition: int
-    other: int
 
 
 def try_firmware(
@@ -40,6 +40,7 @@ def try_firmware(
     *,
     power: Power | None = None,
     boot_timeout_s: float = BOOT_S,
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Trial:
     """Write a firmware that is in the board's store to the inactive slot, boot it once and have it prove itself.
 
@@ -49,6 +50,7 @@ def try_firmware(
         slots: of the board.
         power: to bring back a board that does not come up at all.
         boot_timeout_s: how long a boot may take.
+        on_progress: told ``write`` or ``verify``, the bytes done and the bytes in all.
 
     Raises:
         FirmwareRejected: it did not come up or is not well; the board runs the old one again.
@@ -66,9 +68,9 @@ def try_firmware(
     running = before.partition
     trial = next(one for one in slots.partitions if one != running)
     asked = {"digest": artifact.digest, "partition": trial}
-    session.client.request("firmware-write", asked, timeout_s=WRITE_S)
+    session.client.request("firmware-write", asked, timeout_s=WRITE_S, on_progress=on_progress)
     try:
-        _reboot(session, tryboot=True, timeout_s=boot_timeout_s)
+        _reboot(session, trial=trial, timeout_s=boot_timeout_s)
     except DeadlineExceeded as problem:
         _revive(session, power, boot_timeout_s, artifact, cause=problem)
         raise FirmwareRejected(
@@ -79,14 +81,13 @@ def try_firmware(
     reasons = [str(one) for one in proof.items("reasons")]
     if reasons:
         if proof.integer_or_none("partition") != running:
-            _reboot(session, tryboot=False, timeout_s=boot_timeout_s)
+            _reboot(session, trial=None, timeout_s=boot_timeout_s)
         now = session.client.status().firmware
         raise FirmwareRejected(
             f"{board_id}: {artifact.label} was tried on partition {trial} and rejected: {'; '.join(reasons)}; "
             f"{_says(now)} runs again"
         )
-    assert running is not None
-    return Trial(partition=trial, other=running)
+    return Trial(partition=trial)
 
 
 def leave_trial(session: BoardSession, *, boot_timeout_s: float = BOOT_S) -> bool:
@@ -98,14 +99,14 @@ def leave_trial(session: BoardSession, *, boot_timeout_s: float = BOOT_S) -> boo
     firmware = session.client.status().firmware
     if firmware.default_partition is None or firmware.partition in {None, firmware.default_partition}:
         return False
-    _reboot(session, tryboot=False, timeout_s=boot_timeout_s)
+    _reboot(session, trial=None, timeout_s=boot_timeout_s)
     return True
 
 
-def _reboot(session: BoardSession, *, tryboot: bool, timeout_s: float) -> None:
+def _reboot(session: BoardSession, *, trial: int | None, timeout_s: float) -> None:
     boot_id = session.client.platform.boot_id
     with contextlib.suppress(LinkLost, DeadlineExceeded):  # the board may be gone before it has answered
-        session.client.request("reboot", {"tryboot": tryboot}, timeout_s=60.0)
+        session.client.request("reboot", {"trial": trial}, timeout_s=60.0)
     session.renew(old_boot_id=boot_id, timeout_s=timeout_s)
 
 

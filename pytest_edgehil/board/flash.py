@@ -12,7 +12,7 @@ import enum
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pytest_edgehil.artifacts.compat import below_floor, check_combo, missing_runtimes
 from pytest_edgehil.board.answers import BoardStatus
@@ -24,6 +24,8 @@ from pytest_edgehil.model.artifact import Artifact, Combo
 
 if TYPE_CHECKING:
     from pytest_edgehil.board.power import Power
+
+FlashPhase = Literal["send", "write", "verify"]
 
 INSTALL_S = 600.0
 ACTIVATE_S = 120.0
@@ -71,19 +73,22 @@ class FlashPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlashProgress:
-    """How far the sending of one artifact is.
+    """How far one artifact is: sent to the board, written to a slot, or read back from it.
 
     Args:
         artifact: which.
-        sent_bytes: of the bundle, with what was there from a push that was cut; of a delta, its share.
-        total_bytes: size of the bundle.
-        rate_bytes_per_s: of the link; None until it is known.
+        sent_bytes: of the bundle, with what was there from a push that was cut; of a delta, its share. In a slot: of
+            what is written or read back.
+        total_bytes: of the bundle, or of what goes into the slot.
+        rate_bytes_per_s: of the link; None until it is known, and in a slot.
+        phase: what is going on.
     """
 
     artifact: Artifact
     sent_bytes: int
     total_bytes: int
     rate_bytes_per_s: float | None = None
+    phase: FlashPhase = "send"
 
     @property
     def label(self) -> str:
@@ -146,7 +151,7 @@ def flash(
         session: of the board; its client is another one afterwards if a firmware was tried.
         power: to bring back a board whose firmware does not come up.
         way: deltas, bandwidth, compression.
-        on_progress: told how far the sending is.
+        on_progress: told how far the sending is, and the writing of a slot.
         boot_timeout_s: how long a boot may take.
         clock: monotonic seconds.
 
@@ -168,7 +173,7 @@ def flash(
             case StepKind.INSTALL, Artifact() as artifact:
                 session.client.request("install", {"digest": artifact.digest}, timeout_s=INSTALL_S)
             case StepKind.FIRMWARE, Artifact() as artifact:
-                trial = _try(session, artifact, power=power, boot_timeout_s=boot_timeout_s)
+                trial = _try(session, artifact, power=power, boot_timeout_s=boot_timeout_s, told=on_progress)
             case StepKind.ACTIVATE, _:
                 _activate(session, plan.combo, trial)
     pushed = {step.artifact.digest for step in plan.steps if step.kind is StepKind.PUSH and step.artifact}
@@ -216,19 +221,26 @@ def check_fit(combo: Combo, session: BoardSession) -> None:
         raise RuntimeMissing(f"{board.id}: {'; '.join(missing)}")
 
 
-def _try(session: BoardSession, artifact: Artifact, *, power: Power | None, boot_timeout_s: float) -> Trial:
+def _try(
+    session: BoardSession,
+    artifact: Artifact,
+    *,
+    power: Power | None,
+    boot_timeout_s: float,
+    told: Callable[[FlashProgress], None] | None,
+) -> Trial:
     slots = session.board.slots
     if slots is None:
         raise FlashError(f"{session.board.id}: no firmware slots are configured; add 'slots:' to the board in lab.yaml")
-    if slots.backend != "tryboot":
-        raise FlashError(f"{session.board.id}: unknown slot back-end {slots.backend!r}; expected tryboot")
-    return try_firmware(session, artifact, slots, power=power, boot_timeout_s=boot_timeout_s)
+    return try_firmware(
+        session, artifact, slots, power=power, boot_timeout_s=boot_timeout_s, on_progress=_told_of_slot(artifact, told)
+    )
 
 
 def _activate(session: BoardSession, combo: Combo, trial: Trial | None) -> None:
     asked: dict[str, object] = {"combo": combo.digests, "board_class": session.board.cls}
     if trial is not None:
-        asked |= {"partition": trial.partition, "other": trial.other}
+        asked |= {"partition": trial.partition}
     session.client.request("activate", asked, timeout_s=ACTIVATE_S)
     now = session.client.status()
     if dict(now.combo) != combo.digests:
@@ -247,5 +259,18 @@ def _told(
                 artifact=artifact, sent_bytes=sent_bytes, total_bytes=artifact.size_bytes, rate_bytes_per_s=rate
             )
         )
+
+    return told
+
+
+def _told_of_slot(
+    artifact: Artifact, on_progress: Callable[[FlashProgress], None] | None
+) -> Callable[[str, int, int], None] | None:
+    if on_progress is None:
+        return None
+
+    def told(phase: str, done_bytes: int, total_bytes: int) -> None:
+        known: FlashPhase = "verify" if phase == "verify" else "write"
+        on_progress(FlashProgress(artifact=artifact, sent_bytes=done_bytes, total_bytes=total_bytes, phase=known))
 
     return told

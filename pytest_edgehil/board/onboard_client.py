@@ -34,6 +34,7 @@ from pytest_edgehil.board.trouble import error_of
 from pytest_edgehil.board.wire import Message
 from pytest_edgehil.board.zipapp import onboard_zipapp
 from pytest_edgehil.errors import EdgehilError, FlashError, ModelError, ProtocolError, RuntimeMissing
+from pytest_edgehil.model.board import Slots
 from pytest_edgehil.model.sample import ColdStart, SensorReading
 from pytest_edgehil.model.series import OpenLoop
 
@@ -97,7 +98,15 @@ class OnboardClient:
 
     @classmethod
     def start(
-        cls, transport: Transport, *, board_id: str, home: str, token: int, holder: str, timeout_s: float = 60.0
+        cls,
+        transport: Transport,
+        *,
+        board_id: str,
+        home: str,
+        token: int,
+        holder: str,
+        slots: Slots | None = None,
+        timeout_s: float = 60.0,
     ) -> Self:
         """Start a session; pushes the program first if the board does not have it.
 
@@ -107,6 +116,7 @@ class OnboardClient:
             home: our directory on the board, see `Board.home`.
             token: fencing token of the lease.
             holder: who holds the lease.
+            slots: that the lab declares; None: the program takes the board for a Pi's.
             timeout_s: for all of it.
 
         Raises:
@@ -118,7 +128,19 @@ class OnboardClient:
         deadline = time.monotonic() + timeout_s
         data, digest = onboard_zipapp()
         name = f"onboard-{digest}.pyz"
-        argv = ("python3", "-S", "-E", f"{home}/bin/{name}", "serve", "--token", str(token), "--holder", holder)
+        argv: tuple[str, ...] = (
+            "python3",
+            "-S",
+            "-E",
+            f"{home}/bin/{name}",
+            "serve",
+            "--token",
+            str(token),
+            "--holder",
+            holder,
+        )
+        if slots is not None:
+            argv += ("--slots", _declared(slots))
         pushed = False
         while True:
             left = max(0.1, deadline - time.monotonic())
@@ -434,9 +456,29 @@ class OnboardClient:
         message, signature = self._conversation.ask("attest", blob=payload, timeout_s=timeout_s)
         return signature, self._fields(message).text("public_key")
 
-    def request(self, operation: str, fields: Message, *, timeout_s: float) -> Fields:
-        """Any other request (flashing)."""
-        message, _ = self._conversation.ask(operation, fields, timeout_s=timeout_s)
+    def request(
+        self,
+        operation: str,
+        fields: Message,
+        *,
+        timeout_s: float,
+        on_progress: Callable[[str, int, int], None] | None = None,
+    ) -> Fields:
+        """Any other request (flashing).
+
+        Args:
+            operation: its name.
+            fields: what is asked.
+            timeout_s: deadline.
+            on_progress: told a phase, the bytes done and the bytes in all, where the board tells of progress.
+        """
+
+        def told(frame: Message, _blob: bytes) -> None:
+            fields = self._fields(frame)
+            if on_progress is not None:
+                on_progress(fields.text("phase"), fields.integer("done_bytes"), fields.integer("total_bytes"))
+
+        message, _ = self._conversation.ask(operation, fields, timeout_s=timeout_s, on_frame=told)
         return self._fields(message)
 
     def close(self) -> None:
@@ -610,6 +652,12 @@ class _Gathered:
             # an item was fed as a batch of one: its output's first axis is that batch
             joined[name] = whole[:, 0] if whole.ndim > 1 and whole.shape[1] == 1 else whole
         return joined
+
+
+def _declared(slots: Slots) -> str:
+    """What the on-board program is told of the slots (`onboard/slots`)."""
+    declared = {"backend": slots.backend, "partitions": slots.partitions, "names": slots.names}
+    return json.dumps({**declared, "devices": dict(slots.devices)})
 
 
 def _joined(pieces: list[Array]) -> Array:

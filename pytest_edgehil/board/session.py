@@ -137,6 +137,7 @@ class BoardSession:
             home=self.board.home,
             token=self._token,
             holder=self._holder,
+            slots=self.board.slots,
             timeout_s=timeout_s,
         )
         if client.platform.imitated and self.board.environment is Environment.HARDWARE:

@@ -34,6 +34,7 @@ ERRORS: dict[str, type[EdgehilError]] = {
     "no-combo": FlashError,
     "corrupt-program": FlashError,
     "reboot-failed": FlashError,
+    "slots-failed": FlashError,
     # the artifact
     "corrupt-artifact": CorruptArtifact,
     "unsafe-archive": UnsafeArchive,

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import platformdirs
 
@@ -29,6 +29,7 @@ from pytest_edgehil.lab.schema import (
     BoardSection,
     CommandPowerSection,
     LabSection,
+    SlotsSection,
     SshSection,
     VirtualPowerSection,
     lab_schema,
@@ -50,6 +51,7 @@ __all__ = ["Lab", "default_state_dir", "lab_schema", "load_lab"]
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SQLITE = "sqlite:///"
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +156,8 @@ def _board(section: LabSection, board_id: str, document: Document, problems: lis
         wrong(("pool",), f"there is no pool {board.pool!r}{suggest(board.pool, names, known)}")
     if board.slots is not None and len(set(board.slots.partitions)) != 2:
         wrong(("slots", "partitions"), "the two slots must be two partitions")
+    if board.slots is not None:
+        _check_slots(board.slots, environment=board.environment, wrong=wrong)
     environment = Environment(board.environment)
     virtual = _virtual(section.lab, board_id, board, wrong) if environment is Environment.VIRTUAL else None
     if environment is not Environment.VIRTUAL:
@@ -170,7 +174,7 @@ def _board(section: LabSection, board_id: str, document: Document, problems: lis
         console=ConsoleAccess(url=board.console.url, baud=board.console.baud) if board.console else None,
         power=_power(board),
         accelerator=Accelerator(kind=board.accelerator) if board.accelerator else None,
-        slots=Slots(backend=board.slots.backend, partitions=_pair(board.slots.partitions)) if board.slots else None,
+        slots=_slots(board.slots) if board.slots else None,
         pool=board.pool,
         home=board.home,
         identity_key=_below(document.source, board.identity_key) if board.identity_key else None,
@@ -179,8 +183,31 @@ def _board(section: LabSection, board_id: str, document: Document, problems: lis
     )
 
 
-def _pair(partitions: list[int]) -> tuple[int, int]:
-    first, second = partitions
+def _check_slots(slots: SlotsSection, *, environment: str, wrong: Callable[[KeyPath, str], None]) -> None:
+    if slots.backend == "virtual" and environment != "virtual":
+        wrong(("slots", "backend"), f"only a virtual board has virtual slots; the board is {environment}")
+    if slots.backend == "uboot" and environment == "virtual":
+        wrong(("slots", "backend"), "a virtual board imitates a Pi's bootloader: expected virtual or tryboot")
+    if slots.backend != "uboot" and slots.names is not None:
+        wrong(("slots", "names"), "only slots of U-Boot have names: they are those in its BOOT_ORDER")
+    if slots.names is not None and len(set(slots.names)) != 2:
+        wrong(("slots", "names"), "the two slots must have two names")
+    for image, pair in slots.devices.items():
+        if len(set(pair)) != 2:
+            wrong(("slots", "devices", image), "the two slots must be two devices")
+
+
+def _slots(slots: SlotsSection) -> Slots:
+    return Slots(
+        backend=slots.backend,
+        partitions=_pair(slots.partitions),
+        names=_pair(slots.names or ["A", "B"]),
+        devices={image: _pair(pair) for image, pair in slots.devices.items()},
+    )
+
+
+def _pair(values: Sequence[_T]) -> tuple[_T, _T]:
+    first, second = values
     return first, second
 
 

@@ -37,7 +37,7 @@ CONSOLE_SCHEMES = ("socket", "rfc2217", "loop", "hwgrep", "spy", "alt")
 
 EnvironmentName = Literal["hardware", "emulated", "virtual"]
 AcceleratorKind = Literal["hailo8", "hailo8l", "hailo10h"]
-SlotBackend = Literal["tryboot"]
+SlotBackend = Literal["tryboot", "virtual", "uboot"]
 # the same names as `virtual.faults.KINDS`, which this room cannot import; a test compares them
 FaultKind = Literal[
     "link-cut",
@@ -248,6 +248,19 @@ class SlotsSection(Section):
         list[Annotated[int, Field(ge=1, le=63)]],
         Field(min_length=2, max_length=2, description="the partition numbers of the two slots"),
     ] = [2, 3]
+    names: Annotated[
+        list[Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,16}$")]] | None,
+        Field(min_length=2, max_length=2, description="names of the two slots in U-Boot's BOOT_ORDER"),
+    ] = None
+    devices: Annotated[
+        dict[
+            Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")],
+            Annotated[
+                list[Annotated[str, Field(pattern=r"^/[A-Za-z0-9/._:+-]{1,200}$")]], Field(min_length=2, max_length=2)
+            ],
+        ],
+        Field(max_length=8, description="image of a firmware: the device that it is written to, for each slot"),
+    ] = {}
 
 
 class ThermalSection(Section):

@@ -89,12 +89,16 @@ class Slots:
     """A/B firmware slots.
 
     Args:
-        backend: ``tryboot`` (Pi 5, also imitated by virtual boards).
+        backend: ``tryboot`` (Pi 5), ``virtual`` (as virtual boards imitate it) or ``uboot``.
         partitions: the two partition numbers.
+        names: of the two in U-Boot's ``BOOT_ORDER``; used by ``uboot`` only.
+        devices: image of a firmware → the device that it is written to, for each slot; empty: no images, trees only.
     """
 
     backend: str
     partitions: tuple[int, int] = (2, 3)
+    names: tuple[str, str] = ("A", "B")
+    devices: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

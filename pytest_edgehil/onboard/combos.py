@@ -1,7 +1,7 @@
 """Which combo is active: one symbolic link, switched in one step, with a journal for what one step cannot do.
 
 Rules: a board is always on one whole combo, the old or the new one. Everything a combo needs is unpacked and
-verified before the switch. A combo with a new firmware has two commits (``autoboot.txt`` and the link); the journal
+verified before the switch. A combo with a new firmware has two commits (the bootloader's and the link); the journal
 says so before the first, and whoever starts next finishes or drops it, by what really is the default partition.
 """
 
@@ -14,11 +14,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import firmware, fits, floor
+from . import fits, floor
 from .durable import fsync_directory, switch_link, write_atomically
 from .frames import Message
 from .home import Home, hexadecimal, remove
 from .problem import Problem, storage
+from .slots import Slots
 from .unpack import install, read_manifest
 
 TRACKS = ("firmware", "model", "prompt")
@@ -34,16 +35,16 @@ def activate(
     home: Home,
     digests: object,
     *,
+    slots: Slots | None = None,
     partition: int | None = None,
-    other: int | None = None,
     board: fits.Here | None = None,
 ) -> Message:
     """Switch to a combo.
 
     Args:
         digests: track → digest; an object from the wire.
-        partition: with a new firmware: the partition it has proven itself on.
-        other: the other partition of the pair.
+        slots: of this board; needed with a new firmware.
+        partition: with a new firmware: the slot it has proven itself on.
         board: what the combo must fit; None: nobody knows.
 
     Raises:
@@ -55,23 +56,29 @@ def activate(
     with home.locked():
         _build(home, combo, name, board)
         if partition is not None:
-            if other is None or firmware.booted().partition != partition:
+            if slots is None or slots.chooser.state().running != partition:
                 raise Problem("bad-request", f"partition {partition} is not the one that is running")
             if "firmware" in combo:
                 floor.check(home, read_manifest(home.tree(combo["firmware"])))
                 floor.check_named(read_manifest(home.tree(combo["firmware"])))
-            intent = {"combo": name, "partition": partition, "other": other}
+            intent = {"combo": name, "partition": partition}
             write_atomically(home.journal, json.dumps(intent).encode())
-            firmware.commit(partition, other)
+            slots.chooser.commit(partition)
             _raise_floor(home, combo)
         switch_link(home.current, f"combos/{name}")
         _close_journal(home)
     return {"combo": combo}
 
 
-def recover(home: Home) -> str | None:
-    """Finish or drop an activation that was interrupted; says what was done, None when there was nothing to do."""
+def recover(home: Home, slots: Slots) -> str | None:
+    """Finish or drop an activation that was interrupted; says what was done, None when there was nothing to do.
+
+    A bootloader that counts the boots of its default is told that this one came up.
+    """
     with home.locked():
+        state = slots.chooser.state()
+        if state.wears and state.running is not None:
+            slots.chooser.commit(state.running)
         try:
             intent = json.loads(home.journal.read_bytes())
             name, partition = str(intent["combo"]), int(intent["partition"])
@@ -80,7 +87,7 @@ def recover(home: Home) -> str | None:
         except (ValueError, KeyError, TypeError) as exc:
             # the journal is written atomically, so this is no torn write: somebody else wrote there
             raise Problem("storage", f"the journal {home.journal} cannot be read: {exc}") from exc
-        finish = firmware.default_partition() == partition and (home.combos / name).is_dir()
+        finish = state.default == partition and (home.combos / name).is_dir()
         if finish:
             _raise_floor(home, _linked(home.combos / name) or {})
             switch_link(home.current, f"combos/{name}")

@@ -21,6 +21,7 @@ from .durable import write_atomically
 from .frames import Message
 from .home import Home, sysroot
 from .model_process import interpreter
+from .slots import Slots
 
 PROBE_TIMEOUT_S = 120.0
 HAILO_TIMEOUT_S = 15.0
@@ -28,10 +29,10 @@ EEPROM_TIMEOUT_S = 15.0
 _ARCHITECTURES = {"HAILO8": "hailo8", "HAILO8L": "hailo8l", "HAILO10H": "hailo10h"}
 
 
-def platform_facts(home: Home, program: Path) -> Message:
+def platform_facts(home: Home, program: Path, slots: Slots) -> Message:
     """Everything that the hello says of the board."""
-    booted = firmware.booted()
-    running = firmware.identity(booted.partition)
+    state = slots.chooser.state()
+    running = firmware.identity(home, state.running, running=True)
     room = os.statvfs(home.root)
     probed = _probed(home, program)
     return {
@@ -46,8 +47,8 @@ def platform_facts(home: Home, program: Path) -> Message:
         "runtimes": probed["runtimes"],
         "firmware": None if running is None else f"{running['name']} {running['version']}",
         "firmware_digest": None if running is None else running["digest"],
-        "partition": booted.partition,
-        "tryboot": booted.tryboot,
+        "partition": state.running,
+        "tryboot": state.on_trial,
         "accelerator": probed["accelerator"],
         "bootloader": probed["bootloader"],
         "firmware_floor": floor.floor(home),

@@ -14,6 +14,7 @@
       fence, fence.lock        the highest fencing token seen, and its holder
       journal                  an activation that is under way
       setback                  the last combo that failed here, and why; gone once one has proven itself
+      slots/<number>.json      which bundle a slot's devices were written from (see slots.images)
       firmware-floor           oldest version of a firmware that the board takes (see floor)
       board.json               {"class": …}, if whoever set the board up wrote it
       jobs/<name>/             a measurement that goes on without a link (see jobs)
@@ -67,13 +68,14 @@ class Home:
         self.fence = root / "fence"
         self.journal = root / "journal"
         self.jobs = root / "jobs"
+        self.slots = root / "slots"
         self.setback = root / "setback"
         self.probe = root / "probe.json"
 
     def prepare(self) -> None:
         """Make the directories and clear away what an interrupted push or unpacking left behind."""
         with storage(str(self.root)):
-            for directory in (self.store, self.trees, self.combos, self.jobs):
+            for directory in (self.store, self.trees, self.combos, self.jobs, self.slots):
                 self._make(directory)
             self._sweep()
             partial.sweep(self.store, now_s=time.time())

@@ -58,12 +58,15 @@ def _serve(options: argparse.Namespace) -> int:
     home = Home(_home())
     incoming, outgoing = claim_standard_streams()
     program = Path(sys.argv[0]).resolve()
-    damage = _damage(program)
-    if damage:
-        FrameWriter(outgoing).write(error_message(Problem("corrupt-program", damage)))
-        return EXIT_TROUBLE
     from .serve import Server
+    from .slots import chosen
 
+    try:
+        _check_program(program)
+        slots = chosen(options.slots)
+    except Problem as problem:
+        FrameWriter(outgoing).write(error_message(problem))
+        return EXIT_TROUBLE
     server = Server(
         home,
         token=options.token,
@@ -71,6 +74,7 @@ def _serve(options: argparse.Namespace) -> int:
         program=program,
         incoming=incoming,
         outgoing=outgoing,
+        slots=slots,
         silence_s=options.silence,
     )
     return server.serve()
@@ -85,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--token", type=int, required=True)
     one.add_argument("--holder", required=True)
     one.add_argument("--silence", type=float, default=15.0, help="end after so many seconds without the host")
+    one.add_argument("--slots", help="JSON: the firmware slots that the lab declares")
     return parser
 
 
@@ -93,13 +98,18 @@ def _home() -> Path:
     return Path(sys.argv[0]).resolve().parent.parent
 
 
-def _damage(program: Path) -> str | None:
-    """Is this file still what its name says? Tells why not."""
+def _check_program(program: Path) -> None:
+    """Is this file still what its name says?
+
+    Raises:
+        Problem: ``corrupt-program``.
+    """
     match = re.fullmatch(r"onboard-([0-9a-f]{64})\.pyz", program.name)
     if match is None:
-        return f"{program.name} is no name of an on-board program"
+        raise Problem("corrupt-program", f"{program.name} is no name of an on-board program")
     found = hashlib.sha256(program.read_bytes()).hexdigest()
-    return None if found == match[1] else f"{program} hashes to {found}"
+    if found != match[1]:
+        raise Problem("corrupt-program", f"{program} hashes to {found}")
 
 
 def _sink(home: Home, arguments: list[str]) -> int:

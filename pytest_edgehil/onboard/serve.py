@@ -35,7 +35,8 @@ from .jobs import MAY_RUN_BESIDE, Jobs
 from .model_process import ModelProcess
 from .problem import VERSION, Problem
 from .processes import cgroup_peak_bytes, status_bytes
-from .unpack import install, read_manifest
+from .slots import Slots
+from .unpack import altered, install, read_manifest
 
 HEARTBEAT_S = 0.5
 SAMPLE_S = 1.0
@@ -59,6 +60,7 @@ class Server:
         holder: who holds it.
         program: path of this zipapp.
         incoming, outgoing: file descriptors for frames.
+        slots: of this board.
         silence_s: end when the host has sent nothing for so long.
     """
 
@@ -71,9 +73,11 @@ class Server:
         program: Path,
         incoming: int,
         outgoing: int,
+        slots: Slots,
         silence_s: float = 15.0,
     ) -> None:
         self._home = home
+        self._slots = slots
         self._token = token
         self._holder = holder
         self._program = program
@@ -125,8 +129,8 @@ class Server:
             self._home.prepare()
             self._fence.enter(self._token, self._holder)
             self._jobs.come_in()
-            recovered = combos.recover(self._home)
-            hello = self._platform = facts.platform_facts(self._home, self._program)
+            recovered = combos.recover(self._home, self._slots)
+            hello = self._platform = facts.platform_facts(self._home, self._program, self._slots)
         except Problem as problem:
             self._writer.write(error_message(problem))
             return EXIT_TROUBLE
@@ -273,7 +277,7 @@ class Server:
         return self._operations_beside.get(name, _unknown)
 
     def _status(self, _message: Message, _blob: Blob) -> tuple[Message, Blob]:
-        booted = firmware.booted()
+        state = self._slots.chooser.state()
         token, holder = self._fence.read()
         store = sorted(path.name for path in self._home.store.iterdir() if not path.name.startswith("."))
         return {
@@ -282,10 +286,10 @@ class Server:
             "setback": combos.setback(self._home),
             "store": [f"sha256:{name}" for name in store[:8000]],
             "fence": {"token": token, "holder": holder},
-            "partition": booted.partition,
-            "default_partition": firmware.default_partition(),
-            "tryboot": booted.tryboot,
-            "firmware": firmware.identity(booted.partition),
+            "partition": state.running,
+            "default_partition": state.default,
+            "tryboot": state.on_trial,
+            "firmware": firmware.identity(self._home, state.running, running=True),
         }, b""
 
     def _install(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
@@ -358,7 +362,7 @@ class Server:
                 "wrong-target", f"{manifest.name} is of track {manifest.track} and cannot be loaded as a model"
             )
         fits.check_alone(manifest, fits.here(self._home, self._platform))
-        wrong = firmware.differences(manifest, tree)
+        wrong = altered(manifest, tree)
         if wrong:
             raise Problem("digest-mismatch", f"{manifest.name} is altered on the board: {wrong[0]}")
         return {
@@ -508,12 +512,10 @@ class Server:
         return sensors.throttled()
 
     def _activate(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
-        partition, other = message.get("partition"), message.get("other")
-        if not all(one is None or type(one) is int for one in (partition, other)):
-            raise Problem("bad-request", "partition and other are numbers or null")
+        partition = None if message.get("partition") is None else self._partition(message, "partition")
         board = fits.here(self._home, self._platform, cls=message.get("board_class"))
         combo = message.get("combo")
-        answer = combos.activate(self._home, combo, partition=partition, other=other, board=board)
+        answer = combos.activate(self._home, combo, slots=self._slots, partition=partition, board=board)
         for digest in answer["combo"].values():
             collect.used(self._home, digest)
         return answer, b""
@@ -530,15 +532,22 @@ class Server:
         return collect.collect(self._home, keep_bytes=keep_bytes, spare=[str(loaded)] if loaded else []), b""
 
     def _firmware_write(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
-        return firmware.write(self._home, self._digest(message), self._partition(message)), b""
+        def tell(phase: str, done: int, total: int) -> None:
+            told = {"type": "progress", "id": message["id"], "phase": phase, "done_bytes": done, "total_bytes": total}
+            self._writer.write(told)
+
+        digest, partition = self._digest(message), self._partition(message, "partition")
+        return firmware.write(self._home, self._slots, digest, partition, tell), b""
 
     def _firmware_prove(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
-        return firmware.prove(self._home, self._digest(message), self._partition(message)), b""
+        digest, partition = self._digest(message), self._partition(message, "partition")
+        return firmware.prove(self._home, self._slots, digest, partition), b""
 
     def _reboot(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
         self._forget_model()
         self._beside.forget()
-        firmware.reboot(tryboot=message.get("tryboot") is True)
+        trial = None if message.get("trial") is None else self._partition(message, "trial")
+        firmware.reboot(self._slots, trial=trial)
         return {}, b""
 
     def _attest(self, _message: Message, blob: Blob) -> tuple[Message, Blob]:
@@ -555,7 +564,8 @@ class Server:
             if active != digest or sha256_of(self._home.bundle(digest)) != digest:
                 continue
             if track == "firmware":
-                running = firmware.identity(firmware.booted().partition)
+                state = self._slots.chooser.state()
+                running = firmware.identity(self._home, state.running, running=True)
                 return running is not None and running["digest"] == digest
             return True
         return False
@@ -572,10 +582,10 @@ class Server:
         return str(digest)
 
     @staticmethod
-    def _partition(message: Message) -> int:
-        partition = message.get("partition")
+    def _partition(message: Message, key: str) -> int:
+        partition = message.get(key)
         if type(partition) is not int or not 1 <= partition <= 64:
-            raise Problem("bad-request", f"partition is {partition!r}; expected a number")
+            raise Problem("bad-request", f"{key} is {partition!r:.40}; expected the number of a partition")
         return partition
 
 

@@ -14,12 +14,12 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .durable import BLOCK_BYTES, fsync_directory, write_all
+from .durable import BLOCK_BYTES, fsync_directory, sha256_of, write_all
 from .home import Home, remove
 from .problem import Problem, storage
 
@@ -27,6 +27,8 @@ MANIFEST = "manifest.json"
 SCHEMA = 1
 BLOCK = 512
 MAX_HEALTH_S = 3600
+IMAGES = "firmware-image"
+"""Format of a firmware that consists of images for devices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,17 @@ class Manifest:
     depends: Mapping[str, tuple[str, ...]]
     files: tuple[Entry, ...]
     health: Health | None = None
+
+    @property
+    def images(self) -> tuple[Entry, ...]:
+        """Files that are written to devices, straight from the bundle: they are never unpacked."""
+        return tuple(one for one in self.files if self.format == IMAGES and one.path.endswith(".img"))
+
+    @property
+    def unpacked(self) -> tuple[Entry, ...]:
+        """Files of the unpacked tree."""
+        images = set(self.images)
+        return tuple(one for one in self.files if one not in images)
 
 
 def corrupt(message: str) -> Problem:
@@ -204,6 +217,7 @@ def unpack(bundle: Path, into: Path, limits: Limits | None = None) -> Manifest:
         text = reader.content(first[1])
         manifest = parse_manifest(text)
         expected = {one.path: one for one in manifest.files}
+        images = {one.path for one in manifest.images}
         _check_amounts(manifest, limits)
         with storage(str(into / MANIFEST)):
             _write(into / MANIFEST, text)
@@ -214,6 +228,9 @@ def unpack(bundle: Path, into: Path, limits: Limits | None = None) -> Manifest:
                 raise corrupt(f"the bundle holds {path!r} twice or without announcing it in its manifest")
             if size != announced.size_bytes:
                 raise corrupt(f"{path!r} has {size} bytes in the bundle; its manifest says {announced.size_bytes}")
+            if path in images:
+                _verify(reader, announced)
+                continue
             with storage(str(into / path)):
                 _extract(reader, into / path, announced, executable=executable)
     if expected:
@@ -222,6 +239,26 @@ def unpack(bundle: Path, into: Path, limits: Limits | None = None) -> Manifest:
         for directory, _, _ in os.walk(into):
             fsync_directory(Path(directory))
     return manifest
+
+
+def member(bundle: Path, path: str) -> Iterator[bytes]:
+    """The contents of one file of a bundle, in blocks; whoever takes them checks their digest.
+
+    Raises:
+        Problem: ``corrupt-artifact``, ``unsafe-archive``, ``storage``.
+    """
+    limits = Limits()
+    with storage(str(bundle)), bundle.open("rb") as raw:
+        reader = _Archive(raw, allowed_bytes=max(limits.ratio_from_bytes, limits.ratio * bundle.stat().st_size))
+        while (found := reader.next()) is not None:
+            name, size, _ = found
+            for block in reader.blocks(size):
+                if name == path:
+                    yield block
+            if name == path:
+                return
+            reader.pad(size)
+    raise corrupt(f"the bundle lacks {path!r}, which its manifest announces")
 
 
 def install(home: Home, digest: str) -> Manifest:
@@ -263,6 +300,20 @@ def read_manifest(tree: Path) -> Manifest:
     with storage(str(tree / MANIFEST)):
         data = (tree / MANIFEST).read_bytes()
     return parse_manifest(data)
+
+
+def altered(manifest: Manifest, tree: Path) -> list[str]:
+    """Every file of an unpacked bundle that is missing or is not what the manifest says."""
+    wrong = []
+    for one in manifest.unpacked:
+        try:
+            found = sha256_of(tree / one.path)
+        except OSError as exc:
+            wrong.append(f"{one.path}: {exc.strerror}")
+            continue
+        if found != one.digest:
+            wrong.append(f"{one.path} hashes to {found}, expected {one.digest}")
+    return wrong
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -354,19 +405,27 @@ def _extract(reader: _Archive, path: Path, announced: Entry, *, executable: bool
     mode = 0o755 if executable else 0o644
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
-        left = announced.size_bytes
-        while left:
-            block = reader.take(min(left, BLOCK_BYTES))
-            left -= len(block)
+        for block in reader.blocks(announced.size_bytes):
             digest.update(block)
             write_all(descriptor, block)
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    _end(reader, announced, digest.hexdigest())
+
+
+def _verify(reader: _Archive, announced: Entry) -> None:
+    digest = hashlib.sha256()
+    for block in reader.blocks(announced.size_bytes):
+        digest.update(block)
+    _end(reader, announced, digest.hexdigest())
+
+
+def _end(reader: _Archive, announced: Entry, found: str) -> None:
     reader.pad(announced.size_bytes)
-    if f"sha256:{digest.hexdigest()}" != announced.digest:
-        raise corrupt(f"{announced.path!r} hashes to sha256:{digest.hexdigest()}; its manifest says {announced.digest}")
+    if f"sha256:{found}" != announced.digest:
+        raise corrupt(f"{announced.path!r} hashes to sha256:{found}; its manifest says {announced.digest}")
 
 
 class _Archive:
@@ -401,6 +460,13 @@ class _Archive:
         data = self.take(size)
         self.pad(size)
         return data
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """The contents of a large member."""
+        while size:
+            block = self.take(min(size, BLOCK_BYTES))
+            size -= len(block)
+            yield block
 
     def pad(self, size: int) -> None:
         """Skip what fills a member's last block; it must be zero, or two bundles could hide a difference there."""

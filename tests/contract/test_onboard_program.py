@@ -221,7 +221,7 @@ SOME_JSON = st.recursive(
 )
 ARGUMENTS = [
     "digest", "threads", "tensors", "items", "append", "inferences", "seconds", "first", "warmup", "warmup_s", "keep",
-    "combo", "partition", "other",
+    "combo", "partition", "trial",
 ]  # fmt: skip
 OPERATIONS = [
     "status", "install", "load", "stage", "run", "measure", "restart", "activate", "revert", "firmware-write",

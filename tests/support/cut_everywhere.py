@@ -19,6 +19,10 @@ from types import FrameType
 from typing import Any
 
 from pytest_edgehil.onboard import combos, fence, firmware, home, sink
+from pytest_edgehil.onboard.slots import chosen
+from pytest_edgehil.onboard.unpack import altered, read_manifest
+
+SLOTS = chosen(None)
 
 CUT = 99
 UNPACKING = ("unpack.py", "problem.py")
@@ -79,11 +83,11 @@ def state(copy: Path) -> dict[str, Any]:
     """What the program finds when it starts after the next boot, and which firmware boots."""
     place = home.Home(copy / "home/.edgehil")
     place.prepare()
-    default = firmware.default_partition()
-    combos.recover(place)
-    again = combos.recover(place)
+    default = SLOTS.chooser.state().default
+    combos.recover(place, SLOTS)
+    again = combos.recover(place, SLOTS)
     store = {path.name: path.stat().st_size for path in place.store.iterdir() if path.suffix != ".partial"}
-    trees = {path.name: firmware.differences(firmware.read_manifest(path), path) for path in place.trees.iterdir()}
+    trees = {path.name: altered(read_manifest(path), path) for path in place.trees.iterdir()}
     return {
         "combo": combos.current(place),
         "default": default,
@@ -92,12 +96,12 @@ def state(copy: Path) -> dict[str, Any]:
         "broken_trees": [name for name, wrong in trees.items() if wrong],
         "leftovers": [path.name for path in place.root.rglob(".*.tmp")],
         "fence": fence.Fence(place).read()[0],
-        "identity": firmware.identity(3),
+        "identity": firmware.identity(place, 3),
     }
 
 
 def activate(place: home.Home, arguments: dict[str, Any]) -> None:
-    combos.activate(place, arguments["combo"], partition=arguments.get("partition"), other=arguments.get("other"))
+    combos.activate(place, arguments["combo"], slots=SLOTS, partition=arguments.get("partition"))
 
 
 def receive(place: home.Home, arguments: dict[str, Any]) -> None:
@@ -113,7 +117,7 @@ def receive(place: home.Home, arguments: dict[str, Any]) -> None:
 
 
 def write_firmware(place: home.Home, arguments: dict[str, Any]) -> None:
-    firmware.write(place, arguments["digest"], 3)
+    firmware.write(place, SLOTS, arguments["digest"], 3)
 
 
 SCENARIOS = {"activate": activate, "receive": receive, "firmware": write_firmware}

@@ -15,7 +15,7 @@ from support.deploying import Deployment, Plan
 from support.lossy_disk import LossyDisk, failing
 
 from pytest_edgehil.model import Artifact, Track
-from pytest_edgehil.onboard import combos, firmware
+from pytest_edgehil.onboard import combos
 from pytest_edgehil.onboard.problem import Problem
 
 FAULTS = {"disk full": errno.ENOSPC, "read-only": errno.EROFS, "i/o error": errno.EIO}
@@ -97,7 +97,7 @@ class Stand:
         The next run must come to its end from whatever was left.
         """
         board.enter()
-        if firmware.default_partition() is None:
+        if board.slots.chooser.state().default is None:
             return ["the board does not boot any more"]
         found = []
         try:

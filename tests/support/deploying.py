@@ -19,7 +19,9 @@ from typing import Any
 
 from pytest_edgehil.model import Artifact
 from pytest_edgehil.onboard import combos, fence, firmware, home, sink
-from pytest_edgehil.onboard.unpack import install, read_manifest
+from pytest_edgehil.onboard.durable import sha256_of
+from pytest_edgehil.onboard.slots import chosen
+from pytest_edgehil.onboard.unpack import altered, install, read_manifest
 
 SLOTS = (2, 3)
 
@@ -45,6 +47,7 @@ class Deployment:
     def __init__(self, root: Path, plan: Plan) -> None:
         self.root = root
         self.plan = plan
+        self.slots = chosen(None)
         self.home = home.Home(root / "home/.edgehil")
 
     def enter(self) -> None:
@@ -63,11 +66,11 @@ class Deployment:
     def come_up(self) -> None:
         """What the on-board program does first."""
         self.home.prepare()
-        combos.recover(self.home)
+        combos.recover(self.home, self.slots)
 
     def boot(self, *, tryboot: bool = False) -> None:
         """What the bootloader does: no work of ours, so nothing of it can be cut."""
-        default = firmware.default_partition()
+        default = self.slots.chooser.state().default
         other = next(one for one in SLOTS if one != default)
         nodes = self.root / "proc/device-tree/chosen/bootloader"
         (nodes / "partition").write_bytes(struct.pack(">I", other if tryboot else default))
@@ -76,19 +79,20 @@ class Deployment:
     def to(self, combo: Mapping[str, str]) -> None:
         """Onto a combo, as `board/flash.py` does it."""
         self.push(combo)
-        running, default = firmware.booted().partition, firmware.default_partition()
+        state = self.slots.chooser.state()
+        running, default = state.running, state.default
         if running != default:
             self.boot()  # `leave_trial`: somebody died in the middle of one
             running = default
-        wanted, found = combo.get("firmware"), firmware.identity(running)
+        wanted, found = combo.get("firmware"), firmware.identity(self.home, running, running=True)
         partitions: dict[str, Any] = {}
         if wanted is not None and (found is None or found["digest"] != wanted):
             trial = next(one for one in SLOTS if one != running)
-            firmware.write(self.home, wanted, trial)
+            firmware.write(self.home, self.slots, wanted, trial)
             self.boot(tryboot=True)
-            reasons = firmware.prove(self.home, wanted, trial)["reasons"]
+            reasons = firmware.prove(self.home, self.slots, wanted, trial)["reasons"]
             assert reasons == []
-            partitions = {"partition": trial, "other": running}
+            partitions = {"slots": self.slots, "partition": trial}
         if partitions or combos.current(self.home) != dict(combo):
             combos.activate(self.home, dict(combo), **partitions)
 
@@ -115,11 +119,12 @@ class Deployment:
 
     def status(self) -> dict[str, Any]:
         """What the board says of itself."""
+        default = self.slots.chooser.state().default
         return {
             "combo": combos.current(self.home),
             "last_known_good": combos.last_known_good(self.home),
-            "default": firmware.default_partition(),
-            "identity": firmware.identity(firmware.default_partition()),
+            "default": default,
+            "identity": firmware.identity(self.home, default),
             "fence": fence.Fence(self.home).read()[0],
         }
 
@@ -137,11 +142,11 @@ class Deployment:
             found.append(f"partition {default} carries {status['identity']}")
         for track, digest in combo.items():
             tree = self.home.current / track
-            found += [f"{track}: {one}" for one in firmware.differences(read_manifest(tree), tree)]
+            found += [f"{track}: {one}" for one in altered(read_manifest(tree), tree)]
             if not self.home.bundle(digest).is_file():
                 found.append(f"{track}: {digest} is active and not in the store")
         for path in self.home.store.iterdir():
-            if not path.name.startswith(".") and firmware.sha256_of(path) != f"sha256:{path.name}":
+            if not path.name.startswith(".") and sha256_of(path) != f"sha256:{path.name}":
                 found.append(f"the store's {path.name} is something else")
         found += [f"left over: {path}" for path in self.home.root.rglob(".*.tmp")]
         if self.home.journal.exists():

@@ -17,9 +17,9 @@ from support.cutting import FAULTS, Stand, in_memory
 from support.deploying import Deployment
 from support.lossy_disk import LossyDisk
 
-from pytest_edgehil.onboard import collect, combos, firmware
+from pytest_edgehil.onboard import collect, combos
 from pytest_edgehil.onboard.problem import Problem
-from pytest_edgehil.onboard.unpack import read_manifest
+from pytest_edgehil.onboard.unpack import altered, read_manifest
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -102,7 +102,7 @@ def test_the_power_goes_while_room_is_made(stand):
         return faults + [
             f"back on a {track} of which {one}"
             for track in combos.current(found.home)
-            for one in firmware.differences(read_manifest(found.home.current / track), found.home.current / track)
+            for one in altered(read_manifest(found.home.current / track), found.home.current / track)
         ]
 
     def at(number: int, _name: str) -> None:

@@ -5,23 +5,34 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support import cut_everywhere
 from support.boards import BenchBoard, firmware_bundle, model_bundle
+from support.cutting import in_memory
 
 from pytest_edgehil.model import Artifact
 from pytest_edgehil.onboard import combos, firmware
 from pytest_edgehil.onboard.home import Home
+from pytest_edgehil.onboard.slots import chosen
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch):
-    board = BenchBoard(tmp_path / "board")
+def bench(monkeypatch):
+    """In memory where there is memory for files: the board is copied for every line."""
+    with tempfile.TemporaryDirectory(dir=in_memory()) as directory:
+        yield from made(Path(directory), monkeypatch)
+
+
+def made(directory: Path, monkeypatch) -> Iterator[BenchBoard]:
+    board = BenchBoard(directory / "board")
     for name, value in board.env.items():
         monkeypatch.setenv(name, value)
     Home(board.edgehil).prepare()
-    return board
+    yield board
 
 
 def keep(bench: BenchBoard, artifact: Artifact) -> str:
@@ -65,9 +76,9 @@ def test_while_a_firmware_and_a_model_are_committed_together(bench, tmp_path):
         "firmware": keep(bench, firmware_bundle(tmp_path, health=None, files={"kernel": b"k" * 2000})),
     }
     combos.activate(home, old)
-    firmware.write(home, new["firmware"], 3)
+    firmware.write(home, chosen(None), new["firmware"], 3)
     bench.booted(3, tryboot=True)
-    states = cut_everywhere_in(bench, "activate", combo=new, partition=3, other=2)
+    states = cut_everywhere_in(bench, "activate", combo=new, partition=3)
     assert {one["default"] for one in states} == {2, 3}
     for one in states:
         assert one["combo"] == (new if one["default"] == 3 else old)

@@ -13,11 +13,14 @@ import pytest
 from support.boards import BenchBoard, bundle, digest, model_bundle
 
 from pytest_edgehil.model import Track
-from pytest_edgehil.onboard import combos, firmware
+from pytest_edgehil.onboard import combos
 from pytest_edgehil.onboard.fence import Fence
 from pytest_edgehil.onboard.home import Home
 from pytest_edgehil.onboard.problem import Problem, storage
 from pytest_edgehil.onboard.sink import sink
+from pytest_edgehil.onboard.slots import chosen
+
+SLOTS = chosen(None)
 
 PAYLOAD = bytes(range(256)) * 9000
 
@@ -351,26 +354,26 @@ def test_an_interrupted_activation_is_finished_or_dropped_by_what_boots_by_defau
     combos.activate(home, {"model": new})
     combos.activate(home, {"model": old})
     bench.autoboot(default, 5 - default)
-    home.journal.write_text(json.dumps({"combo": combos.combo_id({"model": new}), "partition": 3, "other": 2}))
-    assert combos.recover(home) is not None
+    home.journal.write_text(json.dumps({"combo": combos.combo_id({"model": new}), "partition": 3}))
+    assert combos.recover(home, SLOTS) is not None
     assert combos.current(home) == {"model": new if expected == "new" else old}
-    assert combos.recover(home) is None
+    assert combos.recover(home, SLOTS) is None
 
 
 def test_a_journal_that_is_no_journal_stops_everything(home):
     home.journal.write_text("garbage")
     with pytest.raises(Problem, match="cannot be read"):
-        combos.recover(home)
+        combos.recover(home, SLOTS)
 
 
 def test_a_firmware_is_committed_only_from_the_partition_that_runs(home, bench, tmp_path):
     model = keep(home, model_bundle(tmp_path))
     with pytest.raises(Problem, match="not the one that is running"):
-        combos.activate(home, {"model": model}, partition=3, other=2)
-    assert firmware.default_partition() == 2
+        combos.activate(home, {"model": model}, slots=SLOTS, partition=3)
+    assert SLOTS.chooser.state().default == 2
     bench.booted(3, tryboot=True)
-    combos.activate(home, {"model": model}, partition=3, other=2)
-    assert firmware.default_partition() == 3
+    combos.activate(home, {"model": model}, slots=SLOTS, partition=3)
+    assert SLOTS.chooser.state().default == 3
     assert combos.current(home) == {"model": model}
 
 
