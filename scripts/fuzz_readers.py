@@ -4,16 +4,18 @@
     pip install atheris
     python scripts/fuzz_readers.py TARGET [-max_total_time=60] [CORPUS…]
 
-Targets: ``manifest`` (host), ``board-manifest``, ``unpack`` (host and board, below the gzip), ``patch`` (deltas),
-``frames`` (board). Each reader may end with its own error, in one line; anything else is a finding. Exits with 77
-when atheris is not installed.
+Targets: ``manifest`` (host), ``board-manifest``, ``unpack`` (host and board, below the gzip), ``patch`` (deltas of a
+small bundle that is in the store), ``sink`` (the whole of what a host pushes), ``frames`` (board). Each reader may end
+with its own error, in one line; anything else is a finding. Exits with 77 when atheris is not installed.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
+import struct
 import sys
 import tempfile
 from collections.abc import Callable
@@ -28,14 +30,17 @@ except ImportError:
     raise SystemExit(SKIPPED) from None
 
 with atheris.instrument_imports(include=["pytest_edgehil"]):
-    from pytest_edgehil.artifacts import bundle, manifest
+    from pytest_edgehil.artifacts import bundle, manifest, ustar
     from pytest_edgehil.errors import CorruptArtifact, UnsafeArchive
-    from pytest_edgehil.onboard import frames, patch, unpack
+    from pytest_edgehil.onboard import frames, patch, sink, unpack
     from pytest_edgehil.onboard.home import Home
     from pytest_edgehil.onboard.problem import Problem
 
 ROOM = Path(tempfile.mkdtemp())
-CODES = {"corrupt-artifact", "unsafe-archive", "truncated", "bad-request", "not-in-store", "bad-frame"}
+CODES = {
+    "corrupt-artifact", "unsafe-archive", "truncated", "bad-request", "not-in-store", "bad-frame", "digest-mismatch"
+}  # fmt: skip
+os.fsync = lambda _descriptor: None  # what lasts is not the question here, and it is most of the time
 
 
 def refused_only(call: Callable[[], object]) -> None:
@@ -82,23 +87,91 @@ def fuzz_unpack(data: bytes) -> None:
         from pytest_edgehil.onboard.home import remove
 
         remove(into)
-    if {one.name for one in ROOM.iterdir()} != {"x.tar.gz"}:
-        raise AssertionError(f"something was written beside: {sorted(ROOM.iterdir())}")
+    beside = {one.name for one in ROOM.iterdir()} - BEFORE
+    if beside != {"x.tar.gz"}:
+        raise AssertionError(f"something was written beside: {beside}")
+
+
+def known_bundle() -> tuple[Home, str]:
+    """A board whose store holds one bundle, of 200 kB in stored blocks; its digest."""
+    home = Home(ROOM)
+    home.prepare()
+    content = bytes(range(256)) * 800
+    packed = io.BytesIO()
+    writer = ustar.StoredGzip(packed)
+    writer.write(content)
+    writer.finish()
+    digest = f"sha256:{hashlib.sha256(packed.getvalue()).hexdigest()}"
+    home.bundle(digest).write_bytes(packed.getvalue())
+    return home, digest
+
+
+HOME, KNOWN = known_bundle()
+BEFORE = {one.name for one in ROOM.iterdir()}
+WANTED = b"what is wanted, once it is here: " * 9
+DIGEST = f"sha256:{hashlib.sha256(WANTED).hexdigest()}"
+
+
+def delta_of(data: bytes) -> bytes:
+    """A delta with the right header, since a mutation of that is found out at once, and any operations."""
+    if data[:1] != b"\x00":
+        return data
+    text = (
+        f'{{"result":{{"digest":"{DIGEST}","size_bytes":{len(WANTED)}}},"sources":["{KNOWN}"],'
+        f'"stream_bytes":{int.from_bytes(data[1:4], "little") + 1}}}'
+    ).encode()
+    return patch.MAGIC + struct.pack("<I", len(text)) + text + data[4:]
 
 
 def fuzz_patch(data: bytes) -> None:
-    """Deltas against an empty store; never more than was announced."""
-    home, source = Home(ROOM), io.BytesIO(data)
+    """Deltas of a bundle that is there; never more than was announced."""
+    source = io.BytesIO(delta_of(data))
 
     def apply() -> None:
         head = patch.read_head(source.read)
         made = 0
-        for piece in patch.patched(home, head, source.read):
+        for piece in patch.patched(HOME, head, source.read):
             made += len(piece)
             if made > head.stream_bytes * 1.001 + 64:
                 raise AssertionError("more than announced")
 
     refused_only(apply)
+
+
+def pushed_of(data: bytes) -> bytes:
+    """What a host says: with a first byte of 1 or 2 its first line is right, behind a 2 comes a delta in one frame."""
+    if data[:1] == b"\x01":
+        return b'{"what": "bytes", "from": 0}\n' + data[1:]
+    if data[:1] == b"\x02":
+        delta = delta_of(b"\x00" + data[1:])
+        return b'{"what": "delta"}\n' + struct.pack(">BII", 0, len(delta), len(delta)) + delta + LAST
+    return data
+
+
+LAST = struct.pack(">BII", 2, 0, 0)
+
+
+def fuzz_sink(data: bytes) -> None:
+    """All that a host can say to the sink: nothing but the bundle that is wanted gets its name."""
+    ours, theirs = os.pipe()
+    try:
+        os.write(theirs, pushed_of(data)[:60_000])  # a pipe holds 64 KiB
+        os.close(theirs)
+        refused_only(
+            lambda: sink.sink(
+                HOME, digest=DIGEST, size=len(WANTED), token=1, holder="me", source=ours, tell=lambda _message: None
+            )
+        )
+    finally:
+        os.close(ours)
+    path = HOME.bundle(DIGEST)
+    if path.exists():
+        if path.read_bytes() != WANTED:
+            raise AssertionError("something else has got its name")
+        path.unlink()
+    beside = {one.name for one in HOME.store.iterdir()} - {KNOWN[7:], f".{DIGEST[7:]}.partial"}
+    if beside:
+        raise AssertionError(f"left behind: {beside}")
 
 
 def fuzz_frames(data: bytes) -> None:
@@ -123,6 +196,7 @@ TARGETS = {
     "board-manifest": fuzz_board_manifest,
     "unpack": fuzz_unpack,
     "patch": fuzz_patch,
+    "sink": fuzz_sink,
     "frames": fuzz_frames,
 }
 

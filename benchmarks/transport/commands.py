@@ -1,8 +1,9 @@
 """How long a command on a board takes, against the `ssh` program in the same run.
 
-Two questions, each against its peer on the same private OpenSSH server on loopback:
+Three questions, each against its peer on the same private OpenSSH server on loopback:
 
 - a command on an open connection, against ``ssh -S`` (a ControlMaster's open connection);
+- connecting alone (TCP, key exchange, host key, login), against ``ssh -MNf``, which goes into the background then;
 - connect, one command, disconnect, against ``ssh host true``.
 
 Ours does more per command than its peer: every command is on a leash and has a limit on the board (see
@@ -29,8 +30,9 @@ from pytest_edgehil.board.command import Command
 from pytest_edgehil.board.ssh import SshTransport, connect
 
 PROGRAMS = ("sshd", "ssh")
-OPEN, WHOLE = "command on an open connection", "connect, command, disconnect"
-PEERS = {OPEN: "ssh -S", WHOLE: "ssh"}
+OPEN, CONNECT, WHOLE = "command on an open connection", "connect", "connect, command, disconnect"
+PEERS = {OPEN: "ssh -S", CONNECT: "ssh -MNf", WHOLE: "ssh"}
+WANTED_MS = {OPEN: 5.0, CONNECT: 40.0}
 TRUE = Command(argv=("true",), timeout_s=60.0)
 
 
@@ -43,23 +45,51 @@ def visit(server: OpenSshServer) -> None:
         link.close()
 
 
+def connecting(server: OpenSshServer) -> float:
+    """Milliseconds until the link can be used."""
+    links: list[SshTransport] = []
+    took = bench.milliseconds(lambda: links.append(connect(server.access, board_id="bench", timeout_s=60.0)))
+    for link in links:
+        link.close()
+    return took
+
+
+def ssh_connecting(host: str, options: list[str], socket: Path) -> float:
+    """Milliseconds until `ssh` has logged in and goes into the background."""
+    argv = ["ssh", "-MNf", f"-S{socket}", *options, host]
+    took = bench.milliseconds(lambda: subprocess.run(argv, check=True, stderr=subprocess.DEVNULL))
+    subprocess.run(["ssh", f"-S{socket}", "-Oexit", host], check=True, stderr=subprocess.DEVNULL)
+    return took
+
+
 def measure(
-    server: OpenSshServer, link: SshTransport, shared: list[str], rounds: int
+    server: OpenSshServer, link: SshTransport, shared: list[str], directory: Path, rounds: int
 ) -> dict[str, dict[str, list[float]]]:
     """Question → who → milliseconds of each round."""
     host = f"{server.user}@127.0.0.1"
-    alone = ["ssh", *bench.ssh_options(server.port, server.client.path), host, "true"]
-    over_shared = ["ssh", *shared, host, "true"]
-    questions: dict[str, dict[str, Callable[[], object]]] = {
-        OPEN: {"ours": lambda: link.run(TRUE), "peer": lambda: subprocess.run(over_shared, check=True)},
-        WHOLE: {"ours": lambda: visit(server), "peer": lambda: subprocess.run(alone, check=True)},
+    options = bench.ssh_options(server.port, server.client.path)
+    alone, over_shared = ["ssh", *options, host, "true"], ["ssh", *shared, host, "true"]
+    socket = directory / "connecting"
+
+    def timed(way: Callable[[], object]) -> Callable[[], float]:
+        return functools.partial(bench.milliseconds, way)
+
+    questions: dict[str, dict[str, Callable[[], float]]] = {
+        OPEN: {
+            "ours": timed(lambda: link.run(TRUE)),
+            "peer": timed(lambda: subprocess.run(over_shared, check=True)),
+        },
+        CONNECT: {
+            "ours": functools.partial(connecting, server),
+            "peer": functools.partial(ssh_connecting, host, options, socket),
+        },
+        WHOLE: {"ours": timed(lambda: visit(server)), "peer": timed(lambda: subprocess.run(alone, check=True))},
     }
     found = {}
     for question, ways in questions.items():
         for way in ways.values():
             way()
-        timed = {who: functools.partial(bench.milliseconds, way) for who, way in ways.items()}
-        found[question] = bench.in_random_order(timed, rounds=rounds)
+        found[question] = bench.in_random_order(ways, rounds=rounds)
     return found
 
 
@@ -76,7 +106,7 @@ def main() -> int:
         options = bench.ssh_options(server.port, server.client.path)
         try:
             with bench.control_master(f"{server.user}@127.0.0.1", options, directory / "ctl") as shared:
-                found = measure(server, link, shared, rounds)
+                found = measure(server, link, shared, directory, rounds)
         finally:
             link.close()
     medians = {
@@ -92,22 +122,29 @@ def main() -> int:
         ratio=against[OPEN].median,
         also={
             "ratio_interval": against[OPEN].to_json(),
-            "whole_connection": {
-                "name": WHOLE,
-                "value": bench.rounded(medians[WHOLE]["ours"]),
-                "peer": PEERS[WHOLE],
-                "peer_value": bench.rounded(medians[WHOLE]["peer"]),
-                "ratio_interval": against[WHOLE].to_json(),
+            **{
+                key: {
+                    "name": question,
+                    "value": bench.rounded(medians[question]["ours"]),
+                    "peer": PEERS[question],
+                    "peer_value": bench.rounded(medians[question]["peer"]),
+                    "ratio_interval": against[question].to_json(),
+                }
+                for key, question in (("connect", CONNECT), ("whole_connection", WHOLE))
             },
+            "wanted_ms": {"command": WANTED_MS[OPEN], "connect": WANTED_MS[CONNECT]},
             "rounds": rounds,
         },
     )
     table = [f"{'median of ' + str(rounds) + ' rounds':32} {'ours':>10} {'peer':>10}   ratio [95 % interval]"]
     table += [
         f"{question:32} {medians[question]['ours']:>7.1f} ms {medians[question]['peer']:>7.1f} ms   "
-        f"{against[question]}   {PEERS[question]}"
+        f"{against[question]!s:26} {PEERS[question]}"
+        f"{f', wanted below {WANTED_MS[question]:g} ms' if question in WANTED_MS else ''}"
         for question in found
     ]
+    on = bench.machine()
+    table.append(f"{on['cpus']} CPUs, {on['cpu']}, load average {on['load_average']}")
     return bench.publish(arguments, figure, table)
 
 
