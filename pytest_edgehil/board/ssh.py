@@ -13,6 +13,7 @@ Library errors become ours in `SshTransport.translated` and in `login`, nowhere 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import re
 import threading
@@ -26,6 +27,7 @@ from pytest_edgehil.board.command import Command, Outcome, check_argv
 from pytest_edgehil.board.deadline import Deadline
 from pytest_edgehil.board.hostkey import load_client_key, parse_host_key
 from pytest_edgehil.board.login import HungUp, end_session, log_in
+from pytest_edgehil.board.overdue import Overdue
 from pytest_edgehil.board.redact import show_argv
 from pytest_edgehil.board.ssh_channel import SshChannel
 from pytest_edgehil.board.tcp import WatchedSocket
@@ -115,6 +117,7 @@ class SshTransport:
         self._freed = threading.Condition()
         self._channels: set[SshChannel] = set()
         self._closing = threading.Event()
+        self._overdue = Overdue(f"edgehil-overdue-{board_id}")
         self._pulse = threading.Thread(target=self._keep_alive, name=f"edgehil-keepalive-{board_id}", daemon=True)
         self._pulse.start()
 
@@ -172,6 +175,7 @@ class SshTransport:
             channel.close()
         self._closing.set()
         end_session(self._session, self.sock)
+        self._overdue.close()
         if self._pulse is not threading.current_thread():
             self._pulse.join()
         _log.debug("%s: disconnected", self.board_id)
@@ -280,12 +284,12 @@ class SshTransport:
         with self.sock.patience(deadline):
             raw = self._session_channel(deadline, what=what)
             channel = SshChannel(self, raw, name=name, what=what, secrets=secrets, keep_stderr=keep_stderr)
-            # paramiko waits for the answer without a limit; closing the channel is what ends that wait.
-            overdue = threading.Timer(deadline.left_s(), self._give_up, args=(raw, what))
-            overdue.daemon = True
-            overdue.start()
             try:
-                with self.translated(f"starting {what}"):
+                # paramiko waits for the answer without a limit; closing the channel is what ends that wait.
+                with (
+                    self._overdue.watching(deadline, functools.partial(self._give_up, raw, what)),
+                    self.translated(f"starting {what}"),
+                ):
                     raw.exec_command(line)
             except LinkLost as exc:
                 self._give_up(raw, what)
@@ -293,8 +297,6 @@ class SshTransport:
                     raise
                 fate = self.kill(name) if name else "nothing was started"
                 raise DeadlineExceeded(f"{what} was not started within {deadline.timeout_s:g} s; {fate}") from exc
-            finally:
-                overdue.cancel()
         with self._freed:
             self._channels.add(channel)
         return channel
