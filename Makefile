@@ -42,7 +42,7 @@ pkg:             ## the package builds and its description renders
 
 unit:            ## all tests: unit, contract, plugin, system
 	@scripts/bootstrap build,dev,docs
-	$(PY) -m pytest -q -n 2 --dist worksteal $(PYTEST_ARGS)
+	$(PY) -m pytest -q -n 3 --dist worksteal $(PYTEST_ARGS)
 
 cov:             ## tests with coverage
 	@scripts/bootstrap build,dev,docs
