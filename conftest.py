@@ -17,6 +17,7 @@ COMPONENTS = {
     "ssh": lambda: shutil.which("ssh"),
     "chromium": lambda: shutil.which("chromium") or shutil.which("chromium-browser"),
     "allure": lambda: importlib.import_module("support.allure_cli").find_or_install(),
+    "labgrid": lambda: importlib.import_module("support.labgrid_lab").labgrid_python(),
     "npm": lambda: shutil.which("npm"),
     "qemu": lambda: shutil.which("qemu-system-aarch64"),
     "postgres": lambda: shutil.which("pg_ctl") or next(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), None),

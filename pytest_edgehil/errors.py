@@ -42,7 +42,9 @@
         └── LeaseError               the right to the board is gone
             ├── LeaseTimeout         no matching board became free within the wait limit
             ├── LeaseLost            the lease expired or was taken away
-            └── Fenced               the board has seen a higher fencing token than ours
+            ├── Fenced               the board has seen a higher fencing token than ours
+            └── LabgridError         the labgrid lab that the board belongs to cannot be used
+                └── PlaceTaken       somebody holds the board's place there, or its exporter is away
 
 A message is lower case and says what, where, what was observed, what was expected and what to do next.
 """
@@ -248,3 +250,20 @@ class LeaseLost(LeaseError):
 
 class Fenced(LeaseError):
     """The board has seen a higher fencing token than ours: somebody else holds it now."""
+
+
+class LabgridError(LeaseError):
+    """The labgrid lab that a board belongs to cannot be asked, or says no."""
+
+
+class PlaceTaken(LabgridError):
+    """Somebody else holds a place in labgrid, or what it consists of is not exported now.
+
+    Args:
+        message: one line.
+        place: its name.
+    """
+
+    def __init__(self, message: str, *, place: str = "") -> None:
+        super().__init__(message)
+        self.place = place

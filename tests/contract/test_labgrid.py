@@ -1,0 +1,142 @@
+"""Places of a real labgrid lab: who may have one, and that a dead holder gives it back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.labgrid_lab import LabgridLab, labgrid_lab
+from support.processes import until
+
+from pytest_edgehil.errors import LabgridError, PlaceTaken
+from pytest_edgehil.labgrid.conversation import Coordinator
+from pytest_edgehil.labgrid.places import hold, places
+
+pytestmark = [pytest.mark.needs("labgrid"), pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabgridLab]:
+    with labgrid_lab(tmp_path_factory.mktemp("labgrid")) as lab:
+        yield lab
+
+
+@pytest.fixture
+def coordinator(theirs: LabgridLab) -> Coordinator:
+    return Coordinator(address=theirs.address, python=theirs.python)
+
+
+def held(theirs: LabgridLab) -> dict[str, str | None]:
+    return {place.name: place.acquired for place in places(Coordinator(address=theirs.address, python=theirs.python))}
+
+
+def test_places_come_with_what_is_exported_for_them(coordinator, theirs):
+    first, second = places(coordinator)
+    assert (first.name, first.acquired, first.tags) == ("rpi5-01", None, {"board": "rpi5"})
+    found = {one.cls: one.params for one in first.resources}
+    assert found["NetworkService"] == {"address": "127.0.0.1", "username": "edge", "port": 2201}
+    assert found["NetworkPowerPort"]["index"] == 3
+    assert [one.cls for one in second.resources] == ["NetworkService"]
+
+
+def test_a_place_is_held_until_it_is_given_back_and_labgrid_shows_by_whom(coordinator, theirs):
+    ours = hold(coordinator, ["rpi5-01", "rpi5-02"], lab="rack 1/b", who="ci-841")
+    assert held(theirs) == dict.fromkeys(("rpi5-01", "rpi5-02"), "edgehil-rack-1-b/ci-841")
+    refused = theirs.client("acquire", place="rpi5-01")
+    assert refused.returncode != 0
+    assert "ci-841" in refused.stderr + refused.stdout
+    assert ours.lost() is None
+    ours.release()
+    ours.release()
+    assert held(theirs) == dict.fromkeys(("rpi5-01", "rpi5-02"))
+
+
+def test_what_a_colleague_holds_is_taken_and_nothing_is_kept_of_the_request(coordinator, theirs):
+    assert theirs.client("acquire", place="rpi5-02").returncode == 0
+    with pytest.raises(PlaceTaken, match="elsewhere/colleague holds the place rpi5-02 in labgrid") as refused:
+        hold(coordinator, ["rpi5-01", "rpi5-02"], lab="rack", who="ci")
+    assert refused.value.place == "rpi5-02"
+    assert held(theirs) == {"rpi5-01": None, "rpi5-02": "elsewhere/colleague"}
+    assert theirs.client("release", place="rpi5-02").returncode == 0
+
+
+def test_a_killed_holder_gives_its_place_back(coordinator, theirs, tmp_path: Path):
+    program = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from pytest_edgehil.labgrid.conversation import Coordinator\nfrom pytest_edgehil.labgrid.places import hold\n"
+        "hold(Coordinator(address=sys.argv[1], python=Path(sys.argv[2])), ['rpi5-01'], lab='rack', who='ci')\n"
+        "print('held', flush=True)\ntime.sleep(600)\n"
+    )
+    argv = [sys.executable, "-c", program, theirs.address, str(theirs.python)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert held(theirs)["rpi5-01"] == "edgehil-rack/ci"
+        os.kill(holder.pid, signal.SIGKILL)
+    until(lambda: held(theirs)["rpi5-01"] is None, timeout_s=120)
+
+
+def test_what_our_own_lab_left_behind_is_taken_over(coordinator, theirs):
+    left = hold(coordinator, ["rpi5-01"], lab="rack", who="on-a-host-that-burned")
+    ours = hold(coordinator, ["rpi5-01"], lab="rack", who="ci")
+    assert held(theirs)["rpi5-01"] == "edgehil-rack/ci"
+    until(lambda: left.lost() is not None, timeout_s=120)
+    left.release()
+    assert held(theirs)["rpi5-01"] == "edgehil-rack/ci"
+    ours.release()
+
+
+def test_a_place_that_somebody_kicks_us_from_is_lost(coordinator, theirs):
+    ours = hold(coordinator, ["rpi5-01"], lab="rack", who="ci")
+    kicked = theirs.client("release", "--kick", place="rpi5-01")
+    assert kicked.returncode == 0, kicked.stderr
+    assert theirs.client("acquire", place="rpi5-01").returncode in {0, 1}  # we may have been quicker
+    if theirs.holder("rpi5-01") == "elsewhere/colleague":
+        until(lambda: ours.lost() is not None, timeout_s=120)
+        assert "colleague" in (ours.lost() or "")
+        assert theirs.client("release", place="rpi5-01").returncode == 0
+    ours.release()
+    assert held(theirs)["rpi5-01"] is None
+
+
+def test_after_a_restart_of_the_coordinator_the_place_is_ours_again(coordinator, theirs):
+    ours = hold(coordinator, ["rpi5-02"], lab="rack", who="ci")
+    theirs.stop("coordinator")
+    theirs.stop("exporter")
+    theirs.start("coordinator")
+    until(lambda: theirs.client("places").returncode == 0, timeout_s=120)
+    theirs.start("exporter")
+    until(theirs.exported, timeout_s=120)
+    until(lambda: held(theirs)["rpi5-02"] == "edgehil-rack/ci" or ours.lost() is not None, timeout_s=120)
+    assert ours.lost() is None
+    ours.release()
+    assert held(theirs)["rpi5-02"] is None
+
+
+def test_a_place_whose_exporter_is_away_is_not_given(coordinator, theirs):
+    theirs.stop("exporter")
+    until(lambda: not places(coordinator)[0].resources, timeout_s=120)
+    with pytest.raises(PlaceTaken, match=r"nothing that is exported now matches lab1/rpi5-01/\* of the place rpi5-01"):
+        hold(coordinator, ["rpi5-01"], lab="rack", who="ci")
+    theirs.start("exporter")
+    until(theirs.exported, timeout_s=120)
+
+
+def test_a_place_that_is_not_there_is_named_with_those_that_are(coordinator):
+    with pytest.raises(LabgridError, match=r"no place 'rpi5-11'; its places are rpi5-01, rpi5-02"):
+        hold(coordinator, ["rpi5-11"], lab="rack", who="ci")
+
+
+def test_nobody_at_the_address_is_one_line(theirs):
+    with pytest.raises(LabgridError, match=r"no labgrid coordinator answers at 127\.0\.0\.1:1$"):
+        places(Coordinator(address="127.0.0.1:1", python=theirs.python))
+
+
+def test_an_interpreter_without_labgrid_is_named(theirs):
+    with pytest.raises(LabgridError, match=r"it has no labgrid: install it there"):
+        places(Coordinator(address=theirs.address, python=Path(sys.executable)))
