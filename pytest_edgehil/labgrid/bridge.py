@@ -180,7 +180,7 @@ class Bridge:
                         await self._acquire(name, take_over=False)
                     except Refused as refused:
                         place = session.places.get(name)
-                        if place is not None and not place.acquired:
+                        if place is None or not place.acquired:
                             continue  # exporters come back later than the coordinator; nobody else has it so far
                         self._held.discard(name)
                         self._write({"event": "lost", "place": name, "why": str(refused)})

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from support.labgrid_lab import LabgridLab, labgrid_lab
 from support.processes import until
 
 from pytest_edgehil.errors import LabgridError, PlaceTaken
-from pytest_edgehil.labgrid.conversation import Coordinator
+from pytest_edgehil.labgrid.conversation import Conversation, Coordinator
 from pytest_edgehil.labgrid.places import hold, places
 
 pytestmark = [pytest.mark.needs("labgrid"), pytest.mark.timeout(600)]
@@ -31,11 +31,20 @@ def coordinator(theirs: LabgridLab) -> Coordinator:
     return Coordinator(address=theirs.address, python=theirs.python)
 
 
-def held(theirs: LabgridLab) -> dict[str, str | None]:
-    return {place.name: place.acquired for place in places(Coordinator(address=theirs.address, python=theirs.python))}
+@pytest.fixture(scope="module")
+def survey(theirs: LabgridLab) -> Iterator[Conversation]:
+    at = Coordinator(address=theirs.address, python=theirs.python)
+    with Conversation(at, host="elsewhere", user="survey") as conversation:
+        yield conversation
 
 
-def test_places_come_with_what_is_exported_for_them(coordinator, theirs):
+@pytest.fixture
+def held(survey: Conversation) -> Callable[[], dict[str, str | None]]:
+    """Who holds what now, asked at the coordinator."""
+    return lambda: {place["name"]: place["acquired"] for place in survey.ask("places")["places"]}
+
+
+def test_places_come_with_what_is_exported_for_them(coordinator):
     first, second = places(coordinator)
     assert (first.name, first.acquired, first.tags) == ("rpi5-01", None, {"board": "rpi5"})
     found = {one.cls: one.params for one in first.resources}
@@ -44,28 +53,28 @@ def test_places_come_with_what_is_exported_for_them(coordinator, theirs):
     assert [one.cls for one in second.resources] == ["NetworkService"]
 
 
-def test_a_place_is_held_until_it_is_given_back_and_labgrid_shows_by_whom(coordinator, theirs):
+def test_a_place_is_held_until_it_is_given_back_and_labgrid_shows_by_whom(coordinator, theirs, held):
     ours = hold(coordinator, ["rpi5-01", "rpi5-02"], lab="rack 1/b", who="ci-841")
-    assert held(theirs) == dict.fromkeys(("rpi5-01", "rpi5-02"), "edgehil-rack-1-b/ci-841")
+    assert held() == dict.fromkeys(("rpi5-01", "rpi5-02"), "edgehil-rack-1-b/ci-841")
     refused = theirs.client("acquire", place="rpi5-01")
     assert refused.returncode != 0
     assert "ci-841" in refused.stderr + refused.stdout
     assert ours.lost() is None
     ours.release()
     ours.release()
-    assert held(theirs) == dict.fromkeys(("rpi5-01", "rpi5-02"))
+    assert held() == dict.fromkeys(("rpi5-01", "rpi5-02"))
 
 
-def test_what_a_colleague_holds_is_taken_and_nothing_is_kept_of_the_request(coordinator, theirs):
+def test_what_a_colleague_holds_is_taken_and_nothing_is_kept_of_the_request(coordinator, theirs, held):
     assert theirs.client("acquire", place="rpi5-02").returncode == 0
     with pytest.raises(PlaceTaken, match="elsewhere/colleague holds the place rpi5-02 in labgrid") as refused:
         hold(coordinator, ["rpi5-01", "rpi5-02"], lab="rack", who="ci")
     assert refused.value.place == "rpi5-02"
-    assert held(theirs) == {"rpi5-01": None, "rpi5-02": "elsewhere/colleague"}
+    assert held() == {"rpi5-01": None, "rpi5-02": "elsewhere/colleague"}
     assert theirs.client("release", place="rpi5-02").returncode == 0
 
 
-def test_a_killed_holder_gives_its_place_back(coordinator, theirs, tmp_path: Path):
+def test_a_killed_holder_gives_its_place_back(coordinator, theirs, held):
     program = (
         "import sys, time\nfrom pathlib import Path\n"
         "from pytest_edgehil.labgrid.conversation import Coordinator\nfrom pytest_edgehil.labgrid.places import hold\n"
@@ -76,22 +85,22 @@ def test_a_killed_holder_gives_its_place_back(coordinator, theirs, tmp_path: Pat
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        assert held(theirs)["rpi5-01"] == "edgehil-rack/ci"
+        assert held()["rpi5-01"] == "edgehil-rack/ci"
         os.kill(holder.pid, signal.SIGKILL)
-    until(lambda: held(theirs)["rpi5-01"] is None, timeout_s=120)
+    until(lambda: held()["rpi5-01"] is None, timeout_s=120)
 
 
-def test_what_our_own_lab_left_behind_is_taken_over(coordinator, theirs):
+def test_what_our_own_lab_left_behind_is_taken_over(coordinator, theirs, held):
     left = hold(coordinator, ["rpi5-01"], lab="rack", who="on-a-host-that-burned")
     ours = hold(coordinator, ["rpi5-01"], lab="rack", who="ci")
-    assert held(theirs)["rpi5-01"] == "edgehil-rack/ci"
+    assert held()["rpi5-01"] == "edgehil-rack/ci"
     until(lambda: left.lost() is not None, timeout_s=120)
     left.release()
-    assert held(theirs)["rpi5-01"] == "edgehil-rack/ci"
+    assert held()["rpi5-01"] == "edgehil-rack/ci"
     ours.release()
 
 
-def test_a_place_that_somebody_kicks_us_from_is_lost(coordinator, theirs):
+def test_a_place_that_somebody_kicks_us_from_is_lost(coordinator, theirs, held):
     ours = hold(coordinator, ["rpi5-01"], lab="rack", who="ci")
     kicked = theirs.client("release", "--kick", place="rpi5-01")
     assert kicked.returncode == 0, kicked.stderr
@@ -101,10 +110,10 @@ def test_a_place_that_somebody_kicks_us_from_is_lost(coordinator, theirs):
         assert "colleague" in (ours.lost() or "")
         assert theirs.client("release", place="rpi5-01").returncode == 0
     ours.release()
-    assert held(theirs)["rpi5-01"] is None
+    assert held()["rpi5-01"] is None
 
 
-def test_after_a_restart_of_the_coordinator_the_place_is_ours_again(coordinator, theirs):
+def test_after_a_restart_of_the_coordinator_the_place_is_ours_again(coordinator, theirs, held):
     ours = hold(coordinator, ["rpi5-02"], lab="rack", who="ci")
     theirs.stop("coordinator")
     theirs.stop("exporter")
@@ -112,10 +121,11 @@ def test_after_a_restart_of_the_coordinator_the_place_is_ours_again(coordinator,
     until(lambda: theirs.client("places").returncode == 0, timeout_s=120)
     theirs.start("exporter")
     until(theirs.exported, timeout_s=120)
-    until(lambda: held(theirs)["rpi5-02"] == "edgehil-rack/ci" or ours.lost() is not None, timeout_s=120)
+    theirs.make_places()
+    until(lambda: held()["rpi5-02"] == "edgehil-rack/ci" or ours.lost() is not None, timeout_s=120)
     assert ours.lost() is None
     ours.release()
-    assert held(theirs)["rpi5-02"] is None
+    assert held()["rpi5-02"] is None
 
 
 def test_a_place_whose_exporter_is_away_is_not_given(coordinator, theirs):

@@ -109,6 +109,15 @@ class LabgridLab:
         process.kill()
         process.wait()
 
+    def make_places(self) -> None:
+        """Those that are not there: a coordinator that is killed forgets what it has not saved yet."""
+        there = self.client("places").stdout
+        for place in PLACES:
+            if place not in there:
+                for words in (("create",), ("add-match", f"lab1/{place}/*"), ("set-tags", "board=rpi5")):
+                    done = self.client(*words, place=place)
+                    assert done.returncode == 0, done.stderr
+
     def exported(self) -> bool:
         return self.client("resources").stdout.count("NetworkService") == len(PLACES)
 
@@ -136,10 +145,7 @@ def labgrid_lab(path: Path) -> Iterator[LabgridLab]:
         until(lambda: lab.client("places").returncode == 0, timeout_s=120)
         lab.start("exporter")
         until(lab.exported, timeout_s=120)
-        for place in PLACES:
-            for words in (("create",), ("add-match", f"lab1/{place}/*"), ("set-tags", "board=rpi5")):
-                done = lab.client(*words, place=place)
-                assert done.returncode == 0, done.stderr
+        lab.make_places()
         yield lab
     finally:
         for name in list(lab.processes):
