@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PY = $(VENV)/bin/python
 PYTEST_ARGS ?=
 
-.PHONY: help demo test lint type arch docs pkg unit cov bench clean
+.PHONY: help demo test lint type arch docs pkg unit labgrid cov bench clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,6 +44,10 @@ unit:            ## all tests: unit, contract, plugin, system
 	@scripts/bootstrap build,dev,docs
 	$(PY) -m pytest -q -n 3 --dist worksteal $(PYTEST_ARGS)
 
+labgrid:         ## an environment of its own with labgrid, for the tests against a real coordinator
+	@test -x .venv-labgrid/bin/labgrid-client || { python3 -m venv .venv-labgrid && \
+		.venv-labgrid/bin/python -m pip install -q --disable-pip-version-check "labgrid>=25.0"; }
+
 cov:             ## tests with coverage
 	@scripts/bootstrap build,dev,docs
 	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
@@ -53,4 +57,4 @@ bench:           ## every benchmark, each beside its peer in the same run
 	$(PY) benchmarks/run_all.py
 
 clean:           ## what the other targets made
-	rm -rf $(VENV) .tox dist build docs/_build demo-out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-labgrid .tox dist build docs/_build demo-out .pytest_cache .mypy_cache .ruff_cache

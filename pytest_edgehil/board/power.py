@@ -1,8 +1,9 @@
 """The power switch of a board: whatever hangs, this ends it.
 
-Two back-ends. `command` runs what the lab file says on this host (a PDU's tool, snmpset, uhubctl): an argument vector,
-no shell, with a deadline. `virtual` talks to the control socket of a virtual board: one JSON object per line,
-``{"do": "power-off"}`` is answered by ``{"ok": true, "power": "off", …}`` or ``{"ok": false, "error": "…"}``.
+Three back-ends. `command` runs what the lab file says on this host (a PDU's tool, snmpset, uhubctl): an argument
+vector, no shell, with a deadline. `labgrid` has a network driver of labgrid do it, in labgrid's own interpreter.
+`virtual` talks to the control socket of a virtual board: one JSON object per line, ``{"do": "power-off"}`` is answered
+by ``{"ok": true, "power": "off", …}`` or ``{"ok": false, "error": "…"}``.
 
 Where the state can be asked for, `on` and `off` check that it has come about: some hubs switch on again by themselves.
 """
@@ -23,8 +24,9 @@ from typing import Any, Protocol
 
 from pytest_edgehil.board.deadline import Deadline
 from pytest_edgehil.board.redact import show_argv, tail
-from pytest_edgehil.errors import PowerError
-from pytest_edgehil.model.board import Board, CommandPower, VirtualPower
+from pytest_edgehil.errors import LabgridError, PowerError
+from pytest_edgehil.labgrid.conversation import ask_once
+from pytest_edgehil.model.board import Board, CommandPower, LabgridPower, VirtualPower
 
 VIRTUAL_TIMEOUT_S = 30.0
 
@@ -63,6 +65,8 @@ def open_power(board: Board, *, sleep: Callable[[float], None] = time.sleep) -> 
             return CommandSwitch(board.power, board_id=board.id, sleep=sleep)
         case VirtualPower():
             return VirtualSwitch(board.power.socket, board_id=board.id)
+        case LabgridPower():
+            return LabgridSwitch(board.power, board_id=board.id)
         case None:
             raise PowerError(f"{board.id} has no power back-end; add 'power:' to it in the lab file")
 
@@ -154,6 +158,50 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         if pipe is not None:
             pipe.close()
     process.wait()
+
+
+class LabgridSwitch:
+    """Power through a network driver of labgrid: one process of its interpreter for each verb, about a second."""
+
+    def __init__(self, access: LabgridPower, *, board_id: str) -> None:
+        self._access = access
+        self._board_id = board_id
+
+    def on(self) -> None:
+        """See `Power.on`."""
+        self._switch("on", wanted=True)
+
+    def off(self) -> None:
+        """See `Power.off`."""
+        self._switch("off", wanted=False)
+
+    def cycle(self) -> None:
+        """See `Power.cycle`."""
+        self._switch("cycle", wanted=True)
+
+    def is_on(self) -> bool | None:
+        """See `Power.is_on`."""
+        return self._ask("get")
+
+    def _switch(self, verb: str, *, wanted: bool) -> None:
+        if self._ask(verb) is (not wanted):
+            raise PowerError(
+                f"power of {self._board_id}: labgrid's {self._access.model} did '{verb}', but the board is still "
+                f"{'off' if wanted else 'on'}"
+            )
+
+    def _ask(self, verb: str) -> bool | None:
+        access = self._access
+        what = f"power of {self._board_id}: {verb} by labgrid's {access.model} at {access.host}"
+        words = ("--model", access.model, "--host", access.host, "--index", access.index, "--off-s", f"{access.off_s}")
+        try:
+            answer = ask_once(access.python, "power", verb, *words, timeout_s=access.timeout_s + access.off_s)
+        except LabgridError as wrong:
+            raise PowerError(f"{what}: {wrong}") from wrong
+        if not answer["ok"]:
+            raise PowerError(f"{what} failed: {answer['error']}")
+        state: bool | None = answer["on"]
+        return state
 
 
 class VirtualSwitch:

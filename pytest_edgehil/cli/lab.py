@@ -53,6 +53,13 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     restore.add_argument("--reason", default="", help="what was mended; the audit trail keeps it")
     restore.set_defaults(run=_restore)
 
+    survey = actions.add_parser("labgrid", help="print the beginning of a lab file from the places of a labgrid lab")
+    survey.add_argument("coordinator", metavar="HOST:PORT", help="its coordinator")
+    survey.add_argument(
+        "--python", type=Path, metavar="FILE", help="an interpreter that has labgrid (default: this one)"
+    )
+    survey.set_defaults(run=_labgrid)
+
     for action in (boards, release, restore):
         action.add_argument("--lab", type=Path, metavar="FILE", help="lab file (default: $EDGEHIL_LAB, or lab.yaml)")
 
@@ -134,6 +141,22 @@ def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001 -- every action
     from pytest_edgehil.lab.schema import lab_schema
 
     print(json.dumps(lab_schema(), indent=2, ensure_ascii=False))
+    return 0
+
+
+def _labgrid(options: argparse.Namespace) -> int:
+    from pytest_edgehil.lab.from_labgrid import lab_file
+    from pytest_edgehil.labgrid.conversation import Coordinator
+    from pytest_edgehil.labgrid.places import places
+
+    at = Coordinator(address=options.coordinator, python=options.python or Path(sys.executable))
+    found = places(at)
+    if not found:
+        raise ConfigError(
+            f"the labgrid coordinator at {at.address} has no places: make one with 'labgrid-client create'"
+        )
+    print(lab_file(found, coordinator=at.address, python=str(options.python) if options.python else None), end="")
+    print("# complete what is empty, then run: edgehil lab check FILE")
     return 0
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +29,14 @@ from pytest_edgehil.lab.schema import (
     LAB_FILE,
     BoardSection,
     CommandPowerSection,
+    LabgridPowerSection,
     LabSection,
     SlotsSection,
     SshSection,
     VirtualPowerSection,
     lab_schema,
 )
+from pytest_edgehil.labgrid.conversation import Coordinator
 from pytest_edgehil.model.board import (
     Accelerator,
     Board,
@@ -41,6 +44,8 @@ from pytest_edgehil.model.board import (
     ConsoleAccess,
     Environment,
     Fault,
+    LabgridPower,
+    PowerAccess,
     Slots,
     SshAccess,
     ThermalModel,
@@ -64,6 +69,7 @@ class Lab:
         boards: in the order of the file; ids are unique.
         lease_url: SQLAlchemy URL of the lease database.
         lease_expiry_s: a holder that is silent for so long has lost its boards.
+        labgrid: the labgrid lab that boards with a place belong to.
         pool_limits: at most so many boards of a pool are leased at once.
         state_dir: where leases and virtual boards are kept; not created by loading.
     """
@@ -75,6 +81,7 @@ class Lab:
     lease_expiry_s: float
     pool_limits: Mapping[str, int]
     state_dir: Path
+    labgrid: Coordinator | None = None
 
     def board(self, board_id: str) -> Board:
         """The board with this id.
@@ -120,6 +127,9 @@ def load_lab(path: Path) -> Lab:
         lease_expiry_s=section.lease_expiry,
         pool_limits={name: pool.limit for name, pool in section.pools.items()},
         state_dir=state_dir,
+        labgrid=None
+        if section.labgrid is None
+        else Coordinator(address=section.labgrid.coordinator, python=_labgrid_python(section, path)),
     )
 
 
@@ -158,6 +168,8 @@ def _board(section: LabSection, board_id: str, document: Document, problems: lis
         wrong(("slots", "partitions"), "the two slots must be two partitions")
     if board.slots is not None:
         _check_slots(board.slots, environment=board.environment, wrong=wrong)
+    if board.place is not None and section.labgrid is None:
+        wrong(("place",), "the file names no labgrid lab: add 'labgrid: {coordinator: HOST:PORT}' to it")
     environment = Environment(board.environment)
     virtual = _virtual(section.lab, board_id, board, wrong) if environment is Environment.VIRTUAL else None
     if environment is not Environment.VIRTUAL:
@@ -172,12 +184,13 @@ def _board(section: LabSection, board_id: str, document: Document, problems: lis
         tags=frozenset(board.tags),
         ssh=_ssh(board, environment, document.source, wrong),
         console=ConsoleAccess(url=board.console.url, baud=board.console.baud) if board.console else None,
-        power=_power(board),
+        power=_power(board, _labgrid_python(section, document.source)),
         accelerator=Accelerator(kind=board.accelerator) if board.accelerator else None,
         slots=_slots(board.slots) if board.slots else None,
         pool=board.pool,
         home=board.home,
         identity_key=_below(document.source, board.identity_key) if board.identity_key else None,
+        place=board.place,
         virtual=virtual,
         steady_state_s=board.steady_state,
     )
@@ -211,8 +224,22 @@ def _pair(values: Sequence[_T]) -> tuple[_T, _T]:
     return first, second
 
 
-def _power(board: BoardSection) -> CommandPower | None:
+def _labgrid_python(section: LabSection, source: Path) -> Path:
+    named = section.labgrid.python if section.labgrid is not None else None
+    return _below(source, named) if named else Path(sys.executable)
+
+
+def _power(board: BoardSection, labgrid_python: Path) -> PowerAccess | None:
     power = board.power
+    if isinstance(power, LabgridPowerSection):
+        return LabgridPower(
+            python=labgrid_python,
+            model=power.model,
+            host=power.host,
+            index=str(power.index),
+            off_s=power.off_for,
+            timeout_s=power.timeout,
+        )
     if not isinstance(power, CommandPowerSection):
         return None  # virtual power has no address yet: starting the board gives it one
     return CommandPower(
@@ -263,7 +290,7 @@ def _ssh(board: BoardSection, environment: Environment, source: Path, wrong: Any
 
 
 def _virtual(lab_name: str, board_id: str, board: BoardSection, wrong: Any) -> VirtualSpec:
-    if isinstance(board.power, CommandPowerSection):
+    if isinstance(board.power, CommandPowerSection | LabgridPowerSection):
         wrong(("power", "backend"), "a virtual board is switched by its supervisor: expected 'virtual', or no 'power:'")
     ssh = board.ssh or SshSection()
     spec = board.virtual
@@ -307,6 +334,10 @@ def _exclusive(board: Board) -> Iterator[tuple[str, KeyPath, object]]:
     if isinstance(board.power, CommandPower):
         yield "this power switch", ("power", "on"), board.power.on
         yield "this power switch", ("power", "off"), board.power.off
+    if isinstance(board.power, LabgridPower):
+        yield "this power switch", ("power", "index"), (board.power.model, board.power.host, board.power.index)
+    if board.place is not None:
+        yield "this place", ("place",), board.place
     if board.virtual is not None:
         yield "this serial number", ("virtual", "serial"), board.virtual.serial
     if board.identity_key is not None:

@@ -131,6 +131,13 @@ def _host_key(text: str) -> str:
     return f"{kind} {blob_text}"
 
 
+def _host_and_port(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536 or any(one.isspace() for one in text):
+        raise ValueError(f"{text!r} is no address: expected HOST:PORT, for example 127.0.0.1:20408")
+    return text
+
+
 def _console_url(text: str) -> str:
     scheme, separator, rest = text.partition("://")
     if not separator:
@@ -240,6 +247,39 @@ class VirtualPowerSection(Section):
     backend: Literal["virtual"]
 
 
+class LabgridPowerSection(Section):
+    """Power through a network driver of labgrid (``NetworkPowerPort``)."""
+
+    backend: Literal["labgrid"]
+    model: Annotated[Word, Field(description="labgrid's driver: rest, netio, shelly_gen2, poe_mib, …")]
+    host: Annotated[Word, Field(description="host or URL, as the model takes it")]
+    index: Annotated[Word | int, Field(description="port of the switch")]
+    off_for: Annotated[
+        float,
+        _duration(at_least="0 s", at_most="10 min"),
+        _quantity("2 s"),
+        _field("how long a cycle is off", default="2 s"),
+    ] = 2.0
+    timeout: Annotated[
+        float,
+        _duration(at_least="100 ms", at_most="1 h"),
+        _quantity("30 s"),
+        _field("limit for one switching", default="30 s"),
+    ] = 30.0
+
+
+class LabgridSection(Section):
+    """An existing labgrid lab: boards with a `place` are acquired there as well, for as long as our lease lasts."""
+
+    coordinator: Annotated[
+        Annotated[str, AfterValidator(_host_and_port)], Field(description="HOST:PORT of its coordinator")
+    ] = "127.0.0.1:20408"
+    python: Annotated[
+        Text | None,
+        Field(description="an interpreter that has labgrid, best of an environment of its own; this one by default"),
+    ] = None
+
+
 class SlotsSection(Section):
     """A/B firmware slots."""
 
@@ -313,12 +353,16 @@ class BoardSection(Section):
         Field(description="serial console: a device, a pyserial URL, or {url: …, baud: …}"),
     ] = None
     power: Annotated[
-        Annotated[CommandPowerSection | VirtualPowerSection, Field(discriminator="backend")] | None,
+        Annotated[CommandPowerSection | VirtualPowerSection | LabgridPowerSection, Field(discriminator="backend")]
+        | None,
         Field(description="how to switch the board on and off"),
     ] = None
     accelerator: Annotated[AcceleratorKind | None, Field(description="kind of the HAT's accelerator")] = None
     slots: Annotated[SlotsSection | None, Field(description="A/B firmware slots, when the board has them")] = None
     pool: Annotated[Word | None, Field(description="pool whose limit counts this board")] = None
+    place: Annotated[
+        Word | None, Field(description="its place in the labgrid lab: acquired there while we hold the board")
+    ] = None
     home: Annotated[Text, Field(description="directory for our files on the board")] = ".edgehil"
     identity_key: Annotated[
         Text | None, Field(description="PEM public key (ECDSA P-256) that the board's evidence must be signed with")
@@ -362,6 +406,9 @@ class LabSection(Section):
         _field("a holder that is silent for so long has lost its boards", default="15 s"),
     ] = 15.0
     pools: Annotated[dict[str, PoolSection], Field(description="limits for groups of boards, by name")] = {}
+    labgrid: Annotated[
+        LabgridSection | None, Field(description="the labgrid lab that boards with a 'place' belong to")
+    ] = None
 
 
 def lab_schema() -> dict[str, Any]:

@@ -85,16 +85,17 @@ class Bridge:
     async def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
         try:
             session = await self._connected()
-            if asked["do"] == "places":
-                return {"ok": True, "places": [described(session, place) for place in session.places.values()]}
-            if asked["do"] == "acquire":
-                await self._acquire(asked["place"], take_over=True)
-                self._held.add(asked["place"])
-            elif asked["do"] == "release":
-                self._held.discard(asked["place"])
-                await self._release(asked["place"])
-            else:
-                raise Refused(f"unknown verb {asked['do']!r}")
+            match asked["do"]:
+                case "places":
+                    return {"ok": True, "places": [described(session, place) for place in session.places.values()]}
+                case "acquire":
+                    await self._acquire(asked["place"], take_over=True)
+                    self._held.add(asked["place"])
+                case "release":
+                    self._held.discard(asked["place"])
+                    await self._release(asked["place"])
+                case unknown:
+                    return {"ok": False, "error": f"unknown verb {unknown!r}"}
         except Refused as refused:
             return {"ok": False, "busy" if refused.busy else "error": str(refused)}
         return {"ok": True}
@@ -102,9 +103,9 @@ class Bridge:
     # --- the connection ------------------------------------------------------------------------------
 
     async def _connected(self) -> Any:
-        if self._session is not None and not self._session.stopping.is_set():
-            if await self._session.sync_with_coordinator():
-                return self._session
+        alive = self._session is not None and not self._session.stopping.is_set()
+        if alive and await self._session.sync_with_coordinator():
+            return self._session
         await self._disconnect()
         session = ClientSession(self._coordinator, asyncio.get_running_loop())
         try:
@@ -238,7 +239,7 @@ def power(asked: argparse.Namespace) -> dict[str, Any]:
             state = bool(driver.get())
         except NotImplementedError:
             state = None
-    except Exception as wrong:  # each model fails in its own way: say it, whatever it is
+    except Exception as wrong:  # noqa: BLE001 -- each model fails in its own way: say it, whatever it is
         return {"ok": False, "error": f"{type(wrong).__name__}: {' '.join(str(wrong).split())}"}
     return {"ok": True, "on": state}
 

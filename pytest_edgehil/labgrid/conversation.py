@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -127,10 +128,8 @@ class Conversation:
     def close(self) -> None:
         """End the bridge, which gives back what it still holds. Harmless when repeated."""
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it ended before us
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass  # it ended before us
         try:
             self._process.wait(timeout=ANSWER_S)
         except subprocess.TimeoutExpired:

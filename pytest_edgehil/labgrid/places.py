@@ -92,17 +92,16 @@ def hold(coordinator: Coordinator, names: Sequence[str], *, lab: str, who: str) 
     conversation = Conversation(coordinator, host=f"edgehil-{_word(lab)}", user=_word(who))
     try:
         for name in names:
-            answer = conversation.ask("acquire", place=name)
-            if "busy" in answer:
-                raise PlaceTaken(answer["busy"], place=name)
-            _required(answer)
+            _required(conversation.ask("acquire", place=name), place=name)
     except BaseException:
         conversation.close()
         raise
     return Hold(conversation, names)
 
 
-def _required(answer: dict[str, Any]) -> dict[str, Any]:
+def _required(answer: dict[str, Any], *, place: str = "") -> dict[str, Any]:
+    if "busy" in answer:
+        raise PlaceTaken(answer["busy"], place=place)
     if not answer["ok"]:
         raise LabgridError(answer["error"])
     return answer

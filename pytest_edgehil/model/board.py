@@ -19,6 +19,7 @@ __all__ = [
     "ConsoleAccess",
     "Environment",
     "Fault",
+    "LabgridPower",
     "PowerAccess",
     "Requirement",
     "Slots",
@@ -74,7 +75,28 @@ class VirtualPower:
     socket: Path
 
 
-PowerAccess = CommandPower | VirtualPower
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabgridPower:
+    """Power through a network driver of labgrid, as its ``NetworkPowerPort`` names it.
+
+    Args:
+        python: an interpreter that has labgrid.
+        model: name of the driver, such as ``rest``, ``netio`` or ``shelly_gen2``.
+        host: what the model takes as host.
+        index: which port of the switch.
+        off_s: how long a cycle is off.
+        timeout_s: limit for one switching.
+    """
+
+    python: Path
+    model: str
+    host: str
+    index: str
+    off_s: float = 2.0
+    timeout_s: float = 30.0
+
+
+PowerAccess = CommandPower | VirtualPower | LabgridPower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +194,7 @@ class Board:
         home: directory for our files on the board; relative paths are below the login's home.
         pool: name of the pool whose limit counts this board, if any.
         identity_key: PEM public key (ECDSA P-256) that the board's evidence must be signed with, if it is enrolled.
+        place: the board's place in the labgrid lab that the lab file names, if it belongs to one.
         steady_state_s: so long a latency must have been watched on this board before it may pass; None: undeclared.
     """
 
@@ -189,3 +212,4 @@ class Board:
     identity_key: Path | None = None
     virtual: VirtualSpec | None = None
     steady_state_s: float | None = None
+    place: str | None = None

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.labgrid_lab import LabgridLab, labgrid_lab
 from support.processes import until
 
-from pytest_edgehil.errors import LabgridError, PlaceTaken
+from pytest_edgehil.board.power import Power, open_power
+from pytest_edgehil.cli import main
+from pytest_edgehil.errors import LabFileError, LabgridError, PlaceTaken, PowerError
+from pytest_edgehil.lab.inventory import load_lab
 from pytest_edgehil.labgrid.conversation import Conversation, Coordinator
 from pytest_edgehil.labgrid.places import hold, places
+from pytest_edgehil.model.board import Board, Environment, LabgridPower
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
 pytestmark = [pytest.mark.needs("labgrid"), pytest.mark.timeout(600)]
 
@@ -150,3 +158,50 @@ def test_nobody_at_the_address_is_one_line(theirs):
 def test_an_interpreter_without_labgrid_is_named(theirs):
     with pytest.raises(LabgridError, match=r"it has no labgrid: install it there"):
         places(Coordinator(address=theirs.address, python=Path(sys.executable)))
+
+
+def test_its_drivers_switch_the_power(theirs):
+    def power(**changes: object) -> Power:
+        access = LabgridPower(
+            python=theirs.python,
+            model="rest",
+            host=f"http://127.0.0.1:{theirs.relay_port}/relay/{{index}}/value",
+            index="3",
+            off_s=0.0,
+            timeout_s=120.0,
+        )
+        board = Board(id="rpi5-01", cls="pi5", environment=Environment.HARDWARE, power=replace(access, **changes))
+        return open_power(board)
+
+    switch = power()
+    switch.on()
+    assert theirs.relays["/relay/3/value"] == b"1"
+    assert switch.is_on() is True
+    switch.off()
+    assert theirs.relays["/relay/3/value"] == b"0"
+    switch.cycle()
+    assert theirs.relays["/relay/3/value"] == b"1"
+    with pytest.raises(PowerError, match=r"power of rpi5-01: on by labgrid's reset at .* failed: ModuleNotFoundError"):
+        power(model="reset").on()
+
+
+def test_its_places_are_the_beginning_of_a_lab_file(theirs, coordinator, tmp_path, capsys):
+    assert main(["lab", "labgrid", theirs.address, "--python", str(theirs.python)]) == 0
+    text = capsys.readouterr().out
+    path = tmp_path / "lab.yaml"
+    path.write_text(text)
+    with pytest.raises(LabFileError) as wrong:
+        load_lab(path)
+    assert {problem.partition(": boards.")[2].partition(":")[0] for problem in wrong.value.problems} == {
+        "rpi5-01.ssh.key", "rpi5-01.ssh.host_key", "rpi5-02.ssh.key", "rpi5-02.ssh.host_key",
+    }  # fmt: skip
+    path.write_text(re.sub(r"host_key: .*", f"host_key: {HOST_KEY}", re.sub(r"\bkey: .*", "key: id_ed25519", text)))
+    lab = load_lab(path)
+    assert lab.labgrid == coordinator
+    board = lab.board("rpi5-01")
+    assert (board.cls, board.place) == ("rpi5", "rpi5-01")
+    assert (board.ssh.host, board.ssh.port, board.ssh.user) == ("127.0.0.1", 2201, "edge")
+    assert board.console.url == "rfc2217://127.0.0.1:4001"
+    assert isinstance(board.power, LabgridPower)
+    assert (board.power.model, board.power.index) == ("rest", "3")
+    assert lab.board("rpi5-02").power is None

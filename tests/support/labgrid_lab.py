@@ -75,11 +75,14 @@ class LabgridLab:
     relays: dict[str, bytes]
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def client(self, *words: str, user: str = "colleague", place: str | None = None) -> subprocess.CompletedProcess[str]:
+    def client(
+        self, *words: str, user: str = "colleague", place: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(self.python.parent / "labgrid-client"), *(["-p", place] if place else []), *words],
             env={**os.environ, "LG_COORDINATOR": self.address, "LG_USERNAME": user, "LG_HOSTNAME": "elsewhere"},
             capture_output=True,
+            check=False,
             text=True,
             timeout=120,
         )
