@@ -255,8 +255,8 @@ def test_the_example_rack_is_a_valid_lab_of_real_boards(repository: Path) -> Non
         ("virtual:\n  thermal: {tau: 5}", "7: boards.b.virtual.thermal.tau: unknown key; did you mean 'tau_s'?"),
         ("virtual:\n  faults:\n    - {kind: panic, afterbytes: 5}", "8: boards.b.virtual.faults[0].afterbytes: unknown key; did you mean 'after_bytes'?"),
         # unknown words
-        ("power: {backend: comand}", "6: boards.b.power.backend: unknown value 'comand'; did you mean 'command'? expected one of command, virtual"),
-        ("power: {}", "6: boards.b.power.backend: missing: expected one of command, virtual"),
+        ("power: {backend: comand}", "6: boards.b.power.backend: unknown value 'comand'; did you mean 'command'? expected one of command, virtual, labgrid"),
+        ("power: {}", "6: boards.b.power.backend: missing: expected one of command, labgrid, virtual"),
         ("accelerator: hailo10", "6: boards.b.accelerator: unknown value 'hailo10'; did you mean 'hailo10h'? expected one of hailo8, hailo8l, hailo10h"),
         ("slots: {backend: tryboots}", "6: boards.b.slots.backend: unknown value 'tryboots'; did you mean 'tryboot'? expected one of tryboot, virtual, uboot"),
         ("virtual: {faults: [{kind: link_cut}]}", "6: boards.b.virtual.faults[0].kind: unknown value 'link_cut'; did you mean 'link-cut'?"),
@@ -296,10 +296,12 @@ def test_the_example_rack_is_a_valid_lab_of_real_boards(repository: Path) -> Non
         ("power: {backend: command, on: [], off: [x]}", "6: boards.b.power.on: expected at least 1 of them, found 0"),
         ("power: {backend: command, on: [x], off: [y], off_for: 2}", "6: boards.b.power.off_for: duration must be text with a unit"),
         ("power: {backend: command, on: [x], off: [y], timeout: 1 d}", "6: boards.b.power.timeout: '1 d' is out of range: expected 100 ms to 1 h"),
+        ("place: rpi5-01", "6: boards.b.place: the file names no labgrid lab: add 'labgrid: {coordinator: HOST:PORT}' to it"),
         ("pool: hats", "6: boards.b.pool: there is no pool 'hats'; the file has no pools: add 'pools:' to it"),
         # what does not go together
         ("ssh: {host: 10.0.0.1}", "6: boards.b.ssh.host: a virtual board listens on this host only: expected 127.0.0.1"),
         ("ssh: {key: id}", "6: boards.b.ssh.key: a virtual board makes its own key, unless port, key and host_key are all given"),
+        ("power: {backend: labgrid, model: rest, host: relay, index: 3}", "6: boards.b.power.backend: a virtual board is switched by its supervisor"),
         ("power: {backend: command, on: [x], off: [y]}", "6: boards.b.power.backend: a virtual board is switched by its supervisor"),
     ],
 )  # fmt: skip
@@ -317,6 +319,8 @@ def test_a_wrong_board_is_refused_with_line_path_and_what_was_expected(
         ("- a\n", "1: expected a mapping of keys to values, found a list"),
         ("boards: {b: {class: c, environment: virtual}}\n", "1: lab: missing: name of the lab"),
         ("lab: demo\n", "1: boards: missing: the boards by id"),
+        ("lab: demo\nlabgrid: {coordinator: rack}\nboards: {b: {class: c, environment: virtual}}\n", "2: labgrid.coordinator: 'rack' is no address: expected HOST:PORT"),
+        ("lab: demo\nlabgrid: {}\nboards:\n  a: {class: c, environment: virtual, place: p}\n  b: {class: c, environment: virtual, place: p}\n", "5: boards.b.place: this place is already that of board a"),
         ("lab: demo\nboards: {}\n", "2: boards: expected at least 1 of them, found 0"),
         ("lab: demo\nboards: [b]\n", "2: boards: expected a mapping of keys to values, found a list"),
         ("lab: demo\nboards:\n  b:\n", "3: boards.b: expected a mapping of keys to values, found nothing"),
