@@ -247,6 +247,15 @@ class LeaseTimeout(LeaseError):
 class LeaseLost(LeaseError):
     """The lease expired or was taken away."""
 
+    def during(self, what: str) -> LeaseLost:
+        """The same error, saying what was going on.
+
+        >>> str(LeaseLost("lease on pi5-03 expired 12 s ago; it is held by ci-841 now").during("flashing"))
+        'lease on pi5-03 expired 12 s ago while flashing; it is held by ci-841 now'
+        """
+        how, semicolon, who = str(self).partition(";")
+        return type(self)(f"{how} while {what}{semicolon}{who}")
+
 
 class Fenced(LeaseError):
     """The board has seen a higher fencing token than ours: somebody else holds it now."""

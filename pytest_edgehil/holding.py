@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_edgehil.errors import BoardError, ConfigError, DeadlineExceeded, LabFileError
+from pytest_edgehil.errors import BoardError, ConfigError, DeadlineExceeded, LabFileError, LeaseLost
 from pytest_edgehil.model.board import Board, Environment
+from pytest_edgehil.model.fencing import Bearer, Right
 from pytest_edgehil.model.record import BoardRef
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from pytest_edgehil.lab.reservation import Reservation
     from pytest_edgehil.virtual.control import VirtualControl
     from pytest_edgehil.virtual.farm import RunningBoard
+
+SIGNALLED = 128
+"""Exit status of a program above which it was killed by a signal."""
 
 log = logging.getLogger("edgehil.holding")
 
@@ -45,6 +50,9 @@ class Holding:
         self._console: Console | None = None
         self._board = reservation.boards[0]
         self._broken: BoardError | None = None
+        self._right = Right(
+            bearer=Bearer(token=self.token, holder=self.holder), check=self.check_now, left_s=reservation.left_s
+        )
 
     # --- what a test may ask -------------------------------------------------------------------------
 
@@ -119,7 +127,7 @@ class Holding:
 
         if self._board.power is None:
             raise LabFileError(f"{self._lab.path}: boards.{self.id}: no power back-end is configured; add 'power:'")
-        return open_power(self._board)
+        return open_power(self._board, right=self._right)
 
     @property
     def virtual(self) -> VirtualControl:
@@ -147,6 +155,10 @@ class Holding:
         Args:
             argv: program and arguments; no shell is in between.
             timeout_s: deadline in seconds; the remote process is killed when it passes.
+
+        Raises:
+            LeaseLost: the board is not ours any more.
+            Fenced: the board has seen a higher token than ours.
         """
         from pytest_edgehil.board.command import Command
 
@@ -158,6 +170,8 @@ class Holding:
             self._broken = problem
             raise
         self._broken = None
+        if outcome.exit_status > SIGNALLED:
+            self.check_now()  # whoever has leased the board since ends what is left of us
         return outcome
 
     # --- what the plugin does ------------------------------------------------------------------------
@@ -179,7 +193,7 @@ class Holding:
             from pytest_edgehil.virtual.farm import board_directory, start
 
             directory = board_directory(self._lab.state_dir, self.id)
-            self._running = start(self._board, directory=directory, for_lease=True)
+            self._running = start(self._board, directory=directory, for_lease=self._right.bearer)
             self._board = self._running.board
         if self._board.console is not None and self._console_log is not None:
             try:
@@ -187,7 +201,9 @@ class Holding:
             except OSError as problem:
                 where = problem.filename or self._console_log.parent
                 raise ConfigError(f"--edgehil-report: {where} cannot be written: {problem.strerror}") from problem
-            self._console = Console.open(self._board.console, log_path=self._console_log, board_id=self.id)
+            self._console = Console.open(
+                self._board.console, log_path=self._console_log, board_id=self.id, check=self.check
+            )
 
     def check(self) -> None:
         """Raise `LeaseLost` if the board is not ours any more, as far as the last heartbeat could tell."""
@@ -197,6 +213,32 @@ class Holding:
         """Raise `LeaseLost` if the board is not ours any more; asks the lab's books."""
         self._reservation.beat()
         self._reservation.check()
+
+    @contextlib.contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Tell whatever breaks in here as the loss of the lease, if the lease is lost: the board has not broken then.
+
+        Args:
+            what: behind "while", for example "flashing".
+
+        Raises:
+            LeaseLost: the board is not ours any more; the message says since when, and whose it is now.
+        """
+        try:
+            yield
+            self.check()
+        except BoardError as problem:
+            lost = problem if isinstance(problem, LeaseLost) else self._lost()
+            if lost is None:
+                raise
+            raise lost.during(what) from problem
+
+    def _lost(self) -> LeaseLost | None:
+        try:
+            self.check_now()
+        except LeaseLost as lost:
+            return lost
+        return None
 
     def forget_link(self) -> None:
         """Close the link; the next use opens a new one."""

@@ -20,12 +20,14 @@ class Command:
         timeout_s: the longest that the whole of it may take; on expiry its processes are killed on the board.
         stdin: what the program reads, followed by end of file.
         secrets: values that must not be seen in logs and errors; each has at least three characters.
+        label: what to show instead of `argv`, where a wrapper has put words in front of it.
     """
 
     argv: tuple[str, ...]
     timeout_s: float
     stdin: bytes = field(default=b"", repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    label: str = ""
 
     def __post_init__(self) -> None:
         check_argv(self.argv)
@@ -34,7 +36,7 @@ class Command:
         redact("", self.secrets)  # refuses a secret that cannot be hidden now, not while an error is being told
 
     def __str__(self) -> str:
-        return show_argv(self.argv, self.secrets)
+        return self.label or show_argv(self.argv, self.secrets)
 
     def __repr__(self) -> str:
         # Not the generated one: it would show argv with its secrets, also in pytest's tracebacks.

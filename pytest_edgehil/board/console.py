@@ -3,6 +3,10 @@
 A thread reads all the time, for a UART has no memory: what is not read when it comes is lost. The log file gets the raw
 bytes. A console whose other end goes away (an adapter that loses power together with its board, a terminal server that
 restarts) is opened again until it is there again; it says nothing meanwhile, and that is no error until somebody waits.
+
+A serial line carries no fencing token. So whoever types looks at his lease immediately before each few bytes, by clocks
+that go on while a process is paused: a holder that wakes up after its lease types nothing more. Whoever reads looks at
+it, too, and lets the line go when it is over; a device that only stopped processes have open is taken from them.
 """
 
 from __future__ import annotations
@@ -11,14 +15,16 @@ import contextlib
 import logging
 import re
 import threading
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import serial
 
 from pytest_edgehil.board.deadline import Deadline
-from pytest_edgehil.errors import ConsoleError
+from pytest_edgehil.errors import ConsoleError, LeaseError
 from pytest_edgehil.model.board import ConsoleAccess
 
 TAIL_CHARACTERS = 400
@@ -27,7 +33,9 @@ TAIL_CHARACTERS = 400
 _READ_BYTES = 4096
 _READ_SLICE_S = 0.05  # a read waits for so long to fill its buffer: the delay of what `wait_for` sees
 _WRITE_TIMEOUT_S = 5.0
+_WRITE_BYTES = 64  # between two looks at the lease: 6 ms at 115 200 baud
 _REOPEN_S = 0.3
+_LET_GO_S = 1.0
 _KEPT_BYTES = 4 << 20  # in memory, for `wait_for` and `text`; the file has all
 
 # What a Linux kernel says when it dies, the worst first: a panic is the reason even if an orderly reboot follows it.
@@ -49,10 +57,13 @@ _log = logging.getLogger("edgehil.board.console")
 class Console:
     """An open console. Made by `Console.open`; safe to use from several threads."""
 
-    def __init__(self, port: Any, access: ConsoleAccess, *, log_path: Path, board_id: str) -> None:
+    def __init__(
+        self, port: Any, access: ConsoleAccess, *, log_path: Path, board_id: str, check: Callable[[], None]
+    ) -> None:
         self._port = port
         self._access = access
         self._board_id = board_id
+        self._check = check
         self._log_file = log_path.open("ab", buffering=0)
         self._changed = threading.Condition()
         self._kept = bytearray()
@@ -65,19 +76,23 @@ class Console:
         self._reader.start()
 
     @classmethod
-    def open(cls, access: ConsoleAccess, *, log_path: Path, board_id: str) -> Console:
+    def open(
+        cls, access: ConsoleAccess, *, log_path: Path, board_id: str, check: Callable[[], None] = lambda: None
+    ) -> Console:
         """Opens the console and begins to log it.
 
         Args:
             access: any URL that pyserial takes: a device, ``socket://``, ``rfc2217://``; and the speed in baud.
             log_path: the raw bytes are appended to this file; its directory is made if it is missing.
             board_id: for messages.
+            check: raises `LeaseLost` if the board is not ours any more; asked before every few bytes that are typed.
 
         Raises:
             ConsoleError: it cannot be opened, or somebody else has it open.
         """
         log_path.parent.mkdir(parents=True, exist_ok=True)
-        return cls(_open_port(access, board_id=board_id), access, log_path=log_path, board_id=board_id)
+        port = _open_port(access, board_id=board_id)
+        return cls(port, access, log_path=log_path, board_id=board_id, check=check)
 
     # --- reading -------------------------------------------------------------------------------------
 
@@ -141,13 +156,16 @@ class Console:
 
         Raises:
             ConsoleError: the console is closed or gone, or takes nothing.
+            LeaseLost: the board is not ours any more; what was not typed by then is not.
         """
         if self._closing.is_set():
             raise ConsoleError(f"console of {self._board_id}: cannot write, it is closed")
         if self._gone:
             raise ConsoleError(f"console of {self._board_id}: cannot write, it is gone: {self._gone}")
         try:
-            self._port.write(data)
+            for start in range(0, len(data), _WRITE_BYTES):
+                self._check()
+                self._port.write(data[start : start + _WRITE_BYTES])
         except (serial.SerialException, OSError) as exc:
             raise ConsoleError(f"console of {self._board_id}: {len(data)} bytes could not be written: {exc}") from exc
 
@@ -184,6 +202,12 @@ class Console:
     def _read(self) -> None:
         while not self._closing.is_set():
             try:
+                self._check()
+            except LeaseError as lost:
+                # what comes now is for the next holder, who also needs the device
+                self._lose(str(lost))
+                return
+            try:
                 data = self._port.read(_READ_BYTES)
             except (serial.SerialException, OSError, TypeError) as exc:
                 # TypeError: pyserial's answer to a port that vanishes while it is being read.
@@ -205,7 +229,7 @@ class Console:
 
     def _lose(self, reason: str) -> None:
         self._gone = reason
-        _log.warning("console of %s is gone: %s; it is opened again when it is back", self._board_id, reason)
+        _log.warning("console of %s is gone: %s", self._board_id, reason)
         with contextlib.suppress(serial.SerialException, OSError):  # it is broken already
             self._port.close()
 
@@ -222,6 +246,34 @@ class Console:
 
 
 def _open_port(access: ConsoleAccess, *, board_id: str) -> Any:
+    """Open the console; a holder before us may need a moment to let it go."""
+    deadline = Deadline(_LET_GO_S)
+    while True:
+        try:
+            return _open(access, board_id=board_id, alone=True)
+        except ConsoleError as exc:
+            if "exclusively lock" not in str(exc):
+                raise
+            if _only_stopped_have(access.url):
+                _log.warning("console of %s: %s is taken from a process that is stopped", board_id, access.url)
+                return _open(access, board_id=board_id, alone=False)
+            if deadline.passed():
+                raise
+        time.sleep(_READ_SLICE_S)
+
+
+def _only_stopped_have(device: str) -> bool:
+    """Is the device open in processes of ours that are all stopped (SIGSTOP, a debugger)?"""
+    found = []
+    for descriptor in Path("/proc").glob("[0-9]*/fd/[0-9]*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
+            if descriptor.readlink() == Path(device):
+                state = (descriptor.parent.parent / "stat").read_text(encoding="utf-8", errors="replace")
+                found.append(state.rpartition(") ")[2][:1])
+    return bool(found) and all(state in "Tt" for state in found)
+
+
+def _open(access: ConsoleAccess, *, board_id: str, alone: bool) -> Any:
     port = None
     try:
         # Exclusive: two readers of one line would each get some of its characters.
@@ -232,7 +284,7 @@ def _open_port(access: ConsoleAccess, *, board_id: str) -> Any:
             timeout=_READ_SLICE_S,
             # pyserial's RFC 2217 client refuses the setting; its own socket has a limit of 5 s
             write_timeout=None if access.url.lower().startswith("rfc2217:") else _WRITE_TIMEOUT_S,
-            exclusive=True if "://" not in access.url else None,
+            exclusive=True if alone and "://" not in access.url else None,
         )
         if hasattr(port, "rfc2217_send_purge"):
             # pyserial purges while it opens: that would throw away what the board is saying, and some terminal servers

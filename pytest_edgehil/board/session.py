@@ -10,10 +10,12 @@ import contextlib
 import time
 from collections.abc import Callable
 
+from pytest_edgehil.board.fenced import FencedTransport
 from pytest_edgehil.board.onboard_client import OnboardClient
 from pytest_edgehil.board.transport import Transport
 from pytest_edgehil.errors import BoardError, ConnectFailed, DeadlineExceeded, Fenced, HostKeyMismatch, LabFileError
 from pytest_edgehil.model.board import Board, Environment
+from pytest_edgehil.model.fencing import Bearer
 
 Connect = Callable[[float], Transport]
 """Opens a fresh link to the board within so many seconds."""
@@ -72,10 +74,10 @@ class BoardSession:
 
     @property
     def transport(self) -> Transport:
-        """The link; opened when it is first asked for."""
+        """The link, under our lease; opened when it is first asked for."""
         self.check()
         if self._transport is None:
-            self._transport = self._connect(CONNECT_S)
+            self._transport = self._fenced(CONNECT_S)
         return self._transport
 
     @property
@@ -102,7 +104,7 @@ class BoardSession:
         while (left := deadline - self._clock()) > 0:
             self.check()
             try:
-                self._transport = self._connect(min(left, CONNECT_S))
+                self._transport = self._fenced(min(left, CONNECT_S))
                 self._client = self._start(self._transport, min(left, START_S))
                 boot_id = self._client.platform.boot_id
                 if boot_id is None or boot_id != old_boot_id:
@@ -147,6 +149,10 @@ class BoardSession:
                 "identity below a directory of another system: it imitates a board; say environment: virtual"
             )
         return client
+
+    def _fenced(self, timeout_s: float) -> Transport:
+        bearer = Bearer(token=self._token, holder=self._holder)
+        return FencedTransport(self._connect(timeout_s), bearer, home=self.board.home, board_id=self.board.id)
 
     def _ssh(self, timeout_s: float) -> Transport:
         from pytest_edgehil.board.ssh import connect

@@ -25,6 +25,7 @@ from pytest_edgehil.errors import (
 ERRORS: dict[str, type[EdgehilError]] = {
     # the lease
     "fenced": Fenced,
+    "occupied": BoardError,
     # flashing
     "disk-full": DiskFull,
     "storage": FlashError,

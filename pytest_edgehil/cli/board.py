@@ -57,8 +57,12 @@ def board_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def held(options: argparse.Namespace) -> Iterator[Holding]:
+def held(options: argparse.Namespace, *, doing: str = "working on it") -> Iterator[Holding]:
     """The board of a command line, reserved and up.
+
+    Args:
+        options: with those of `board_arguments`.
+        doing: what to say if the lease is lost meanwhile, behind "while".
 
     Raises:
         UserError: there is no such board.
@@ -84,7 +88,7 @@ def held(options: argparse.Namespace) -> Iterator[Holding]:
         on_wait=say,
     )
     holding = Holding(lab=lab, reservation=reservation, console_log=None)
-    with contextlib.closing(holding):
+    with contextlib.closing(holding), holding.doing(doing):
         holding.open()
         yield holding
 

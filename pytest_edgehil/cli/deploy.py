@@ -51,7 +51,7 @@ def _deploy(options: argparse.Namespace) -> int:
         options=PushOptions(limit_bytes_per_s=_limit(options.limit)),
     )
     combo = _combo(options, catalog)
-    with held(options) as holding:
+    with held(options, doing="deploying") as holding:
         session = holding.session
         check_fit(combo, session)
         plan = plan_flash(combo, session.client.status())

@@ -257,6 +257,14 @@ class Reservation:
         if self._released:
             raise LeaseLost(f"the reservation of {self._names()} has been released")
 
+    def left_s(self) -> float:
+        """Seconds until the first of the leases ends unless it is renewed, by whichever clock that is earlier."""
+        with self._lock:
+            return min(
+                min(lease.expires_at - self._clock(), self._deadlines[board_id] - self._monotonic())
+                for board_id, lease in self._leases.items()
+            )
+
     def release(self) -> None:
         """Stop the heartbeat and give the boards back; nothing happens the second time, or in a fork.
 

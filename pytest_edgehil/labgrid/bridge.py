@@ -221,7 +221,8 @@ def power(asked: argparse.Namespace) -> dict[str, Any]:
     """Switch with one of labgrid's network drivers.
 
     Returns:
-        ``{"ok": true, "on": state}``, where the state is null if the model cannot tell.
+        ``{"ok": true, "on": state}``, where the state is null if the model cannot tell; ``{"ok": false, "late": true}``
+        if the caller's lease was over before it could begin.
     """
     resource = {"model": asked.model, "host": asked.host, "index": asked.index}
     try:
@@ -233,6 +234,8 @@ def power(asked: argparse.Namespace) -> dict[str, Any]:
             },
         )
         driver = target.get_driver("NetworkPowerDriver")
+        if asked.until is not None and _uptime_s() >= asked.until:
+            return {"ok": False, "late": True}
         if asked.do != "get":
             getattr(driver, asked.do)()
         try:
@@ -242,6 +245,11 @@ def power(asked: argparse.Namespace) -> dict[str, Any]:
     except Exception as wrong:  # noqa: BLE001 -- each model fails in its own way: say it, whatever it is
         return {"ok": False, "error": f"{type(wrong).__name__}: {' '.join(str(wrong).split())}"}
     return {"ok": True, "on": state}
+
+
+def _uptime_s() -> float:
+    with open("/proc/uptime", encoding="ascii") as file:  # noqa: PTH123 -- one line
+        return float(file.read().split()[0])
 
 
 async def _serve(coordinator: str, write: Any) -> None:
@@ -261,6 +269,7 @@ def main() -> None:
     for name in ("--model", "--host", "--index"):
         switch.add_argument(name, required=True)
     switch.add_argument("--off-s", type=float, required=True)
+    switch.add_argument("--until", type=float, help="seconds of /proc/uptime: do nothing once they have passed")
     asked = parser.parse_args()
 
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)

@@ -3,15 +3,39 @@
 The lab hands out a token that grows with every lease. The board remembers the highest one it has seen, on its disk,
 and refuses every request that comes with a lower one. A holder that was thought dead and wakes up again is thereby
 stopped by the board, whatever it believes itself (Kleppmann, "How to do distributed locking").
+
+A check at the beginning does not stop what has begun already. So whoever comes in with a higher token also makes an end
+of every program that was started under a lower one, and is told that it is in only when none of them is left. They are
+found by EDGEHIL_LEASE in their environment, by the arguments of their guard (see ``board/fenced.py`` on the host), and
+by the session that the guard is in, which also holds programs with a cleared environment. What somebody hands over to
+the system itself (a unit of systemd, say) belongs to no lease and goes on.
+
+``fence`` is one line of JSON, which the guard, a shell, reads and writes too: ``{"token": 5, "holder": "ci-841"}``,
+with ``"swept": true`` behind it once programs of lower tokens are gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import time
+from pathlib import Path
 
 from .durable import write_atomically
 from .home import Home
 from .problem import Problem
+
+VARIABLE = "EDGEHIL_LEASE"
+"""``<token>@<our directory on the board>`` in the environment of everything that runs under a lease."""
+GUARD = "edgehil-fence"
+"""Name of the guard in an argument vector; ``--token N --home DIRECTORY`` follow."""
+
+GRACE_S = 0.5
+"""Programs are asked to end before they are killed: a session can still tell its host why."""
+GONE_S = 10.0
+POLL_S = 0.03
 
 
 class Fence:
@@ -24,14 +48,21 @@ class Fence:
         """Come in with a token; the highest one so far becomes the limit for everybody else.
 
         Raises:
-            Problem: ``fenced`` when a higher token has been seen.
+            Problem: ``fenced`` when a higher token has been seen; ``occupied`` when programs of a lower one do not
+                end.
         """
         with self._home.locked("fence.lock"):
-            seen, by = self.read()
+            seen, by, swept = self._read()
             if token < seen:
                 raise self._refusal(token, seen, by)
+            if (token, holder) == (seen, by) and swept:
+                return
             if (token, holder) != (seen, by):
-                write_atomically(self._home.fence, json.dumps({"token": token, "holder": holder}).encode())
+                self._write(token, holder, swept=False)
+        evict(self._home.root, below=token)
+        with self._home.locked("fence.lock"):
+            if self._read() == (token, holder, False):
+                self._write(token, holder, swept=True)
 
     def check(self, token: int) -> None:
         """Is this token still the highest?
@@ -39,16 +70,20 @@ class Fence:
         Raises:
             Problem: ``fenced``.
         """
-        seen, by = self.read()
+        seen, by, _ = self._read()
         if token < seen:
             raise self._refusal(token, seen, by)
 
     def read(self) -> tuple[int, str]:
         """The highest token and its holder; (0, "") on a fresh board."""
+        token, holder, _ = self._read()
+        return token, holder
+
+    def _read(self) -> tuple[int, str, bool]:
         try:
             text = self._home.fence.read_bytes()
         except FileNotFoundError:
-            return 0, ""
+            return 0, "", False
         try:
             value = json.loads(text)
             token, holder = value["token"], value["holder"]
@@ -56,10 +91,105 @@ class Fence:
             raise Problem("storage", f"the fence file {self._home.fence} cannot be read: {exc}; restore it") from exc
         if not isinstance(token, int) or not isinstance(holder, str):
             raise Problem("storage", f"the fence file {self._home.fence} does not hold a token and a holder")
-        return token, holder
+        return token, holder, value.get("swept") is True
+
+    def _write(self, token: int, holder: str, *, swept: bool) -> None:
+        value = {"token": token, "holder": holder, **({"swept": True} if swept else {})}
+        write_atomically(self._home.fence, json.dumps(value).encode())
 
     @staticmethod
     def _refusal(token: int, seen: int, by: str) -> Problem:
         return Problem(
             "fenced", f"token {token} is refused: the board has seen token {seen} of {by or 'another holder'}"
         )
+
+
+def evict(root: Path, *, below: int) -> None:
+    """End every program that was started under a lower token on this board; return when none is left.
+
+    Args:
+        root: our directory; boards that share a kernel (virtual ones) are told apart by it.
+        below: programs of this token and of higher ones stay.
+
+    Raises:
+        Problem: ``occupied``, when one does not end however it is asked.
+    """
+    started = time.monotonic()
+    root = root.resolve()
+    while found := _programs(root, below=below):
+        waited_s = time.monotonic() - started
+        if waited_s > GONE_S:
+            shown = ", ".join(map(str, sorted(found)[:5]))
+            raise Problem(
+                "occupied",
+                f"programs of an earlier holder do not end although they were killed (pid {shown}): "
+                "cycle the board's power",
+            )
+        how = signal.SIGTERM if waited_s < GRACE_S else signal.SIGKILL
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, how)
+        time.sleep(POLL_S)
+
+
+def _programs(root: Path, *, below: int) -> set[int]:
+    """Process ids of everything under a lower token, without zombies."""
+    sessions: dict[int, int] = {}
+    found, guards = set(), set()
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        pid = int(entry.name)
+        token = _token_of(pid, root)
+        if token is not None and token[0] < below:
+            found.add(pid)
+            if token[1]:
+                guards.add(pid)
+        sessions[pid] = -1
+    if guards:
+        # A guard, or the leash around it, leads a session of its own; whatever else is in there is that program's.
+        own = os.getsid(0)
+        for pid in sessions:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                sessions[pid] = os.getsid(pid)
+        led = {sessions[pid] for pid in guards if sessions.get(pid) == pid} - {own}
+        found |= {pid for pid, session in sessions.items() if session in led}
+    return {pid for pid in found if pid != os.getpid() and not _zombie(pid)}
+
+
+def _token_of(pid: int, root: Path) -> tuple[int, bool] | None:
+    """(token, is it a guard?) of a process that is under a lease of this board."""
+    base = f"/proc/{pid}"
+    try:
+        arguments = _words(f"{base}/cmdline")
+        name = GUARD.encode()
+        if name in arguments:
+            rest = arguments[arguments.index(name) + 1 :]
+            if rest[:1] == [b"--token"] and b"--home" in rest[:6]:
+                home = os.fsdecode(rest[rest.index(b"--home") + 1])
+                if _same(Path(f"{base}/cwd").readlink() / home, root):
+                    return int(rest[1]), True
+        prefix = f"{VARIABLE}=".encode()
+        for word in _words(f"{base}/environ"):
+            if word.startswith(prefix):
+                token, _, home = os.fsdecode(word.removeprefix(prefix)).partition("@")
+                return (int(token), False) if _same(Path(home), root) else None
+    except (OSError, ValueError, IndexError):
+        return None  # gone meanwhile, somebody else's, or not of our making
+    return None
+
+
+def _words(path: str) -> list[bytes]:
+    with open(path, "rb") as file:  # noqa: PTH123 - hundreds of them: without pathlib it is half the time
+        return file.read().split(b"\0")
+
+
+def _same(path: Path, root: Path) -> bool:
+    return path == root or path.resolve() == root
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2][:1] in "ZX"
+    except OSError:
+        return True

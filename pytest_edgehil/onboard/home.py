@@ -11,7 +11,7 @@
       current                  → combos/<id>, the active combo
       last-known-good          → combos/<id>, the last one whose model really loaded
       previous-good            → combos/<id>, the one before that; it may be gone when room was needed
-      fence, fence.lock        the highest fencing token seen, and its holder
+      fence, fence.lock        the highest fencing token seen, and its holder (see fence)
       journal                  an activation that is under way
       setback                  the last combo that failed here, and why; gone once one has proven itself
       slots/<number>.json      which bundle a slot's devices were written from (see slots.images)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -113,6 +114,7 @@ def _check_program(program: Path) -> None:
 
 
 def _sink(home: Home, arguments: list[str]) -> int:
+    from .fence import Fence
     from .sink import sink
 
     # Read by hand: a push waits for this, and importing argparse takes as long as several of our own modules.
@@ -120,7 +122,13 @@ def _sink(home: Home, arguments: list[str]) -> int:
     if sorted(given) != ["--digest", "--holder", "--size", "--token"] or len(arguments) != 8:
         _say({"ok": False, "code": "bad-request", "message": "sink was started with other arguments than it takes"})
         return EXIT_TROUBLE
+
+    def look(*_: object) -> None:
+        Fence(home).check(int(given["--token"]))  # somebody has come in, and asks us to end: say so
+        sys.exit(128 + signal.SIGTERM)
+
     try:
+        signal.signal(signal.SIGTERM, look)
         home.prepare()
         answer = sink(
             home,

@@ -6,7 +6,7 @@ Threads, and who may wait for what:
 - *receiver* reads frames: ``ping`` and ``cancel`` take effect at once, a request while another one runs is refused;
 - *heart* says every half second that we are alive and what we do;
 - *watchdog* never writes to the link, so a stalled link cannot stop it: it ends the program when the host has been
-  silent for `silence_s`, or when a higher fencing token has been seen;
+  silent for `silence_s`, or when a higher fencing token has been seen, of which SIGTERM tells it at once;
 - *sampler* reads the sensors once a second.
 
 The program ends with the link: end of file on stdin, silence, a broken stream. Its model process ends with it. Only a
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -96,6 +97,7 @@ class Server:
         self._vouched: set[str] = set()
         self._throttled: tuple[float, int | None] | None = None
         self._ending = threading.Lock()
+        self._looks_now = threading.Event()
         self._jobs = Jobs(home, token=token, program=program, take_model=self._take_model)
         self._operations: dict[str, Callable[[Message, Blob], tuple[Message, Blob]]] = {
             "status": self._status,
@@ -135,6 +137,7 @@ class Server:
             self._writer.write(error_message(problem))
             return EXIT_TROUBLE
         self._heard()
+        signal.signal(signal.SIGTERM, lambda *_: self._looks_now.set())
         self._writer.write({"type": "hello", "version": VERSION, "recovered": recovered, "platform": hello})
         for loop in (self._receive, self._beat, self._watch, self._sample):
             threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
@@ -193,13 +196,15 @@ class Server:
 
     def _watch(self) -> None:
         while True:
-            time.sleep(HEARTBEAT_S)
+            told_to_end = self._looks_now.wait(HEARTBEAT_S)
             if time.monotonic() - self._heard_at > self._silence_s:
                 self._end(EXIT_TROUBLE, Problem("silence", f"the host has said nothing for {self._silence_s:g} s"))
             try:
                 self._fence.check(self._token)
             except Problem as problem:
                 self._end(EXIT_TROUBLE, problem)
+            if told_to_end:
+                self._end(128 + signal.SIGTERM)
 
     def _sample(self) -> None:
         meter = sensors.PowerMeter()

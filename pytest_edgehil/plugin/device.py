@@ -36,18 +36,19 @@ def open_dut(
     from pytest_edgehil.board.pairing import Against
 
     board = holding.board
-    dut = Dut.open(
-        holding.session,
-        combo=attempt.combo,
-        baseline=baseline,
-        order_seed=options.seed,
-        console=holding.console if board.console is not None else None,
-        power=holding.power if board.power is not None else None,
-        against=Against(artifacts=dict(attempt.against), seed=order_seed(options.seed, attempt.nodeid)),
-        pick_up_s=options.reconnect_s,
-        step=attempt.step,
-        way=Way(known=known),
-    )
+    with holding.doing("flashing"):
+        dut = Dut.open(
+            holding.session,
+            combo=attempt.combo,
+            baseline=baseline,
+            order_seed=options.seed,
+            console=holding.console if board.console is not None else None,
+            power=holding.power if board.power is not None else None,
+            against=Against(artifacts=dict(attempt.against), seed=order_seed(options.seed, attempt.nodeid)),
+            pick_up_s=options.reconnect_s,
+            step=attempt.step,
+            way=Way(known=known),
+        )
     attempt.board = dut.ref
     try:
         for gate in attempt.gates:

@@ -12,6 +12,7 @@ nothing at all) does not count; fixtures of its class, module and session stay s
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,10 @@ class Runner:
         attempt = item.stash.get(ATTEMPT, None)
         if attempt is None:
             return (yield)
+        with contextlib.nullcontext() if attempt.holding is None else attempt.holding.doing("running the test"):
+            return (yield from self._call(item, attempt))
+
+    def _call(self, item: pytest.Item, attempt: Attempt) -> Generator[None, object, object]:
         try:
             result = yield
         except pytest.exit.Exception:

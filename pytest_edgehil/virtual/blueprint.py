@@ -69,6 +69,11 @@ class Layout:
         return self.root / "leased"
 
     @property
+    def fence(self) -> Path:
+        """The highest fencing token that the supervisor has seen."""
+        return self.root / "fence"
+
+    @property
     def start_lock(self) -> Path:
         """Held by whoever is starting the board right now."""
         return self.root / "start.lock"

@@ -5,6 +5,9 @@ JSON lines over a Unix socket: ``{"do": "power-off"}`` is answered by ``{"ok": t
 inject (``fault``: kind, after_bytes, after_s, options), clear-faults, stop. Every answer carries the status, taken
 after the verb was done.
 
+A request may say under which lease it is made (``"token": 5, "holder": "ci-841"``): it is refused, with ``"code":
+"fenced"``, when a higher token has been seen. One that does not say is an operator's, and obeyed.
+
 Power verbs are answered when the power is on or off; a boot goes on afterwards, and may never end.
 """
 
@@ -19,8 +22,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pytest_edgehil.errors import ConfigError, PowerError
+from pytest_edgehil.errors import ConfigError, Fenced, PowerError
 from pytest_edgehil.model.board import Fault
+from pytest_edgehil.model.fencing import Bearer
 from pytest_edgehil.virtual.faults import check_fault
 
 TIMEOUT_S = 20.0
@@ -66,12 +70,19 @@ class VirtualStatus:
 class VirtualControl:
     """Client of a control socket. It holds no connection: each verb makes its own.
 
+    Args:
+        path: the socket.
+        bearer: under which lease; None for an operator, who needs none.
+        timeout_s: for one verb.
+
     Raises (all verbs):
         PowerError: nobody serves the socket, or the board refuses.
+        Fenced: the board has seen a higher token than the lease's.
     """
 
-    def __init__(self, path: Path, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, path: Path, *, bearer: Bearer | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self.path = path
+        self._bearer = {} if bearer is None else asdict(bearer)
         self._timeout_s = timeout_s
 
     def power_on(self) -> VirtualStatus:
@@ -109,7 +120,7 @@ class VirtualControl:
 
     def _do(self, verb: str, **arguments: object) -> VirtualStatus:
         try:
-            answer = self._exchange(json.dumps({"do": verb, **arguments}).encode() + b"\n")
+            answer = self._exchange(json.dumps({"do": verb, **self._bearer, **arguments}).encode() + b"\n")
         except OSError as problem:
             raise PowerError(
                 f"virtual board at {self.path}: {verb} got no answer: {problem}; is its supervisor running?"
@@ -118,6 +129,8 @@ class VirtualControl:
             reply: dict[str, Any] = json.loads(answer)
         except ValueError as problem:
             raise PowerError(f"virtual board at {self.path}: {verb} was cut off after {answer[:80]!r}") from problem
+        if reply.get("code") == "fenced":
+            raise Fenced(str(reply.get("error")))
         if not reply.get("ok"):
             raise PowerError(f"virtual board at {self.path}: {verb}: {reply.get('error')}")
         return status_from(reply)

@@ -24,6 +24,8 @@ from typing import Any
 import pytest_edgehil
 from pytest_edgehil.errors import BoardError, ConfigError, ConnectFailed, PowerError
 from pytest_edgehil.model.board import Board, ConsoleAccess, SshAccess, VirtualPower
+from pytest_edgehil.model.fencing import Bearer
+from pytest_edgehil.virtual import fence
 from pytest_edgehil.virtual.blueprint import Blueprint, Endpoint, Layout, blueprint_of
 from pytest_edgehil.virtual.control import VirtualControl
 from pytest_edgehil.virtual.faults import check_fault
@@ -84,7 +86,7 @@ class RunningBoard:
         self.stop()
 
 
-def start(board: Board, *, directory: Path, wait_s: float = 30.0, for_lease: bool = False) -> RunningBoard:
+def start(board: Board, *, directory: Path, wait_s: float = 30.0, for_lease: Bearer | None = None) -> RunningBoard:
     """Start a virtual board, or join whoever serves it already.
 
     Returns when the board runs, or will not by itself (a fault of its blueprint took its power, or it hangs in its
@@ -93,13 +95,15 @@ def start(board: Board, *, directory: Path, wait_s: float = 30.0, for_lease: boo
     Args:
         directory: see `board_directory`; made, private, when it is not there.
         wait_s: how long the start may take.
-        for_lease: the caller holds the board's lease. A supervisor that an earlier leaseholder started and has not
-            ended yet is ended then and not joined: it would go down with a holder that has no right to it any more.
+        for_lease: the caller holds the board's lease, this one. A supervisor that an earlier leaseholder started and
+            has not ended yet is ended then and not joined: it would go down with a holder that has no right to it any
+            more. Power and faults are asked for under this lease from then on.
 
     Raises:
         ConfigError: the board is not virtual, or something that lab.yaml says of it cannot be.
         BoardError: the supervisor did not come up.
         ConnectFailed: not within `wait_s`.
+        Fenced: somebody with a later lease has started the board, or switched its power.
     """
     blueprint = blueprint_of(board)
     for fault in blueprint.faults:
@@ -110,17 +114,19 @@ def start(board: Board, *, directory: Path, wait_s: float = 30.0, for_lease: boo
     layout = Layout(root=directory)
     deadline_s = time.monotonic() + wait_s
     with _exclusively(layout, board_id=board.id, deadline_s=deadline_s):
+        if for_lease is not None:
+            fence.enter(layout, for_lease, board_id=board.id)
         while True:
-            joined = _join(board, layout)
+            joined = _join(board, layout, for_lease)
             if joined is not None:
-                if not (for_lease and _is_of_a_lease(layout, joined.endpoint)):
+                if for_lease is None or not _is_of_a_lease(layout, joined.endpoint):
                     return joined
                 with contextlib.suppress(PowerError):  # it is ending by itself
                     joined.control.stop()
                 time.sleep(POLL_S)
-            started = _launch(board, blueprint, layout, deadline_s=deadline_s)
+            started = _launch(board, blueprint, layout, for_lease, deadline_s=deadline_s)
             if started is not None:
-                if for_lease:
+                if for_lease is not None:
                     layout.leased.write_text(str(started.endpoint.pid))
                 return started
 
@@ -162,11 +168,11 @@ def _sweep_unless_served(layout: Layout) -> None:
         sweep(marker_of(layout.root))
 
 
-def _join(board: Board, layout: Layout) -> RunningBoard | None:
+def _join(board: Board, layout: Layout, bearer: Bearer | None) -> RunningBoard | None:
     endpoint = Endpoint.read(layout.endpoint)
     if endpoint is None:
         return None
-    control = VirtualControl(Path(endpoint.socket))
+    control = VirtualControl(Path(endpoint.socket), bearer=bearer)
     try:
         control.status()
     except PowerError:
@@ -174,7 +180,9 @@ def _join(board: Board, layout: Layout) -> RunningBoard | None:
     return _running(board, layout, endpoint, control, warden=None)
 
 
-def _launch(board: Board, blueprint: Blueprint, layout: Layout, *, deadline_s: float) -> RunningBoard | None:
+def _launch(
+    board: Board, blueprint: Blueprint, layout: Layout, bearer: Bearer | None, *, deadline_s: float
+) -> RunningBoard | None:
     """Start warden and supervisor; None when somebody else was quicker without taking the start lock."""
     package = str(Path(pytest_edgehil.__file__).resolve().parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
@@ -198,7 +206,8 @@ def _launch(board: Board, blueprint: Blueprint, layout: Layout, *, deadline_s: f
         if answer.pop("ok"):
             answer.pop("state")
             endpoint = Endpoint(**answer)
-            return _running(board, layout, endpoint, VirtualControl(Path(endpoint.socket)), warden=warden)
+            control = VirtualControl(Path(endpoint.socket), bearer=bearer)
+            return _running(board, layout, endpoint, control, warden=warden)
     except BaseException:
         _discard(warden)
         raise

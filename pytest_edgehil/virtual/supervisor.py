@@ -19,8 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pytest_edgehil.errors import ConfigError, EdgehilError
-from pytest_edgehil.virtual import sysroot
+from pytest_edgehil.errors import ConfigError, EdgehilError, Fenced
+from pytest_edgehil.model.fencing import Bearer
+from pytest_edgehil.virtual import fence, sysroot
 from pytest_edgehil.virtual.blueprint import Blueprint, Endpoint, Layout, write_private
 from pytest_edgehil.virtual.console import Console
 from pytest_edgehil.virtual.control import LONGEST_SOCKET_PATH, VERBS, VirtualStatus, fault_from
@@ -108,7 +109,9 @@ async def _assemble(
     )
     socket_path = _socket_path(layout)
     server = await asyncio.start_unix_server(
-        lambda reader, writer: _serve(reader, writer, machine, blueprint, stop), path=socket_path, limit=1 << 20
+        lambda reader, writer: _serve(reader, writer, machine=machine, blueprint=blueprint, layout=layout, stop=stop),
+        path=socket_path,
+        limit=1 << 20,
     )
     socket_path.chmod(0o600)
     stack.callback(_remove_socket, socket_path, layout)
@@ -164,14 +167,16 @@ def _remove_socket(path: Path, layout: Layout) -> None:
 async def _serve(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
+    *,
     machine: Machine,
     blueprint: Blueprint,
+    layout: Layout,
     stop: asyncio.Event,
 ) -> None:
     """Answer the requests of one connection to the control socket."""
     try:
         while line := await reader.readline():
-            writer.write(json.dumps(await _answer(line, machine, blueprint, stop)).encode() + b"\n")
+            writer.write(json.dumps(await _answer(line, machine, blueprint, layout, stop)).encode() + b"\n")
             await writer.drain()
     except (ConnectionError, ValueError):
         return  # whoever asked is gone, or sent a line without end
@@ -179,20 +184,40 @@ async def _serve(
         writer.close()
 
 
-async def _answer(line: bytes, machine: Machine, blueprint: Blueprint, stop: asyncio.Event) -> dict[str, Any]:
+async def _answer(
+    line: bytes, machine: Machine, blueprint: Blueprint, layout: Layout, stop: asyncio.Event
+) -> dict[str, Any]:
     try:
         request = json.loads(line)
         verb = request["do"]
     except (ValueError, KeyError, TypeError):
         return {"ok": False, "error": f'{line[:80]!r} is no request: expected {{"do": verb}} on a line'}
     try:
+        _check_lease(request, layout, blueprint)
         await _do(verb, request, machine, stop)
+    except Fenced as problem:
+        return {"ok": False, "code": "fenced", "error": str(problem)}
     except EdgehilError as problem:
         return {"ok": False, "error": str(problem)}
     except Exception as problem:  # noqa: BLE001 - whoever asked must have an answer; the log has the rest
         traceback.print_exc()
         return {"ok": False, "error": f"{type(problem).__name__}: {problem}"}
     return {"ok": True, **asdict(_status(machine, blueprint))}
+
+
+def _check_lease(request: dict[str, Any], layout: Layout, blueprint: Blueprint) -> None:
+    """Refuse who comes under a lease that is over.
+
+    Raises:
+        Fenced: a higher token has been seen.
+        ConfigError: what it says of its lease cannot be read.
+    """
+    token, holder = request.get("token"), request.get("holder")
+    if token is None and holder is None:
+        return
+    if type(token) is not int or not isinstance(holder, str):
+        raise ConfigError(f"token {token!r:.40} of holder {holder!r:.40}: expected a number and a name")
+    fence.enter(layout, Bearer(token=token, holder=holder), board_id=blueprint.board_id)
 
 
 async def _do(verb: str, request: dict[str, Any], machine: Machine, stop: asyncio.Event) -> None:
