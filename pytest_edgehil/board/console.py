@@ -160,6 +160,7 @@ class Console:
         """
         if self._closing.is_set():
             raise ConsoleError(f"console of {self._board_id}: cannot write, it is closed")
+        self._check()
         if self._gone:
             raise ConsoleError(f"console of {self._board_id}: cannot write, it is gone: {self._gone}")
         try:
