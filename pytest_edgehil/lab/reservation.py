@@ -258,12 +258,9 @@ class Reservation:
             raise LeaseLost(f"the reservation of {self._names()} has been released")
 
     def left_s(self) -> float:
-        """Seconds until the first of the leases ends unless it is renewed, by whichever clock that is earlier."""
+        """Seconds until the first of the leases ends unless it is renewed; negative when it is over."""
         with self._lock:
-            return min(
-                min(lease.expires_at - self._clock(), self._deadlines[board_id] - self._monotonic())
-                for board_id, lease in self._leases.items()
-            )
+            return min(self._deadlines.values()) - self._monotonic()
 
     def release(self) -> None:
         """Stop the heartbeat and give the boards back; nothing happens the second time, or in a fork.

@@ -10,8 +10,7 @@ found by EDGEHIL_LEASE in their environment, by the arguments of their guard (se
 by the session that the guard is in, which also holds programs with a cleared environment. What somebody hands over to
 the system itself (a unit of systemd, say) belongs to no lease and goes on.
 
-``fence`` is one line of JSON, which the guard, a shell, reads and writes too: ``{"token": 5, "holder": "ci-841"}``,
-with ``"swept": true`` behind it once programs of lower tokens are gone.
+``fence`` is one line of JSON, which the guard, a shell, reads and writes too: ``{"token": 5, "holder": "ci-841"}``.
 """
 
 from __future__ import annotations
@@ -44,25 +43,27 @@ class Fence:
     def __init__(self, home: Home) -> None:
         self._home = home
 
-    def enter(self, token: int, holder: str) -> None:
+    def enter(self, token: int, holder: str, *, sweep: bool) -> None:
         """Come in with a token; the highest one so far becomes the limit for everybody else.
+
+        Args:
+            token, holder: of the lease.
+            sweep: end what runs under lower tokens, which costs a look at every process of the board. Each session
+                does it, also under a token that is known: a guard or a sink may have brought that one here.
 
         Raises:
             Problem: ``fenced`` when a higher token has been seen; ``occupied`` when programs of a lower one do not
                 end.
         """
         with self._home.locked("fence.lock"):
-            seen, by, swept = self._read()
+            seen, by = self.read()
             if token < seen:
                 raise self._refusal(token, seen, by)
-            if (token, holder) == (seen, by) and swept:
-                return
             if (token, holder) != (seen, by):
-                self._write(token, holder, swept=False)
-        evict(self._home.root, below=token)
-        with self._home.locked("fence.lock"):
-            if self._read() == (token, holder, False):
-                self._write(token, holder, swept=True)
+                value = {"token": token, "holder": holder}
+                write_atomically(self._home.fence, json.dumps(value).encode())
+        if sweep:
+            evict(self._home.root, below=token)
 
     def check(self, token: int) -> None:
         """Is this token still the highest?
@@ -70,20 +71,16 @@ class Fence:
         Raises:
             Problem: ``fenced``.
         """
-        seen, by, _ = self._read()
+        seen, by = self.read()
         if token < seen:
             raise self._refusal(token, seen, by)
 
     def read(self) -> tuple[int, str]:
         """The highest token and its holder; (0, "") on a fresh board."""
-        token, holder, _ = self._read()
-        return token, holder
-
-    def _read(self) -> tuple[int, str, bool]:
         try:
             text = self._home.fence.read_bytes()
         except FileNotFoundError:
-            return 0, "", False
+            return 0, ""
         try:
             value = json.loads(text)
             token, holder = value["token"], value["holder"]
@@ -91,11 +88,7 @@ class Fence:
             raise Problem("storage", f"the fence file {self._home.fence} cannot be read: {exc}; restore it") from exc
         if not isinstance(token, int) or not isinstance(holder, str):
             raise Problem("storage", f"the fence file {self._home.fence} does not hold a token and a holder")
-        return token, holder, value.get("swept") is True
-
-    def _write(self, token: int, holder: str, *, swept: bool) -> None:
-        value = {"token": token, "holder": holder, **({"swept": True} if swept else {})}
-        write_atomically(self._home.fence, json.dumps(value).encode())
+        return token, holder
 
     @staticmethod
     def _refusal(token: int, seen: int, by: str) -> Problem:

@@ -129,7 +129,7 @@ class Server:
         """Run the session to its end; does not return while the host is there."""
         try:
             self._home.prepare()
-            self._fence.enter(self._token, self._holder)
+            self._fence.enter(self._token, self._holder, sweep=True)
             self._jobs.come_in()
             recovered = combos.recover(self._home, self._slots)
             hello = self._platform = facts.platform_facts(self._home, self._program, self._slots)

@@ -69,7 +69,7 @@ def sink(
             deltas ``corrupt-artifact``, ``not-in-store``; nothing has got the bundle's name.
     """
     fence = Fence(home)
-    fence.enter(token, holder)
+    fence.enter(token, holder, sweep=False)
     path = home.bundle(digest)
     if path.is_file() and path.stat().st_size == size and sha256_of(path) == digest:
         return {"ok": True, "digest": digest, "size_bytes": size, "already": True}
