@@ -43,7 +43,7 @@ class Fence:
     def __init__(self, home: Home) -> None:
         self._home = home
 
-    def enter(self, token: int, holder: str, *, sweep: bool) -> None:
+    def enter(self, token: int, holder: str, *, sweep: bool = True) -> None:
         """Come in with a token; the highest one so far becomes the limit for everybody else.
 
         Args:
