@@ -256,9 +256,9 @@ class LabgridSwitch:
     def _ask(self, verb: str, *, right: Right | None = None) -> bool | None:
         access = self._access
         what = f"power of {self._board_id}: {verb} by labgrid's {access.model} at {access.host}"
-        words = ("--model", access.model, "--host", access.host, "--index", access.index, "--off-s", f"{access.off_s}")
+        words = ["--model", access.model, "--host", access.host, "--index", access.index, "--off-s", f"{access.off_s}"]
         if right is not None:
-            words += ("--until", f"{_uptime_s() + right.left_s():.2f}")
+            words += ["--until", f"{_uptime_s() + right.left_s():.2f}"]
         try:
             answer = ask_once(access.python, "power", verb, *words, timeout_s=access.timeout_s + access.off_s)
         except LabgridError as wrong:
