@@ -84,5 +84,5 @@ def test_a_lease_that_is_lost_in_a_cycle_leaves_the_board_to_the_next_holder_and
 
 def test_a_missing_tool_is_still_named(lease):
     access = CommandPower(on=("no-such-tool", "on"), off=("no-such-tool", "off"))
-    with pytest.raises(PowerError, match="no-such-tool on cannot be started: .*is it installed on this host"):
+    with pytest.raises(PowerError, match=r"no-such-tool on cannot be started: .*is it installed on this host"):
         CommandSwitch(access, board_id="pi5-01", right=lease.right).on()
