@@ -23,7 +23,7 @@ from pytest_edgehil.errors import ModelError
 from pytest_edgehil.lab.inventory import load_lab
 from pytest_edgehil.lab.leases import default_holder
 from pytest_edgehil.lab.reservation import reserve
-from pytest_edgehil.lab.sqlite_store import open_store
+from pytest_edgehil.lab.store import open_store
 from pytest_edgehil.model import Combo, Requirement
 from pytest_edgehil.virtual.farm import board_directory, start
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck as Health
 from hypothesis import settings
 from support.farm import Farm, onnx_artifact, replay_artifact
+from support.postgres import PostgresServer
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,6 +56,13 @@ def repository() -> Path:
 def python() -> str:
     """The interpreter that runs the tests."""
     return sys.executable
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server of our own; each test takes a lab with a new name in it. For tests that `needs("postgres")`."""
+    with PostgresServer("fsync=off", "max_connections=60", "shared_buffers=16MB") as server:
+        yield server
 
 
 @pytest.fixture

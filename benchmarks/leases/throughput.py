@@ -28,15 +28,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import bench
 
 from pytest_edgehil.lab.inventory import load_lab
-from pytest_edgehil.lab.leases import default_holder
-from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore, open_store
+from pytest_edgehil.lab.leases import LabStore, default_holder
+from pytest_edgehil.lab.store import open_store
 
 LAB = "lab: bench\nboards:\n  vb-1: {class: pi5-8gb, environment: virtual}\n"
 BLOCK = 50
 PATIENCE_S = 60.0
 
 
-def ours_per_s(store: SqliteLeaseStore) -> float:
+def ours_per_s(store: LabStore) -> float:
     """Acquire and release, so many per second."""
     holder = default_holder()
     started = time.perf_counter()

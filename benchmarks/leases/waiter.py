@@ -14,7 +14,7 @@ from pathlib import Path
 from pytest_edgehil.lab.inventory import load_lab
 from pytest_edgehil.lab.leases import default_holder
 from pytest_edgehil.lab.reservation import reserve
-from pytest_edgehil.lab.sqlite_store import open_store
+from pytest_edgehil.lab.store import open_store
 from pytest_edgehil.model.board import Requirement
 
 

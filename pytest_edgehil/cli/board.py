@@ -72,7 +72,7 @@ def held(options: argparse.Namespace, *, doing: str = "working on it") -> Iterat
     from pytest_edgehil.holding import Holding
     from pytest_edgehil.lab.leases import default_holder
     from pytest_edgehil.lab.reservation import reserve
-    from pytest_edgehil.lab.sqlite_store import open_store
+    from pytest_edgehil.lab.store import open_store
     from pytest_edgehil.model.board import Requirement
     from pytest_edgehil.model.quantity import duration_ns
 

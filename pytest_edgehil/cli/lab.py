@@ -60,7 +60,16 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     survey.set_defaults(run=_labgrid)
 
-    for action in (boards, release, restore):
+    migrate = actions.add_parser(
+        "migrate",
+        help="make or update the tables of the lease database",
+        description="Make the tables of the lab's lease database, or update those of an older edgehil. To be run once "
+        "after an update by somebody who may create a schema in PostgreSQL; again does no harm. A database in SQLite "
+        "updates itself.",
+    )
+    migrate.set_defaults(run=_migrate)
+
+    for action in (boards, release, restore, migrate):
         action.add_argument("--lab", type=Path, metavar="FILE", help="lab file (default: $EDGEHIL_LAB, or lab.yaml)")
 
 
@@ -161,7 +170,7 @@ def _labgrid(options: argparse.Namespace) -> int:
 
 
 def _boards(options: argparse.Namespace) -> int:
-    from pytest_edgehil.lab.sqlite_store import open_store
+    from pytest_edgehil.lab.store import open_store
 
     lab = _lab(options)
     with open_store(lab) as store:
@@ -216,8 +225,19 @@ def _iso(seconds: float | None) -> str | None:
     return dt.datetime.fromtimestamp(seconds, tz=dt.UTC).isoformat(timespec="milliseconds")
 
 
+def _migrate(options: argparse.Namespace) -> int:
+    from pytest_edgehil.lab.store import migrate_store
+
+    lab = _lab(options)
+    done = migrate_store(lab)
+    for step in done:
+        print(f"{lab.name}: {step.number} {step.name}")
+    print(f"{lab.name}: {lab.lease_url} is up to date")
+    return 0
+
+
 def _release(options: argparse.Namespace) -> int:
-    from pytest_edgehil.lab.sqlite_store import open_store
+    from pytest_edgehil.lab.store import open_store
 
     lab = _lab(options)
     board = lab.board(options.board)
@@ -231,7 +251,7 @@ def _release(options: argparse.Namespace) -> int:
 
 
 def _restore(options: argparse.Namespace) -> int:
-    from pytest_edgehil.lab.sqlite_store import open_store
+    from pytest_edgehil.lab.store import open_store
 
     lab = _lab(options)
     board = lab.board(options.board)

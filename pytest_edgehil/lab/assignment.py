@@ -34,6 +34,25 @@ def assign(
     >>> assign([["a"], ["b"]], available={"a", "b"}, pools={"a": "hat", "b": "hat"}, room={"hat": 1}) is None
     True
     """
+    given = assign_most(requests, available=available, pools=pools, room=room)
+    return tuple(given[request] for request in range(len(requests))) if len(given) == len(requests) else None
+
+
+def assign_most(
+    requests: Sequence[Sequence[str]],
+    *,
+    available: Collection[str],
+    pools: Mapping[str, str],
+    room: Mapping[str, int],
+) -> dict[int, str]:
+    """Give as many requests as possible one of their boards; the arguments are those of `assign`.
+
+    Returns:
+        The board of each request that got one, by the request's index.
+
+    >>> assign_most([["a"], ["a"], ["b"]], available={"a", "b"}, pools={}, room={})
+    {0: 'a', 2: 'b'}
+    """
     wishes = [[board for board in request if board in available] for request in requests]
     given: dict[str, int] = {}
     used = dict.fromkeys(room, 0)
@@ -79,7 +98,5 @@ def assign(
         return False
 
     for request in range(len(wishes)):
-        if not place(request, set(), set()):
-            return None
-    chosen = {request: board for board, request in given.items()}
-    return tuple(chosen[request] for request in range(len(wishes)))
+        place(request, set(), set())
+    return {request: board for board, request in sorted(given.items(), key=lambda item: item[1])}

@@ -14,9 +14,10 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import platformdirs
 
@@ -24,6 +25,7 @@ from pytest_edgehil.documents.checking import checked
 from pytest_edgehil.documents.near_miss import listed, suggest
 from pytest_edgehil.documents.reading import Document, KeyPath, Problem, read_document
 from pytest_edgehil.errors import BoardUnavailable
+from pytest_edgehil.lab.limits import Limits
 from pytest_edgehil.lab.schema import (
     IDENTIFIER,
     LAB_FILE,
@@ -57,6 +59,9 @@ __all__ = ["Lab", "default_state_dir", "lab_schema", "load_lab"]
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SQLITE = "sqlite:///"
 _T = TypeVar("_T")
+_SQLITE_FORM = "sqlite:////absolute/path.db"
+_POSTGRES = "postgresql+psycopg"
+_POSTGRES_FORM = "postgresql+psycopg://user@host/database"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +77,7 @@ class Lab:
         labgrid: the labgrid lab that boards with a place belong to.
         pool_limits: at most so many boards of a pool are leased at once.
         state_dir: where leases and virtual boards are kept; not created by loading.
+        limits: how long a lease may last, how many boards somebody may have, when boards are not handed out.
     """
 
     name: str
@@ -82,6 +88,7 @@ class Lab:
     pool_limits: Mapping[str, int]
     state_dir: Path
     labgrid: Coordinator | None = None
+    limits: Limits = field(default_factory=Limits)
 
     def board(self, board_id: str) -> Board:
         """The board with this id.
@@ -140,15 +147,29 @@ def _below(lab_path: Path, text: str) -> Path:
 def _lease_url(section: LabSection, document: Document, state_dir: Path, problems: list[Problem]) -> str:
     if section.leases is None:
         return f"{_SQLITE}{state_dir / 'leases.db'}"
-    where: KeyPath = ("leases",)
     scheme, _, rest = section.leases.partition("://")
-    if scheme != "sqlite":
-        what = f"unknown database {scheme!r}{suggest(scheme, ['sqlite'], 'expected sqlite:////absolute/path.db')}"
-        problems.append(document.problem(where, what))
-    elif not rest.startswith("/") or rest in ("/", "/:memory:") or rest.endswith("/"):
-        what = "expected sqlite:////absolute/path.db: leases must be in a file that every process of this host can open"
-        problems.append(document.problem(where, what))
-    return f"{_SQLITE}{_below(document.source, rest.removeprefix('/'))}"
+    wrong = None
+    if scheme == "sqlite":
+        if not rest.startswith("/") or rest in ("/", "/:memory:") or rest.endswith("/"):
+            wrong = f"expected {_SQLITE_FORM}: leases must be in a file that every process of this host can open"
+        url = f"{_SQLITE}{_below(document.source, rest.removeprefix('/'))}"
+    elif scheme == _POSTGRES:
+        parts = urlsplit(section.leases)
+        if parts.password or "password" in parse_qs(parts.query):
+            wrong = (
+                "a password in a lab file is known to all who read the file: leave it out, and write it to ~/.pgpass "
+                "or $PGPASSWORD"
+            )
+        elif not parts.path.strip("/"):
+            wrong = f"expected {_POSTGRES_FORM}: the name of the database is missing"
+        url = section.leases
+    else:
+        known = suggest(scheme, ["sqlite", _POSTGRES], f"expected {_SQLITE_FORM} or {_POSTGRES_FORM}")
+        wrong = f"unknown database {scheme!r}{known}"
+        url = section.leases
+    if wrong is not None:
+        problems.append(document.problem(("leases",), wrong))
+    return url
 
 
 def _board(section: LabSection, board_id: str, document: Document, problems: list[Problem]) -> Board:

@@ -1,18 +1,19 @@
-"""The tables of a lease database, and their rows as values. No transaction begins here; the store does that.
+"""The tables of a lease database as they are now, and their rows as values. `migrations` says how they came to be.
 
-One row per leased board, so that two leases of one board cannot even be written down; expired rows stay until the
-board is leased again. The token's counter has a table of its own, since it must outlive every lease.
+No transaction begins here; the stores do that. One row per leased board, so that two leases of one board cannot even
+be written down; expired rows stay until the board is leased again. What must outlive every lease (the counters of
+tokens and tickets, the clock) has tables of its own.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import sqlalchemy as sa
 
 from pytest_edgehil.lab.leases import AuditEvent, AuditLine, BoardState, BoardStatus, Holder, Lease
-
-_AUDIT_LINES = 100_000  # about 15 MB; older lines are dropped
+from pytest_edgehil.lab.queueing import Waiter
 
 METADATA = sa.MetaData()
 
@@ -26,11 +27,28 @@ def _who() -> tuple[sa.Column[Any], ...]:
     )
 
 
+MIGRATION = sa.Table(
+    "migration",
+    METADATA,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
 COUNTER = sa.Table(
     "counter",
     METADATA,
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
+)
+CLOCK = sa.Table(
+    "clock",
+    METADATA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("offset_s", sa.Float, nullable=False),
+    sa.Column("steps", sa.Integer, nullable=False),
+    sa.Column("wall", sa.Float, nullable=False),
+    sa.Column("steady", sa.Float, nullable=False),
+    sa.Column("boot", sa.String, nullable=False),
 )
 LEASE = sa.Table(
     "lease",
@@ -41,6 +59,20 @@ LEASE = sa.Table(
     sa.Column("acquired_at", sa.Float, nullable=False),
     sa.Column("expires_at", sa.Float, nullable=False),
     sa.Column("expiry_s", sa.Float, nullable=False),
+    sa.Column("project", sa.String, nullable=False, server_default=""),
+    sa.Column("claim", sa.String, nullable=False, server_default=""),
+)
+QUEUE = sa.Table(
+    "queue",
+    METADATA,
+    sa.Column("ticket", sa.BigInteger, primary_key=True),
+    sa.Column("priority", sa.Integer, nullable=False),
+    *_who(),
+    sa.Column("project", sa.String, nullable=False),
+    sa.Column("asked_at", sa.Float, nullable=False),
+    sa.Column("alive_until", sa.Float, nullable=False),
+    sa.Column("wanted", sa.String, nullable=False),
+    sa.Column("bell", sa.String, nullable=False),
 )
 QUARANTINE = sa.Table(
     "quarantine",
@@ -59,16 +91,26 @@ AUDIT = sa.Table(
     *_who(),
     sa.Column("token", sa.BigInteger, nullable=True, index=True),
     sa.Column("reason", sa.String, nullable=False),
-    sqlite_autoincrement=True,
 )
 
 
 def holder_of(row: Any) -> Holder:
-    """Who a row is about."""
-    return Holder(name=row.name, host=row.host, pid=row.pid, user=row.user)
+    """Who a row of `LEASE` or `QUEUE` is about."""
+    return Holder(name=row.name, host=row.host, pid=row.pid, user=row.user, project=row.project)
 
 
-def lease_of(row: Any) -> Lease:
+def columns_of(holder: Holder) -> dict[str, str | int]:
+    """The columns that `holder_of` reads."""
+    return {
+        "name": holder.name,
+        "host": holder.host,
+        "pid": holder.pid,
+        "user": holder.user,
+        "project": holder.project,
+    }
+
+
+def lease_of(row: Any, *, now: float) -> Lease:
     """A row of `LEASE` as a value."""
     return Lease(
         board_id=row.board_id,
@@ -76,28 +118,21 @@ def lease_of(row: Any) -> Lease:
         holder=holder_of(row),
         acquired_at=row.acquired_at,
         expires_at=row.expires_at,
+        lasts_s=row.expires_at - now,
     )
 
 
-def unexpired(connection: sa.Connection, *, now: float) -> list[Lease]:
-    """Every lease that still counts."""
-    return [lease_of(row) for row in connection.execute(sa.select(LEASE).where(LEASE.c.expires_at > now))]
-
-
-def current_lease(connection: sa.Connection, board_id: str, *, now: float) -> Lease | None:
-    """The unexpired lease on a board, if there is one."""
-    row = connection.execute(
-        sa.select(LEASE).where(LEASE.c.board_id == board_id, LEASE.c.expires_at > now)
-    ).one_or_none()
-    return None if row is None else lease_of(row)
-
-
-def taken_away(connection: sa.Connection, lease: Lease) -> AuditLine | None:
-    """The line by which a lease was taken from its holder, if it was."""
-    row = connection.execute(
-        sa.select(AUDIT).where(AUDIT.c.token == lease.token, AUDIT.c.event == AuditEvent.FORCE_RELEASED.value)
-    ).one_or_none()
-    return None if row is None else audit_line(row)
+def waiter_of(row: Any) -> Waiter:
+    """A row of `QUEUE` as a value."""
+    return Waiter(
+        ticket=row.ticket,
+        holder=holder_of(row),
+        priority=row.priority,
+        asked_at=row.asked_at,
+        alive_until=row.alive_until,
+        wanted=tuple(tuple(request) for request in json.loads(row.wanted)),
+        bell=row.bell,
+    )
 
 
 def audit_line(row: Any) -> AuditLine:
@@ -106,16 +141,27 @@ def audit_line(row: Any) -> AuditLine:
         at=row.at,
         board_id=row.board_id,
         event=AuditEvent(row.event),
-        by=holder_of(row),
+        by=Holder(name=row.name, host=row.host, pid=row.pid, user=row.user),
         token=row.token,
         reason=row.reason,
     )
 
 
-def state_of(board_id: str, lease: Lease | None, quarantine: Any) -> BoardState:
-    """State of a board by its unexpired lease and its row of `QUARANTINE`, if it has them; quarantine wins."""
+def state_of(
+    board_id: str, lease: Lease | None, quarantine: Any, maintenance: tuple[float, str] | None = None
+) -> BoardState:
+    """State of a board; quarantine wins over maintenance, and that over a lease.
+
+    Args:
+        board_id: the board.
+        lease: its unexpired lease, if any.
+        quarantine: its row of `QUARANTINE`, if any.
+        maintenance: since when and why it is not handed out for a while, if so.
+    """
     if quarantine is not None:
         state, since, reason = BoardStatus.QUARANTINED, quarantine.since, quarantine.reason
+    elif maintenance is not None:
+        state, (since, reason) = BoardStatus.MAINTENANCE, maintenance
     elif lease is not None:
         state, since, reason = BoardStatus.LEASED, lease.acquired_at, None
     else:
@@ -129,33 +175,3 @@ def state_of(board_id: str, lease: Lease | None, quarantine: Any) -> BoardState:
         reason=reason,
         since=since,
     )
-
-
-def note(
-    connection: sa.Connection,
-    at: float,
-    board_id: str,
-    event: AuditEvent,
-    *,
-    by: Holder,
-    token: int | None = None,
-    reason: str = "",
-) -> None:
-    """Write a line into the audit trail; now and then the oldest ones are dropped."""
-    line = connection.execute(
-        sa.insert(AUDIT)
-        .values(
-            at=at,
-            board_id=board_id,
-            event=event.value,
-            name=by.name,
-            host=by.host,
-            pid=by.pid,
-            user=by.user,
-            token=token,
-            reason=reason,
-        )
-        .returning(AUDIT.c.id)
-    ).scalar_one()
-    if line % 1000 == 0:
-        connection.execute(sa.delete(AUDIT).where(AUDIT.c.id <= line - _AUDIT_LINES))

@@ -6,7 +6,9 @@ doing so has lost it, without anybody having to notice that it died. Rules that 
 * At no time do two unexpired leases exist for one board. A lease is over the moment it expires, whether or not
   somebody has taken the board since: it is never renewed afterwards, since the pool it counted in may be full again.
 * Tokens grow with every lease of any board and never go back, so that the board itself can refuse an old holder.
-* A request is granted whole or not at all. Quarantined boards are not handed out; pool limits hold.
+* A request is granted whole or not at all. Quarantined boards are not handed out; pool limits and quotas hold.
+* Who waits is in a queue, by priority and then by age, and is served by it (see `queueing`).
+* Time is the store's own, never the client's; its steps do not end or prolong a lease (see `store_clock`).
 * Quarantine does not take a lease away: who holds the board keeps it, and nobody gets it next. `force_release` does.
 """
 
@@ -19,6 +21,7 @@ import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Protocol
 
 from pytest_edgehil.errors import LeaseLost
@@ -33,13 +36,15 @@ class Holder:
         name: what people recognise: a CI job, or a login.
         host: name of the host that the process runs on.
         pid: process id on that host.
-        user: login on that host.
+        user: login on that host; quotas count by it.
+        project: what the work is for, as the CI names it; quotas count by it. Empty when nobody says.
     """
 
     name: str
     host: str
     pid: int
     user: str
+    project: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} (pid {self.pid} on {self.host})"
@@ -47,13 +52,24 @@ class Holder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """A time-bounded exclusive right to a board. Times are seconds since the epoch."""
+    """A time-bounded exclusive right to a board.
+
+    Args:
+        board_id: the board.
+        token: fencing token; grows with every lease of any board.
+        holder: whose it is.
+        acquired_at, expires_at: seconds since the epoch by the *store's* clock, which is nobody else's: never compare
+            them with a clock of your own.
+        lasts_s: so long it runs from the moment that the verb which returned it was carried out. That is what a holder
+            counts down by its own steady clock, beginning before it asked.
+    """
 
     board_id: str
     token: int
     holder: Holder
     acquired_at: float
     expires_at: float
+    lasts_s: float
 
 
 class BoardStatus(enum.StrEnum):
@@ -62,6 +78,7 @@ class BoardStatus(enum.StrEnum):
     FREE = "free"
     LEASED = "leased"
     QUARANTINED = "quarantined"
+    MAINTENANCE = "maintenance"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +87,13 @@ class BoardState:
 
     Args:
         board_id: the board.
-        state: quarantine wins over a lease; `holder` tells whether somebody still holds a quarantined board.
+        state: quarantine wins over maintenance, and that over a lease; `holder` tells whether somebody holds the board
+            all the same.
         holder: who holds it; None when nobody does.
         token: fencing token of the lease.
         expires_at: when the lease ends unless it is renewed, seconds since the epoch.
-        reason: why it is quarantined.
-        since: since when it is leased or quarantined, seconds since the epoch.
+        reason: why it is quarantined or in maintenance.
+        since: since when it is in that state, seconds since the epoch.
     """
 
     board_id: str
@@ -85,6 +103,10 @@ class BoardState:
     expires_at: float | None = None
     reason: str | None = None
     since: float | None = None
+
+
+PROJECT_VARIABLES = ("EDGEHIL_PROJECT", "GITHUB_REPOSITORY", "CI_PROJECT_PATH", "JOB_NAME")
+"""Where a project's name is read: ours, GitHub's, GitLab's, Jenkins'."""
 
 
 class AuditEvent(enum.StrEnum):
@@ -119,18 +141,79 @@ class AuditLine:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """That a request has to wait.
+
+    Args:
+        place: its place in the queue; 1 is next.
+        of: so many are in the queue.
+        why: for whom or what it waits, one clause for each board that matters.
+        hopeless: every way to fulfil it needs a quarantined board, so waiting alone will not help.
+        look_again_s: nothing changes by the passing of time alone for so many seconds.
+    """
+
+    place: int
+    of: int
+    why: str
+    hopeless: bool
+    look_again_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """Somebody in the queue, for people to look at.
+
+    Args:
+        holder: who.
+        priority: the higher one is first, and of equals the older one.
+        asked_at: since when, in seconds since the epoch.
+        wanted: for each wanted board the ids that do.
+        waiting: what for; None while its boards are ready and it is about to take them.
+    """
+
+    holder: Holder
+    priority: int
+    asked_at: float
+    wanted: tuple[tuple[str, ...], ...]
+    waiting: Waiting | None
+
+
+class Place(Protocol):
+    """A place in the queue, for as long as its ``with`` block lasts. It belongs to one thread."""
+
+    def advance(self) -> tuple[Lease, ...] | Waiting:
+        """Take the boards if it is our turn; else say that we still wait. Who does not for an expiry is out.
+
+        Raises:
+            LeaseError: the store cannot be reached; the place is kept for an expiry.
+        """
+        ...
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait to be called, at most so long. May return for no reason."""
+        ...
+
+    def __enter__(self) -> Place: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class LeaseStore(Protocol):
     """Keeps leases; every verb is one transaction and may be called from any thread or process."""
 
     def acquire(
-        self, requests: Sequence[Sequence[str]], *, holder: Holder, expiry_s: float
+        self, requests: Sequence[Sequence[str]], *, holder: Holder, expiry_s: float, priority: int = 0
     ) -> tuple[Lease, ...] | None:
-        """Lease one board for each request, all or nothing.
+        """Lease one board for each request, all or nothing, without waiting.
 
         Args:
             requests: for each wanted board the ids that do, best first.
             holder: who asks.
             expiry_s: the lease ends so many seconds from now unless renewed.
+            priority: boards that are kept for those in the queue who have this priority or a higher one are not given.
 
         Returns:
             One lease per request in the same order, on different boards; None when that is not possible right now.
@@ -138,6 +221,12 @@ class LeaseStore(Protocol):
         Raises:
             LeaseError: the store cannot be reached.
         """
+        ...
+
+    def queue_up(
+        self, requests: Sequence[Sequence[str]], *, holder: Holder, expiry_s: float, priority: int = 0
+    ) -> Place:
+        """Join the queue; the arguments are those of `acquire`. Leaving the place's ``with`` block leaves the queue."""
         ...
 
     def renew(self, lease: Lease, *, expiry_s: float) -> Lease:
@@ -174,6 +263,14 @@ class LabState(Protocol):
         ...
 
 
+class Queue(Protocol):
+    """Who waits."""
+
+    def queue(self) -> tuple[Queued, ...]:
+        """Everybody in the queue, the first one first."""
+        ...
+
+
 class AuditTrail(Protocol):
     """What happened."""
 
@@ -182,8 +279,18 @@ class AuditTrail(Protocol):
         ...
 
 
-class LabStore(LeaseStore, LabState, AuditTrail, Protocol):
-    """All of it: what `sqlite_store.open_store` gives."""
+class LabStore(LeaseStore, LabState, Queue, AuditTrail, Protocol):
+    """All of it: what `store.open_store` gives."""
+
+    def close(self) -> None:
+        """Close the connections; leases stay as they are."""
+        ...
+
+    def __enter__(self) -> LabStore: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 def default_holder() -> Holder:
@@ -212,22 +319,28 @@ def default_holder() -> Holder:
         host=socket.gethostname(),
         pid=os.getpid(),
         user=user,
+        project=next((env[name] for name in PROJECT_VARIABLES if env.get(name)), "")[:200],
     )
 
 
-def lost(lease: Lease, *, now: float, current: Lease | None, taken_away: AuditLine | None) -> LeaseLost:
+def lost(
+    lease: Lease, *, now: float, current: Lease | None, taken_away: AuditLine | None, max_lease_s: float | None = None
+) -> LeaseLost:
     """The error that says how a lease was lost and who holds the board now.
 
     Args:
         lease: the lease that is over.
-        now: seconds since the epoch.
+        now: seconds since the epoch, by the store.
         current: the unexpired lease on the board, if any.
         taken_away: the audit line by which it was taken away, if it was.
+        max_lease_s: the lab's limit for a lease, if it has one.
     """
     what = f"lease on {lease.board_id} (token {lease.token})"
     if taken_away is not None:
         why = f": {taken_away.reason}" if taken_away.reason else ""
         how = f"was taken away by {taken_away.by} {_ago(now - taken_away.at)}{why}"
+    elif max_lease_s is not None and now >= lease.acquired_at + max_lease_s:
+        how = f"ended after {format_duration(max_lease_s * 1e9)}, which is the lab's limit"
     elif now >= lease.expires_at:
         how = f"expired {_ago(now - lease.expires_at)}"
     else:

@@ -5,7 +5,9 @@ How waiting ends, in this order:
 * `BoardUnavailable` (the request is wrong): the lab can never fulfil it, even with every board free. At once.
 * `LeaseTimeout` at once (the lab is broken): every way to fulfil it needs a quarantined board. Waiting would not bring
   one back; a person has to. The message says which boards and why.
-* `LeaseTimeout` after `wait_s`: the boards are held by others. The message names them.
+* `LeaseTimeout` after `wait_s`: the boards are held by others, or kept for those ahead in the queue. The message names
+  them.
+* `LeaseError` after `wait_s`: the store has not answered since.
 
 A reservation is lost as a whole and for good as soon as one of its leases is: expired, taken away, or renewed too
 late because the process was paused. It belongs to the process that made it: a fork can neither use nor release it.
@@ -13,25 +15,36 @@ late because the process was paused. It belongs to the process that made it: a f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from pytest_edgehil.errors import BoardUnavailable, LeaseError, LeaseLost, LeaseTimeout
 from pytest_edgehil.lab.assignment import assign
 from pytest_edgehil.lab.inventory import Lab
-from pytest_edgehil.lab.leases import BoardState, BoardStatus, Holder, LabState, LabStore, Lease, default_holder
+from pytest_edgehil.lab.leases import (
+    BoardStatus,
+    Holder,
+    LabState,
+    LabStore,
+    Lease,
+    Place,
+    Waiting,
+    default_holder,
+)
 from pytest_edgehil.lab.matching import candidates, describe
+from pytest_edgehil.lab.store_clock import steady_s
 from pytest_edgehil.model.board import Board, Requirement
 from pytest_edgehil.model.quantity import format_duration
 
 __all__ = ["Reservation", "default_holder", "free_boards", "reserve"]
 
-_FIRST_PAUSE_S = 0.02
-_LONGEST_PAUSE_S = 0.1
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+_JUST_AFTER_S = 0.002  # when it has happened, and not a moment before
 
 
 def reserve(
@@ -42,10 +55,10 @@ def reserve(
     holder: Holder,
     wait_s: float,
     expiry_s: float | None = None,
+    priority: int = 0,
     on_wait: Callable[[str], None] | None = None,
     tied_to_parent: bool = False,
-    clock: Callable[[], float] = time.time,
-    monotonic: Callable[[], float] = time.monotonic,
+    monotonic: Callable[[], float] = steady_s,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Reservation:
     """Lease one board for each requirement, all or nothing, and keep them by a heartbeat.
@@ -57,12 +70,12 @@ def reserve(
         holder: under which name.
         wait_s: how long to wait for boards that others hold; 0 asks once.
         expiry_s: the lab's `lease_expiry_s` if None.
+        priority: of those who wait the one with the highest is served first, and of equals the oldest.
         on_wait: called with one line whenever what we wait for changes.
         tied_to_parent: stop renewing when the parent of this process is gone, as for a worker whose controller was
             killed; off by default, since a run under nohup outlives its shell.
-        clock: seconds since the epoch; the clock of the store.
-        monotonic: seconds that are never set back.
-        sleep: waits so many seconds.
+        monotonic: seconds that are never set back, and go on while the machine sleeps.
+        sleep: waits so many seconds, before a store that did not answer is tried again.
 
     Returns:
         The reservation; `Reservation.boards` are in the order of `requirements`.
@@ -73,44 +86,65 @@ def reserve(
         LeaseError: the store cannot be reached.
     """
     expiry = lab.lease_expiry_s if expiry_s is None else expiry_s
-    requests = _requests(lab, requirements)
-    started = monotonic()
+    requests = _requests(lab, requirements, holder=holder)
+    wanted = " and ".join(describe(requirement) for requirement in requirements)
+    end = monotonic() + wait_s
+    said: tuple[int, str] | None = None
     pause_s = _FIRST_PAUSE_S
-    said = ""
-    while True:
-        asked = monotonic()
-        leases = store.acquire(requests, holder=holder, expiry_s=expiry)
-        if leases is not None:
-            return Reservation(
-                boards=tuple(lab.board(lease.board_id) for lease in leases),
-                leases=leases,
-                store=store,
-                expiry_s=expiry,
-                asked=asked,
-                tied_to_parent=tied_to_parent,
-                clock=clock,
-                monotonic=monotonic,
-            )
-        states = {state.board_id: state for state in store.boards()}
-        closed = {board_id for board_id, state in states.items() if state.state is BoardStatus.QUARANTINED}
-        wanted = " and ".join(describe(requirement) for requirement in requirements)
-        why = _why(lab, requests, states)
-        if not _possible(lab, requests, without=closed):
-            raise LeaseTimeout(
-                f"no healthy board is left in {lab.path} for {wanted}: {why}; "
-                "mend what is broken and run 'edgehil lab restore BOARD'"
-            )
-        waited_s = monotonic() - started
-        if waited_s >= wait_s:
-            raise LeaseTimeout(
-                f"no board became free within {format_duration(wait_s * 1e9)} for {wanted}: {why}; "
-                "run 'edgehil lab boards' to see who holds what"
-            )
-        if on_wait is not None and why != said:
-            on_wait(f"waiting for {wanted}: {why}")
-            said = why
-        sleep(min(pause_s, wait_s - waited_s))
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def ours(leases: tuple[Lease, ...], asked: float) -> Reservation:
+        return Reservation(
+            boards=tuple(lab.board(lease.board_id) for lease in leases),
+            leases=leases,
+            store=store,
+            expiry_s=expiry,
+            asked=asked,
+            tied_to_parent=tied_to_parent,
+            monotonic=monotonic,
+        )
+
+    with contextlib.ExitStack() as leaving:
+        place: Place | None = None
+        while True:
+            asked = monotonic()
+            try:
+                if place is None:
+                    leases = store.acquire(requests, holder=holder, expiry_s=expiry, priority=priority)
+                    if leases is not None:
+                        return ours(leases, asked)
+                    place = leaving.enter_context(
+                        store.queue_up(requests, holder=holder, expiry_s=expiry, priority=priority)
+                    )
+                    asked = monotonic()
+                step = place.advance()
+            except LeaseError as trouble:
+                left_s = end - monotonic()
+                if left_s <= 0:
+                    raise
+                if on_wait is not None and said != (0, str(trouble)):
+                    said = (0, str(trouble))
+                    on_wait(f"waiting for {wanted}: {trouble}; trying again")
+                sleep(min(pause_s, left_s))
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                continue
+            if not isinstance(step, Waiting):
+                return ours(step, asked)
+            where = f" (place {step.place} of {step.of} in the queue)" if step.of > 1 else ""
+            if step.hopeless:
+                raise LeaseTimeout(
+                    f"no healthy board is left in {lab.path} for {wanted}: {step.why}; "
+                    "mend what is broken and run 'edgehil lab restore BOARD'"
+                )
+            left_s = end - monotonic()
+            if left_s <= 0:
+                raise LeaseTimeout(
+                    f"no board became free within {format_duration(wait_s * 1e9)} for {wanted}{where}: {step.why}; "
+                    "run 'edgehil lab boards' to see who holds what"
+                )
+            if on_wait is not None and said != (step.place, step.why):
+                said = (step.place, step.why)
+                on_wait(f"waiting for {wanted}{where}: {step.why}")
+            place.wait(min(left_s, step.look_again_s + _JUST_AFTER_S, expiry / 3))
 
 
 def free_boards(lab: Lab, requirement: Requirement, store: LabState) -> tuple[Board, ...]:
@@ -138,12 +172,18 @@ def free_boards(lab: Lab, requirement: Requirement, store: LabState) -> tuple[Bo
     return tuple(free)
 
 
-def _requests(lab: Lab, requirements: Sequence[Requirement]) -> tuple[tuple[str, ...], ...]:
+def _requests(lab: Lab, requirements: Sequence[Requirement], *, holder: Holder) -> tuple[tuple[str, ...], ...]:
     if not requirements:
         raise ValueError("a reservation needs at least one requirement")
     requests = tuple(tuple(board.id for board in candidates(lab, requirement)) for requirement in requirements)
-    if not _possible(lab, requests, without=frozenset()):
-        wanted = " and ".join(describe(requirement) for requirement in requirements)
+    wanted = " and ".join(describe(requirement) for requirement in requirements)
+    for account in lab.limits.accounts(holder):
+        if account.limit < len(requests):
+            raise BoardUnavailable(
+                f"{lab.path} can never fulfil {wanted} at once: {account} may have {account.limit} "
+                f"board{'s' if account.limit != 1 else ''} at a time, and this asks for {len(requests)}"
+            )
+    if not _possible(lab, requests):
         matching = sorted({board_id for request in requests for board_id in request})
         limits = ", ".join(f"{pool} {limit}" for pool, limit in sorted(lab.pool_limits.items()))
         raise BoardUnavailable(
@@ -154,34 +194,17 @@ def _requests(lab: Lab, requirements: Sequence[Requirement]) -> tuple[tuple[str,
     return requests
 
 
-def _possible(lab: Lab, requests: Sequence[Sequence[str]], *, without: frozenset[str] | set[str]) -> bool:
+def _possible(lab: Lab, requests: Sequence[Sequence[str]]) -> bool:
     """Whether the requests could be fulfilled if nobody held anything."""
     return (
         assign(
             requests,
-            available={board.id for board in lab.boards} - without,
+            available={board.id for board in lab.boards},
             pools={board.id: board.pool for board in lab.boards if board.pool is not None},
             room=lab.pool_limits,
         )
         is not None
     )
-
-
-def _why(lab: Lab, requests: Sequence[Sequence[str]], states: Mapping[str, BoardState]) -> str:
-    """One clause per board that matters: who holds it, or why it is quarantined."""
-    clauses = []
-    busy = Counter(board.pool for board in lab.boards if states[board.id].holder is not None)
-    for board_id in dict.fromkeys(board_id for request in requests for board_id in request):
-        state, pool = states[board_id], lab.board(board_id).pool
-        if state.state is BoardStatus.QUARANTINED:
-            clauses.append(f"{board_id} is quarantined ({state.reason})")
-        elif state.holder is not None:
-            clauses.append(f"{board_id} is held by {state.holder}")
-        elif pool is not None and pool in lab.pool_limits and busy[pool] >= lab.pool_limits[pool]:
-            clauses.append(f"{board_id} is free, but {busy[pool]} of its pool {pool} are leased, which is the limit")
-        else:
-            clauses.append(f"{board_id} is free, which is not enough")
-    return ", ".join(clauses)
 
 
 class Reservation:
@@ -196,7 +219,6 @@ class Reservation:
         expiry_s: how long a renewal lasts.
         asked: `monotonic` before the leases were asked for.
         tied_to_parent: see `reserve`.
-        clock: seconds since the epoch.
         monotonic: seconds that are never set back.
     """
 
@@ -209,20 +231,18 @@ class Reservation:
         expiry_s: float,
         asked: float,
         tied_to_parent: bool,
-        clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
         self.boards = boards
         self._store = store
         self._expiry_s = expiry_s
-        self._clock = clock
         self._monotonic = monotonic
         self._pid = os.getpid()
         self._parent = os.getppid() if tied_to_parent else None
         self._lock = threading.Lock()
         self._leases = {lease.board_id: lease for lease in leases}
         # by the clock that is never set back, counted from before we asked: never later than the store's expiry
-        self._deadlines = dict.fromkeys(self._leases, asked + expiry_s)
+        self._deadlines = {lease.board_id: asked + lease.lasts_s for lease in leases}
         self._lost: str | None = None
         self._trouble: LeaseError | None = None
         self._released = False
@@ -342,16 +362,16 @@ class Reservation:
                 with self._lock:
                     self._find_expired()
                     self._leases[lease.board_id] = renewed
-                    self._deadlines[lease.board_id] = asked + self._expiry_s
+                    self._deadlines[lease.board_id] = asked + renewed.lasts_s
                     self._trouble = None
         return pause_s
 
     def _find_expired(self) -> None:
-        """Notice, under the lock, that a lease has run out unrenewed; of the two clocks the earlier one counts."""
+        """Notice, under the lock, that a lease has run out unrenewed."""
         if self._lost is not None:
             return
         for board_id, lease in self._leases.items():
-            late_s = max(self._clock() - lease.expires_at, self._monotonic() - self._deadlines[board_id])
+            late_s = self._monotonic() - self._deadlines[board_id]
             if late_s >= 0:
                 self._lost = (
                     f"lease on {board_id} (token {lease.token}) expired {format_duration(late_s * 1e9)} ago because it "

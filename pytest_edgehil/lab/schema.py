@@ -397,7 +397,10 @@ class LabSection(Section):
     ] = None
     leases: Annotated[
         Text | None,
-        Field(description="database of leases: sqlite:////absolute/path.db; in the state directory by default"),
+        Field(
+            description="database of leases: sqlite:////absolute/path.db for one host (in the state directory by "
+            "default), or postgresql+psycopg://user@host/database for several"
+        ),
     ] = None
     lease_expiry: Annotated[
         float,

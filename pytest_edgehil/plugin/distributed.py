@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_edgehil.errors import EdgehilError, UserError
+from pytest_edgehil.errors import EdgehilError, LeaseError, UserError
 from pytest_edgehil.plugin.allure import sink_of
 from pytest_edgehil.plugin.error_rate import WORKEROUTPUT
 
@@ -31,7 +31,7 @@ def auto_workers(options: Options) -> int | None:
         return None
     from pytest_edgehil.lab.inventory import load_lab
     from pytest_edgehil.lab.reservation import free_boards
-    from pytest_edgehil.lab.sqlite_store import open_store
+    from pytest_edgehil.lab.store import open_store
 
     try:
         lab = load_lab(options.lab)
@@ -40,7 +40,7 @@ def auto_workers(options: Options) -> int | None:
             return max(1, len(free_boards(lab, options.board, store)))
         finally:
             store.close()
-    except UserError as problem:
+    except (UserError, LeaseError) as problem:
         raise pytest.UsageError(str(problem)) from problem
 
 
@@ -104,7 +104,7 @@ class Distributed:
         if lab is None:
             return
         from pytest_edgehil.lab.leases import default_holder
-        from pytest_edgehil.lab.sqlite_store import open_store
+        from pytest_edgehil.lab.store import open_store
         from pytest_edgehil.plugin.workbench import holder_suffix
 
         suffix = holder_suffix(self._controller.run.run_id, worker)

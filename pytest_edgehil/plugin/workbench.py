@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.gates.gate import Gate
     from pytest_edgehil.holding import Holding
     from pytest_edgehil.lab.inventory import Lab
-    from pytest_edgehil.lab.leases import Holder
-    from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore
+    from pytest_edgehil.lab.leases import Holder, LabStore
     from pytest_edgehil.model.artifact import Artifact, Combo, Track
     from pytest_edgehil.model.board import Board
     from pytest_edgehil.plugin.options import Options
@@ -70,9 +69,9 @@ class Workbench:
         return load_lab(self.options.lab)
 
     @cached_property
-    def store(self) -> SqliteLeaseStore:
+    def store(self) -> LabStore:
         """The lease store of that lab."""
-        from pytest_edgehil.lab.sqlite_store import open_store
+        from pytest_edgehil.lab.store import open_store
 
         return open_store(self.lab)
 

@@ -15,9 +15,9 @@ from support.lab_files import write_lab
 
 from pytest_edgehil.errors import LeaseTimeout
 from pytest_edgehil.lab.inventory import Lab, load_lab
-from pytest_edgehil.lab.leases import BoardStatus, Holder
+from pytest_edgehil.lab.leases import BoardStatus, Holder, LabStore
 from pytest_edgehil.lab.reservation import reserve
-from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore, open_store
+from pytest_edgehil.lab.store import open_store
 from pytest_edgehil.model.board import Requirement
 
 WORKER = Path(__file__).parent.parent / "support" / "lease_worker.py"
@@ -64,7 +64,7 @@ def lab(tmp_path: Path) -> Lab:
 
 
 @pytest.fixture
-def store(lab: Lab) -> Iterator[SqliteLeaseStore]:
+def store(lab: Lab) -> Iterator[LabStore]:
     with open_store(lab) as opened:
         yield opened
 
@@ -117,7 +117,7 @@ def test_eight_processes_on_two_boards_never_meet_on_one(tmp_path: Path, start: 
         assert [state.state for state in store.boards()] == [BoardStatus.FREE] * 2
 
 
-def test_a_killed_holder_frees_its_board_within_the_expiry(lab: Lab, store: SqliteLeaseStore, start: Start) -> None:
+def test_a_killed_holder_frees_its_board_within_the_expiry(lab: Lab, store: LabStore, start: Start) -> None:
     worker = start("hold", str(lab.path), "3")
     old_token = holding(worker)
     worker.kill()
@@ -134,9 +134,7 @@ def test_a_killed_holder_frees_its_board_within_the_expiry(lab: Lab, store: Sqli
     assert lease.token > old_token
 
 
-def test_a_living_holder_keeps_its_board_beyond_the_first_expiry(
-    lab: Lab, store: SqliteLeaseStore, start: Start
-) -> None:
+def test_a_living_holder_keeps_its_board_beyond_the_first_expiry(lab: Lab, store: LabStore, start: Start) -> None:
     worker = start("hold", str(lab.path), "6")
     token = holding(worker)
     first = store.boards()[0].expires_at
@@ -152,7 +150,7 @@ def test_a_living_holder_keeps_its_board_beyond_the_first_expiry(
 
 
 def test_a_holder_that_was_stopped_past_its_expiry_is_told_who_has_the_board(
-    lab: Lab, store: SqliteLeaseStore, start: Start
+    lab: Lab, store: LabStore, start: Start
 ) -> None:
     worker = start("hold", str(lab.path), "1")
     holding(worker)
@@ -171,7 +169,7 @@ def test_a_holder_that_was_stopped_past_its_expiry_is_told_who_has_the_board(
 
 
 def test_a_holder_that_was_stopped_past_its_expiry_has_lost_the_board_even_if_nobody_took_it(
-    lab: Lab, store: SqliteLeaseStore, start: Start
+    lab: Lab, store: LabStore, start: Start
 ) -> None:
     worker = start("hold", str(lab.path), "1")
     holding(worker)
@@ -198,7 +196,7 @@ def test_a_fork_can_neither_use_nor_release_what_its_parent_holds(lab: Lab, star
 
 
 def test_a_worker_whose_controller_is_killed_lets_its_board_go_though_it_lives(
-    lab: Lab, store: SqliteLeaseStore, start: Start
+    lab: Lab, store: LabStore, start: Start
 ) -> None:
     controller = start("parent", str(WORKER), "hold", str(lab.path), "2", "--tied")
     old_token = holding(controller)
@@ -212,7 +210,7 @@ def test_a_worker_whose_controller_is_killed_lets_its_board_go_though_it_lives(
     assert answer.startswith("lost: ")
 
 
-def test_the_same_worker_untied_outlives_its_starter(lab: Lab, store: SqliteLeaseStore, start: Start) -> None:
+def test_the_same_worker_untied_outlives_its_starter(lab: Lab, store: LabStore, start: Start) -> None:
     starter = start("parent", str(WORKER), "hold", str(lab.path), "6")
     holding(starter)
     starter.kill()

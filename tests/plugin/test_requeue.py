@@ -272,7 +272,7 @@ LEASES = (
         from pytest_edgehil.lab.inventory import load_lab
         from pytest_edgehil.lab.leases import default_holder
         from pytest_edgehil.lab.reservation import reserve
-        from pytest_edgehil.lab.sqlite_store import open_store
+        from pytest_edgehil.lab.store import open_store
         from pytest_edgehil.model.requirement import Requirement
 
         lab = load_lab(HERE / "lab.yaml")

@@ -20,7 +20,7 @@ from pytest_edgehil.errors import LeaseLost
 from pytest_edgehil.lab.inventory import load_lab
 from pytest_edgehil.lab.leases import default_holder
 from pytest_edgehil.lab.reservation import reserve
-from pytest_edgehil.lab.sqlite_store import open_store
+from pytest_edgehil.lab.store import open_store
 from pytest_edgehil.model.board import Requirement
 
 

@@ -13,8 +13,8 @@ from support.lab_files import FARM, write_lab
 from pytest_edgehil.cli import lab as verb
 from pytest_edgehil.errors import BoardUnavailable, ConfigError, LabFileError, LeaseLost
 from pytest_edgehil.lab.inventory import Lab, load_lab
-from pytest_edgehil.lab.leases import AuditEvent, Holder, Lease
-from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore, open_store
+from pytest_edgehil.lab.leases import AuditEvent, Holder, LabStore, Lease
+from pytest_edgehil.lab.store import open_store
 
 CI = Holder(name="ci-841", host="runner-2", pid=22, user="ci")
 
@@ -25,7 +25,7 @@ def lab(tmp_path: Path) -> Lab:
 
 
 @pytest.fixture
-def store(lab: Lab) -> Iterator[SqliteLeaseStore]:
+def store(lab: Lab) -> Iterator[LabStore]:
     with open_store(lab) as opened:
         yield opened
 
@@ -38,7 +38,7 @@ def edgehil(*arguments: str | Path) -> int:
     return int(options.run(options))
 
 
-def lease(store: SqliteLeaseStore, board_id: str) -> Lease:
+def lease(store: LabStore, board_id: str) -> Lease:
     leases = store.acquire([[board_id]], holder=CI, expiry_s=600)
     assert leases is not None
     return leases[0]
@@ -146,7 +146,7 @@ def test_a_wrong_lab_is_an_error_of_the_user(tmp_path: Path) -> None:
 
 
 def test_boards_prints_who_holds_what_and_why_not(
-    lab: Lab, store: SqliteLeaseStore, capsys: pytest.CaptureFixture[str]
+    lab: Lab, store: LabStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lease(store, "bare-1")
     store.quarantine("hat-1", reason="kernel panic while flashing", by=CI)
@@ -164,7 +164,7 @@ def test_boards_prints_who_holds_what_and_why_not(
 
 
 def test_boards_as_json_has_everything_for_scripts(
-    lab: Lab, store: SqliteLeaseStore, capsys: pytest.CaptureFixture[str]
+    lab: Lab, store: LabStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     held = lease(store, "bare-2")
     store.quarantine("bare-2", reason="hot", by=CI)
@@ -193,7 +193,7 @@ def test_boards_as_json_has_everything_for_scripts(
 
 
 def test_release_takes_a_board_away_and_leaves_an_audit_line(
-    lab: Lab, store: SqliteLeaseStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lab: Lab, store: LabStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EDGEHIL_HOLDER", "ada")
     held = lease(store, "bare-1")
@@ -224,7 +224,7 @@ def test_release_needs_a_reason(lab: Lab, capsys: pytest.CaptureFixture[str]) ->
     assert "--reason" in capsys.readouterr().err
 
 
-def test_restore_hands_a_board_out_again(lab: Lab, store: SqliteLeaseStore, capsys: pytest.CaptureFixture[str]) -> None:
+def test_restore_hands_a_board_out_again(lab: Lab, store: LabStore, capsys: pytest.CaptureFixture[str]) -> None:
     store.quarantine("bare-1", reason="hot", by=CI)
 
     assert edgehil("restore", "bare-1", "--reason", "new fan", "--lab", lab.path) == 0

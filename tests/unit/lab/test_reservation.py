@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,9 +25,18 @@ EXPIRY_S = 3000.0
 
 
 class Breakable(MemoryLeaseStore):
-    """A store that can be out of reach."""
+    """A store that can be out of reach, and in which waiting makes the clock go on."""
 
     broken = False
+    on_wait: Callable[[float], None]
+
+    def sleep(self, timeout_s: float) -> None:
+        self.on_wait(timeout_s)
+
+    def acquire(self, requests: Sequence[Sequence[str]], **options: object) -> tuple[Lease, ...] | None:
+        if self.broken:
+            raise LeaseError("the lease database cannot be used: disk I/O error")
+        return super().acquire(requests, **options)
 
     def renew(self, lease: Lease, *, expiry_s: float) -> Lease:
         if self.broken:
@@ -68,6 +77,7 @@ def book(lab: Lab, store: Breakable, clock: FakeClock) -> Iterator[Book]:
     made: list[Reservation] = []
 
     def book_one(*requirements: Requirement, wait_s: float = 0.0, **options: object) -> Reservation:
+        store.on_wait = options.pop("sleep", clock.sleep)
         made.append(
             reserve(
                 lab,
@@ -76,9 +86,8 @@ def book(lab: Lab, store: Breakable, clock: FakeClock) -> Iterator[Book]:
                 holder=options.pop("holder", ME),
                 wait_s=wait_s,
                 expiry_s=EXPIRY_S,
-                clock=clock,
                 monotonic=options.pop("monotonic", clock),
-                sleep=options.pop("sleep", clock.sleep),
+                sleep=clock.sleep,
                 **options,
             )
         )
@@ -134,7 +143,7 @@ def test_waiting_ends_when_a_board_is_released(book: Book, clock: FakeClock) -> 
     held = [book(BARE, holder=OTHER), book(BARE, holder=OTHER)]
 
     def sleep(seconds: float) -> None:
-        clock.sleep(seconds)
+        clock.sleep(min(seconds, 1))  # woken for no reason
         if len(clock.slept) == 5:
             held[1].release()
 
@@ -142,14 +151,38 @@ def test_waiting_ends_when_a_board_is_released(book: Book, clock: FakeClock) -> 
     assert len(clock.slept) == 5
 
 
-def test_waiting_backs_off_to_a_tenth_of_a_second(book: Book, clock: FakeClock) -> None:
+def test_nobody_looks_more_often_than_something_can_change_by_itself(book: Book, clock: FakeClock) -> None:
     book(BARE, BARE, holder=OTHER)
     with pytest.raises(LeaseTimeout):
         book(BARE, wait_s=2)
 
-    assert clock.slept[:4] == [0.02, 0.04, 0.08, 0.1]
-    assert max(clock.slept) == 0.1
-    assert sum(clock.slept) == pytest.approx(2)
+    assert clock.slept == [2]
+
+
+def test_a_store_that_does_not_answer_is_tried_again_until_the_time_is_up(
+    book: Book, store: Breakable, clock: FakeClock
+) -> None:
+    store.broken = True
+    said: list[str] = []
+    with pytest.raises(LeaseError, match="disk I/O error"):
+        book(BARE, wait_s=30, on_wait=said.append)
+
+    assert sum(clock.slept) == pytest.approx(30)
+    assert said == [
+        "waiting for a board of class pi5-4gb: the lease database cannot be used: disk I/O error; trying again"
+    ]
+
+
+def test_a_store_that_answers_again_gives_the_board(book: Book, store: Breakable, clock: FakeClock) -> None:
+    store.broken = True
+
+    def mended(seconds: float) -> None:
+        FakeClock.sleep(clock, seconds)
+        store.broken = len(clock.slept) < 4
+
+    clock.sleep = mended  # type: ignore[method-assign]
+    assert book(BARE, wait_s=30).boards[0].id == "bare-1"
+    assert len(clock.slept) == 4
 
 
 def test_waiting_takes_over_from_a_holder_that_died(book: Book, store: Breakable, clock: FakeClock) -> None:
@@ -181,15 +214,17 @@ def test_a_timeout_says_that_a_pool_is_full(book: Book) -> None:
         book(HAT)
 
 
-def test_on_wait_is_called_once_for_each_thing_that_is_waited_for(book: Book, clock: FakeClock) -> None:
+def test_on_wait_is_called_once_for_each_thing_that_is_waited_for(
+    book: Book, store: Breakable, clock: FakeClock
+) -> None:
     first, second = book(BARE, holder=OTHER), book(BARE, holder=OTHER)
     said: list[str] = []
 
     def sleep(seconds: float) -> None:
-        clock.sleep(seconds)
+        clock.sleep(min(seconds, 1))
         if len(clock.slept) == 3:
             first.release()
-            book(BARE, holder=ME)
+            store.acquire([["bare-1"]], holder=ME, expiry_s=EXPIRY_S, priority=1)  # goes before us
         if len(clock.slept) == 6:
             second.release()
 

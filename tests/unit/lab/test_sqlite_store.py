@@ -12,10 +12,11 @@ from support.clocks import FakeClock
 from support.lab_files import FARM, make_lab
 
 from pytest_edgehil.errors import ConfigError, LeaseError
-from pytest_edgehil.lab import lease_tables
+from pytest_edgehil.lab import database_store
 from pytest_edgehil.lab.inventory import Lab
 from pytest_edgehil.lab.leases import BoardStatus, Holder
-from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore, open_store
+from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore
+from pytest_edgehil.lab.store import open_store, rules_of
 
 ME = Holder(name="ci-840", host="runner-1", pid=11, user="ci")
 
@@ -46,13 +47,7 @@ def take(store: SqliteLeaseStore, board_id: str = "bare-1", *, expiry_s: float =
 
 
 def open_store_without_waiting(lab: Lab) -> SqliteLeaseStore:
-    return SqliteLeaseStore(
-        lab.lease_url,
-        board_ids=tuple(board.id for board in lab.boards),
-        pools={},
-        pool_limits={},
-        busy_s=0.05,
-    )
+    return SqliteLeaseStore(lab.lease_url, rules=rules_of(lab), busy_s=0.05)
 
 
 def test_the_database_is_made_in_the_state_directory_of_the_lab(lab: Lab, own_state: Path) -> None:
@@ -129,7 +124,7 @@ def test_labs_of_one_name_share_leases_and_others_do_not(tmp_path: Path, lab: La
 def test_the_audit_forgets_its_oldest_lines_only_when_it_grows_too_long(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, raw: sqlite3.Connection
 ) -> None:
-    monkeypatch.setattr(lease_tables, "_AUDIT_LINES", 10)
+    monkeypatch.setattr(database_store, "AUDIT_LINES", 10)
     with open_store(lab) as store:
         raw.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 998) "
@@ -156,9 +151,9 @@ def test_a_file_that_is_no_database_is_refused(lab: Lab, database: Path) -> None
 
 
 def test_a_database_of_a_newer_version_is_refused(raw: sqlite3.Connection, lab: Lab) -> None:
-    raw.execute("PRAGMA user_version=7")
+    raw.execute("PRAGMA user_version=77")
 
-    with pytest.raises(ConfigError, match="has version 7, this edgehil knows 1: use the newer edgehil everywhere"):
+    with pytest.raises(ConfigError, match="has version 77, this edgehil knows 2: use the newer edgehil everywhere"):
         open_store(lab)
 
 
