@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from pytest_edgehil.artifacts.bundle import pack
 from pytest_edgehil.artifacts.dataset import Dataset, load_dataset
-from pytest_edgehil.artifacts.firmware import IDENTITY_NAME, read_tree
+from pytest_edgehil.artifacts.firmware import IDENTITY_NAME, read_images, read_tree
 from pytest_edgehil.artifacts.footprint import peak_bytes
 from pytest_edgehil.artifacts.manifest import SCHEMA
 from pytest_edgehil.artifacts.prompts import PROMPT_NAME, load_prompts
@@ -189,11 +189,15 @@ def _build_prompt(recipe: Recipe, step: PromptStep, out_dir: Path, progress: Pro
 
 
 def _build_firmware(recipe: Recipe, step: FirmwareStep, out_dir: Path, progress: Progress) -> BuildReport:
-    tree = read_tree(step.tree, name=recipe.name, version=recipe.version)
-    progress(f"collected {len(tree.files)} files of {step.tree.name}")
+    if step.tree is None:
+        tree = read_images(step.images, name=recipe.name, version=recipe.version)
+        progress(f"collected {len(step.images)} images")
+    else:
+        tree = read_tree(step.tree, name=recipe.name, version=recipe.version)
+        progress(f"collected {len(tree.files)} files of {step.tree.name}")
     manifest = _manifest(
         recipe,
-        format_="firmware-tree",
+        format_="firmware-image" if step.tree is None else "firmware-tree",
         quantisation="none",
         entry=IDENTITY_NAME,
         source=tree.digest,

@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 
-from pytest_edgehil.artifacts.manifest import version_key
+from pytest_edgehil.artifacts.manifest import NUMBERS, version_key
 from pytest_edgehil.errors import WrongTarget
 from pytest_edgehil.model.artifact import Artifact, Combo, Track
-from pytest_edgehil.model.board import Board
+from pytest_edgehil.model.board import Board, Slots
 
 ALWAYS_THERE = frozenset({"replay"})
 """Runtimes that come with the on-board program."""
@@ -99,12 +99,35 @@ def acceptable_value(value: str, wanted: str) -> bool:
     return fnmatchcase(value, wanted)
 
 
-def below_floor(combo: Combo, floor: str | None) -> str | None:
-    """The clash of a firmware that is older than the board takes."""
+def firmware_clashes(combo: Combo, *, floor: str | None, slots: Slots | None) -> tuple[str, ...]:
+    """Everything that keeps a combo's firmware out of a board's slots; empty when it has none, or it goes there.
+
+    Args:
+        combo: what would be flashed.
+        floor: oldest version that the board takes; None: any.
+        slots: of the board; None: it has none.
+    """
     firmware = combo.firmware
-    if firmware is None or floor is None or version_key(firmware.manifest.version) >= version_key(floor):
-        return None
-    return f"{firmware.label} is below the board's firmware floor {floor}: a downgrade is refused"
+    if firmware is None:
+        return ()
+    found, manifest, label = [], firmware.manifest, firmware.label
+    if floor is not None and version_key(manifest.version) < version_key(floor):
+        found.append(f"{label} is below the board's firmware floor {floor}: a downgrade is refused")
+    named = manifest.provides.get("firmware.floor")
+    if named is not None and (not NUMBERS.fullmatch(named) or version_key(named) > version_key(manifest.version)):
+        found.append(f"{label} provides firmware.floor {named!r}, expected a version up to its own")
+    if slots is None:
+        found.append(f"{label} needs firmware slots, and the board has none: add 'slots:' to it in lab.yaml")
+        return tuple(found)
+    if manifest.format == "firmware-image":
+        images = [one.path.removesuffix(".img") for one in manifest.files if one.path.endswith(".img")]
+        has = ", ".join(sorted(slots.devices)) or "none"
+        found += [
+            f"{label} has an image {image!r}, and the board's slots name no device for it (they name {has})"
+            for image in images
+            if image not in slots.devices
+        ]
+    return tuple(found)
 
 
 def _target_clashes(

@@ -1,6 +1,10 @@
-"""Firmware trees: a directory whose files become the contents of a board's slot.
+"""Firmware: a tree of files that become the contents of a board's slot, or images that are written to its devices.
 
-In the tree, at its top: ``firmware.json`` with name and version (written by the build; the board reports it, which
+An image is copied as it is. Inside of it, ``/etc/edgehil/firmware.json`` must give the recipe's name and version, which
+proves on the board what booted; ``/etc/edgehil/health``, if it is there, is run while the firmware is on trial. In the
+bundle images are called ``<name>.img``, and lab.yaml says which devices a name stands for.
+
+In a tree, at its top: ``firmware.json`` with name and version (written by the build; the board reports it, which
 proves what booted), and optionally ``health``, an executable that the board runs after a try-boot with the tree as
 its working directory. Exit status 0 is healthy; anything else makes the board fall back.
 """
@@ -10,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +81,24 @@ def read_tree(directory: Path, *, name: str, version: str) -> FirmwareTree:
     return FirmwareTree(files=files, executable=frozenset(executable), digest=_digest(files, executable))
 
 
+def read_images(images: Mapping[str, Path], *, name: str, version: str) -> FirmwareTree:
+    """Collect images.
+
+    Args:
+        images: name → file.
+        name, version: of the firmware.
+
+    Raises:
+        RecipeError: an image is empty or cannot be read.
+    """
+    files: dict[str, Path | bytes] = {f"{image}.img": path for image, path in sorted(images.items())}
+    for path in images.values():
+        if path.stat().st_size == 0:
+            raise RecipeError(f"{path}: is empty; an image is what its device shall hold")
+    files[IDENTITY_NAME] = rfc8785.dumps({"name": name, "version": version})
+    return FirmwareTree(files=files, executable=frozenset(), digest=_digest(files, set()))
+
+
 def _check_identity(directory: Path, *, name: str, version: str) -> None:
     path = directory / IDENTITY_NAME
     if not path.exists():
@@ -94,6 +117,15 @@ def _digest(files: dict[str, Path | bytes], executable: set[str]) -> str:
     whole = hashlib.sha256()
     for inside in sorted(files):
         source = files[inside]
-        data = source if isinstance(source, bytes) else source.read_bytes()
-        whole.update(f"{inside} {int(inside in executable)} {hashlib.sha256(data).hexdigest()}\n".encode())
+        whole.update(f"{inside} {int(inside in executable)} {_sha256(source)}\n".encode())
     return f"sha256:{whole.hexdigest()}"
+
+
+def _sha256(source: Path | bytes) -> str:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    try:
+        with source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as problem:
+        raise RecipeError(f"{source}: cannot be read: {problem.strerror}") from problem

@@ -55,6 +55,7 @@ FORMATS = {
     "replay": Track.MODEL,
     "prompt-bundle": Track.PROMPT,
     "firmware-tree": Track.FIRMWARE,
+    "firmware-image": Track.FIRMWARE,
 }
 """Format → the track that it belongs to."""
 
@@ -64,9 +65,10 @@ _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _VERSION = re.compile(r"[0-9A-Za-z]+(?:[.+_-][0-9A-Za-z]+)*")
 _WORD = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _PATTERN = re.compile(r"[A-Za-z0-9*?!\[\]._-]+")
-_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)*")
+NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 _MACHINE = re.compile(r"[A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*")
 _SEGMENT = re.compile(r"[A-Za-z0-9_.+@=,:~-]+")
+_FIRMWARE_IMAGE = re.compile(r"firmware\.json|[a-z0-9][a-z0-9_-]{0,31}\.img")
 _PRINTABLE = re.compile(r"[ -~]+")
 _KEY = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 
@@ -147,7 +149,7 @@ Version = Annotated[str, _Text(_VERSION, "version (letters and digits, joined by
 Word = Annotated[str, _Text(_WORD, "word (lower-case letters and digits, joined by . _ -)")]
 Pattern = Annotated[str, _Text(_PATTERN, "board class or shell pattern")]
 Machine = Annotated[str, _Text(_MACHINE, "machine name as uname -m writes it")]
-Numbers = Annotated[str, _Text(_NUMBERS, "version of numbers and dots, such as 1.20")]
+Numbers = Annotated[str, _Text(NUMBERS, "version of numbers and dots, such as 1.20")]
 Key = Annotated[str, _Text(_KEY, "key (letters and digits, joined by . _ -)", longest=128)]
 Printable = Annotated[str, _Text(_PRINTABLE, "plain printable ASCII text", longest=256)]
 BundlePath = Annotated[str, AfterValidator(check_path), Field(max_length=MAX_PATH_CHARACTERS)]
@@ -289,7 +291,7 @@ class _Manifest(_Strict):
     """The artifact's version."""
     track: Literal["firmware", "model", "prompt"]
     """What it changes on a board."""
-    format: Literal["onnx", "replay", "prompt-bundle", "firmware-tree"]
+    format: Literal["onnx", "replay", "prompt-bundle", "firmware-tree", "firmware-image"]
     """How its entry is to be read; each format belongs to one track."""
     quantisation: Word
     """Of a model, such as ``fp32`` or ``int8-static``; ``none`` for other tracks."""
@@ -326,6 +328,10 @@ class _Manifest(_Strict):
             raise ValueError(f"{MANIFEST_NAME!r} is the manifest itself and cannot be one of its files")
         if paths != sorted(paths):
             raise ValueError("files are not sorted by path")
+        if self.format == "firmware-image" and not all(_FIRMWARE_IMAGE.fullmatch(path) for path in paths):
+            raise ValueError("a firmware of images holds firmware.json and files such as root.img, and nothing else")
+        if self.format == "firmware-image" and not any(path.endswith(".img") for path in paths):
+            raise ValueError("a firmware of images holds no image: expected a file such as root.img")
         if self.entry not in paths:
             raise ValueError(f"entry {self.entry!r} is not one of the files")
         if self.health is not None and self.health.path not in paths:

@@ -26,14 +26,15 @@
     depends: {}                   # key: [acceptable values]
 
 A prompt recipe has ``bundle: FILE.yaml`` instead of source, quantise and evaluate (see `artifacts.prompts`); a
-firmware recipe has ``tree: DIRECTORY`` (see `artifacts.firmware`). Unknown keys are refused.
+firmware recipe has ``tree: DIRECTORY`` or ``images: {root: FILE}`` (see `artifacts.firmware`). Unknown keys are
+refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -134,9 +135,10 @@ class PromptStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirmwareStep:
-    """What makes a firmware artifact."""
+    """What makes a firmware artifact: a tree of files, or images by their names."""
 
-    tree: Path
+    tree: Path | None = None
+    images: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +187,7 @@ def _quantity(parse: Any, scale: int = 1) -> Any:
 
 Duration = Annotated[str, _quantity(quantity.duration_ns, 1000)]
 Size = Annotated[str, _quantity(quantity.size_bytes)]
+ImageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 FileName = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
@@ -257,9 +260,9 @@ class _Quantise(Section):
         given = self.model_fields_set
         if self.method == "static" and self.calibration is None:
             raise ValueError("static quantisation needs 'calibration: FILE.npz'")
-        for field, methods in _FOR.items():
-            if field in given and self.method not in methods:
-                raise ValueError(f"{field!r} is for method {' or '.join(methods)} only, the method is {self.method}")
+        for key, methods in _FOR.items():
+            if key in given and self.method not in methods:
+                raise ValueError(f"{key!r} is for method {' or '.join(methods)} only, the method is {self.method}")
         return self
 
 
@@ -301,7 +304,14 @@ class _PromptRecipe(_Common):
 
 class _FirmwareRecipe(_Common):
     track: Literal["firmware"]
-    tree: FileName
+    tree: FileName | None = None
+    images: Annotated[dict[ImageName, FileName], Field(max_length=8)] = {}
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> _FirmwareRecipe:
+        if (self.tree is None) == (not self.images):
+            raise ValueError("expected one of 'tree: DIRECTORY' and 'images: {root: FILE}'")
+        return self
 
 
 _AnyRecipe = _ModelRecipe | _PromptRecipe | _FirmwareRecipe
@@ -354,7 +364,10 @@ def _step(value: _AnyRecipe, document: Document) -> ModelStep | PromptStep | Fir
     if isinstance(value, _PromptRecipe):
         return PromptStep(bundle=_existing(document, ("bundle",), value.bundle))
     if isinstance(value, _FirmwareRecipe):
-        return FirmwareStep(tree=_existing(document, ("tree",), value.tree, directory=True))
+        if value.tree is not None:
+            return FirmwareStep(tree=_existing(document, ("tree",), value.tree, directory=True))
+        images = {image: _existing(document, ("images", image), name) for image, name in value.images.items()}
+        return FirmwareStep(images=images)
     how, evaluate, health = value.quantise, value.evaluate, value.health
     calibration = None
     if how.calibration is not None:
@@ -406,7 +419,9 @@ def _existing(document: Document, where: tuple[str, ...], name: str, *, director
 
 def _digest(value: _AnyRecipe) -> str:
     """Digest of the recipe's values in canonical JSON; file names and what only the report uses are left out."""
-    shape = value.model_dump(mode="json", exclude={"source", "bundle", "tree", "evaluate"})
+    shape = value.model_dump(mode="json", exclude={"source", "bundle", "tree", "images", "evaluate"})
     if isinstance(value, _ModelRecipe):
         shape["quantise"].pop("calibration")
+        if value.health is not None:
+            shape["health"].pop("dataset")
     return f"sha256:{hashlib.sha256(rfc8785.dumps(shape)).hexdigest()}"

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pytest_edgehil.artifacts.compat import below_floor, check_combo, missing_runtimes
 from pytest_edgehil.board.answers import BoardStatus
 from pytest_edgehil.board.delivery import Delivery, Way, deliver
 from pytest_edgehil.board.firmware_trial import BOOT_S, Trial, try_firmware
+from pytest_edgehil.board.fit import check_fit
 from pytest_edgehil.board.session import BoardSession
-from pytest_edgehil.errors import FlashError, RuntimeMissing, WrongTarget
+from pytest_edgehil.errors import FlashError
 from pytest_edgehil.model.artifact import Artifact, Combo
 
 if TYPE_CHECKING:
@@ -185,40 +185,6 @@ def flash(
         firmware_rebooted=trial is not None,
         deliveries=tuple(deliveries),
     )
-
-
-def check_fit(combo: Combo, session: BoardSession) -> None:
-    """Does the combo fit this very board, as it says itself?
-
-    Raises:
-        WrongTarget: with every clash.
-        RuntimeMissing: only a runtime is missing, which is the board's fault and not the combo's.
-    """
-    platform, board = session.client.platform, session.board
-    provided: dict[str, str] = {}
-    if combo.firmware is None and platform.firmware is not None:
-        name, _, version = platform.firmware.rpartition(" ")
-        provided = {"firmware.name": name, "firmware.version": version}
-    if platform.bootloader is not None:
-        provided["board.bootloader"] = platform.bootloader
-    missing = missing_runtimes(combo, platform.runtimes)
-    downgrade = below_floor(combo, platform.firmware_floor)
-    if downgrade is not None:
-        raise WrongTarget(f"{combo.label} does not fit board {board.id}: {downgrade}")
-    try:
-        check_combo(
-            combo,
-            board,
-            machine=platform.machine,
-            page_size_bytes=platform.page_size_bytes,
-            provided=provided,
-        )
-    except WrongTarget as problem:
-        if missing:
-            raise WrongTarget(f"{problem}; {'; '.join(missing)}") from None
-        raise
-    if missing:
-        raise RuntimeMissing(f"{board.id}: {'; '.join(missing)}")
 
 
 def _try(

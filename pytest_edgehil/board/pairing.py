@@ -16,7 +16,7 @@ import numpy as np
 
 from pytest_edgehil.board.answers import Loaded, Measured
 from pytest_edgehil.board.fed import Group
-from pytest_edgehil.board.flash import check_fit
+from pytest_edgehil.board.fit import check_fit
 from pytest_edgehil.board.onboard_client import OnboardClient
 from pytest_edgehil.board.push import push
 from pytest_edgehil.board.session import BoardSession

@@ -38,7 +38,8 @@ def _deploy(options: argparse.Namespace) -> int:
     from pytest_edgehil.artifacts.catalog import Catalog
     from pytest_edgehil.board.delivery import DeltaPolicy, Way
     from pytest_edgehil.board.firmware_trial import BOOT_S, leave_trial
-    from pytest_edgehil.board.flash import check_fit, flash, plan_flash
+    from pytest_edgehil.board.fit import check_fit, told_of
+    from pytest_edgehil.board.flash import flash, plan_flash
     from pytest_edgehil.board.push import PushOptions
     from pytest_edgehil.errors import ModelError
     from pytest_edgehil.model.quantity import format_duration, format_size
@@ -57,6 +58,7 @@ def _deploy(options: argparse.Namespace) -> int:
         plan = plan_flash(combo, session.client.status())
         print(f"{holding.id}: {plan.describe()}")
         if options.dry_run:
+            print(f"  fits {told_of(holding.board, session.client.platform)}")
             return 0
         leave_trial(session, boot_timeout_s=BOOT_S)
         power = holding.power if holding.board.power is not None else None

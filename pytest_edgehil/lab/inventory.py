@@ -222,6 +222,8 @@ def _check_slots(slots: SlotsSection, *, environment: str, wrong: Callable[[KeyP
         wrong(("slots", "backend"), f"only a virtual board has virtual slots; the board is {environment}")
     if slots.backend == "uboot" and environment == "virtual":
         wrong(("slots", "backend"), "a virtual board imitates a Pi's bootloader: expected virtual or tryboot")
+    if environment == "virtual" and slots.devices:
+        wrong(("slots", "devices"), "a virtual board's slots are directories: it has no devices to write images to")
     if slots.backend != "uboot" and slots.names is not None:
         wrong(("slots", "names"), "only slots of U-Boot have names: they are those in its BOOT_ORDER")
     if slots.names is not None and len(set(slots.names)) != 2:

@@ -119,7 +119,7 @@ class Manifest:
     Args:
         name: such as ``digits``.
         version: such as ``1.0.0``.
-        format: ``onnx``, ``replay``, ``prompt-bundle`` or ``firmware-tree``.
+        format: ``onnx``, ``replay``, ``prompt-bundle``, ``firmware-tree`` or ``firmware-image``.
         quantisation: ``fp32``, ``int8-static``, ``int8-dynamic``, …; ``none`` for other tracks.
         entry: path of the file that the runtime opens, or None.
         provides: Mender's ``artifact_provides``.

@@ -113,6 +113,7 @@ def unsafe(message: str) -> Problem:
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_.+@=,:~-]{1,100}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_IMAGE = re.compile(r"firmware\.json|[a-z0-9][a-z0-9_-]{0,31}\.img")
 _FIELDS = frozenset(
     {"schema", "name", "version", "track", "format", "quantisation", "target", "files", "entry"}
     | {"artifact_provides", "artifact_depends", "budgets", "timing", "health", "provenance"}
@@ -166,6 +167,11 @@ def parse_manifest(data: bytes) -> Manifest:
     below = {path[: at.start()] for path in folded for at in re.finditer("/", path)}
     if below & set(folded):
         raise unsafe(f"the manifest lists {min(below & set(folded))!r} both as a file and as a directory")
+    kind = _text(value.get("format"), "format")
+    if kind == IMAGES and not {one.path[-4:] for one in entries} >= {".img"}:
+        raise corrupt("the manifest is of a firmware of images, and it lists no image")
+    if kind == IMAGES and not all(_IMAGE.fullmatch(one.path) for one in entries):
+        raise corrupt("the manifest is of a firmware of images, and it lists more than images and firmware.json")
     entry = value.get("entry")
     if entry is not None and (not isinstance(entry, str) or entry not in {one.path for one in entries}):
         raise corrupt(f"the manifest's entry {str(entry)[:120]!r} is not one of its files")
@@ -173,7 +179,7 @@ def parse_manifest(data: bytes) -> Manifest:
         name=_text(value.get("name"), "name"),
         version=_text(value.get("version"), "version"),
         track=_text(value.get("track"), "track"),
-        format=_text(value.get("format"), "format"),
+        format=kind,
         entry=entry,
         runtime=_text_or_none(target, "runtime"),
         min_runtime_version=_text_or_none(target, "min_runtime_version"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 from support.boards import bundle, firmware_bundle, model_bundle
 
 from pytest_edgehil.board.console import Console
+from pytest_edgehil.board.delivery import deliver
 from pytest_edgehil.board.dut import Dut
+from pytest_edgehil.board.fit import check_fit
 from pytest_edgehil.board.power import open_power
 from pytest_edgehil.board.session import BoardSession
-from pytest_edgehil.errors import BoardError, DiskFull, EvidenceError, FirmwareRejected
+from pytest_edgehil.errors import BoardError, DiskFull, EvidenceError, FirmwareRejected, WrongTarget
 from pytest_edgehil.model import Artifact, Board, Combo, Environment, Fault, Slots, Track, VirtualSpec
 from pytest_edgehil.virtual import farm
 
@@ -52,7 +55,7 @@ def rack(tmp_path):
 
 def test_a_good_firmware_is_committed_and_a_bad_one_is_left_with_its_reason(rack, tmp_path):
     model = model_bundle(tmp_path)
-    good = firmware_bundle(tmp_path, version="2.0", health=b"#!/bin/sh\nexit 0\n")
+    good = firmware_bundle(tmp_path, version="2.0", change={"artifact_provides": {"firmware.floor": "2.0"}})
     bad = firmware_bundle(tmp_path, version="3.0", health=b"#!/bin/sh\necho no modem\nexit 4\n")
     with rack.open(Combo(model=model, firmware=good)) as dut:
         assert dut.flashed.firmware_rebooted
@@ -62,6 +65,29 @@ def test_a_good_firmware_is_committed_and_a_bad_one_is_left_with_its_reason(rack
         rack.open(Combo(model=model, firmware=bad))
     with rack.open(Combo(model=model, firmware=good)) as dut:
         assert (dut.flashed.sent_bytes, dut.flashed.firmware_rebooted, dut.flashed.activated) == (0, False, False)
+    a_downgrade_is_refused_by_host_and_board(rack.session, tmp_path)
+
+
+def a_downgrade_is_refused_by_host_and_board(session: BoardSession, tmp_path) -> None:
+    """Part of the test above, which has committed a firmware that raises the floor."""
+    assert session.client.platform.firmware_floor == "2.0"
+    old = firmware_bundle(tmp_path, version="1.9", change={"artifact_depends": {"board.bootloader": [">=2030-01-01"]}})
+    told = dataclasses.replace(old.manifest, depends={"board.bootloader": (">=2030-01-01",)})
+    before = session.client.status()
+    with pytest.raises(WrongTarget) as refused:
+        check_fit(Combo(firmware=dataclasses.replace(old, manifest=told)), session)
+    for clash in (
+        "edge-os 1.9 needs board.bootloader >=2030-01-01, but it is 2025-09-22",
+        "edge-os 1.9 is below the board's firmware floor 2.0: a downgrade is refused",
+    ):
+        assert clash in str(refused.value)
+    assert session.client.status() == before
+    deliver(session, old)  # a host that does not ask
+    with pytest.raises(WrongTarget, match=r"below the board's firmware floor 2\.0"):
+        session.client.request("firmware-write", {"digest": old.digest, "partition": 2}, timeout_s=60.0)
+    with pytest.raises(WrongTarget, match=r"board\.bootloader >=2030-01-01, but it is 2025-09-22"):
+        session.client.request("activate", {"combo": {"firmware": old.digest}}, timeout_s=60.0)
+    assert session.client.status().combo == before.combo
 
 
 def test_a_firmware_that_hangs_in_its_boot_is_ended_by_the_power_switch(rack, tmp_path):

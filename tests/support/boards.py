@@ -235,7 +235,12 @@ def language_bundle(directory: Path) -> Artifact:
 
 
 def firmware_bundle(
-    directory: Path, *, version: str = "2.0", health: bytes | None = HEALTHY, files: Mapping[str, bytes] | None = None
+    directory: Path,
+    *,
+    version: str = "2.0",
+    health: bytes | None = HEALTHY,
+    files: Mapping[str, bytes] | None = None,
+    change: Mapping[str, object] | None = None,
 ) -> Artifact:
     """A firmware tree for the slot that does not run; `health` is its check, None: it has none."""
     tree = {"firmware.json": b'{"name":"edge-os","version":"%s"}' % version.encode(), **(files or {})}
@@ -243,7 +248,7 @@ def firmware_bundle(
         tree["health"] = health
     return bundle(
         directory, tree, track=Track.FIRMWARE, kind="firmware-tree", runtime=None, entry="firmware.json",
-        name="edge-os", version=version, executable=frozenset({"health"}),
+        name="edge-os", version=version, executable=frozenset({"health"}), change=change,
     )  # fmt: skip
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.bundles import artifact
+from support.bundles import DIGEST, artifact
 
-from pytest_edgehil.artifacts.compat import below_floor, check_combo, clashes, missing_runtimes
+from pytest_edgehil.artifacts.compat import check_combo, clashes, firmware_clashes, missing_runtimes
 from pytest_edgehil.errors import WrongTarget
-from pytest_edgehil.model.artifact import Combo, Target, Track
-from pytest_edgehil.model.board import Accelerator, Board, Environment
+from pytest_edgehil.model.artifact import Artifact, Combo, FileEntry, Target, Track
+from pytest_edgehil.model.board import Accelerator, Board, Environment, Slots
 
 BOARD = Board(
     id="pi5-01", cls="pi5-8gb-hat2", environment=Environment.VIRTUAL, accelerator=Accelerator(kind="hailo10h")
@@ -120,9 +120,31 @@ def test_an_artifact_in_the_wrong_place_of_the_combo_is_named() -> None:
     assert found == ("digits 1.0.0 int8-static is of track model, but stands in the combo as firmware",)
 
 
+SLOTS = Slots(backend="tryboot", devices={"root": ("/dev/a", "/dev/b")})
+
+
+def system(**changes: Any) -> Artifact:
+    changes = {"format": "firmware-tree", "quantisation": "none", **changes}
+    return artifact(name="edge-os", track=Track.FIRMWARE, **changes)
+
+
 @pytest.mark.parametrize(("floor", "fine"), [(None, True), ("1.0", True), ("1.0.0", True), ("1.0.1", False)])
-def test_a_firmware_below_the_boards_floor_is_a_clash(floor, fine):
-    system = artifact(name="edge-os", track=Track.FIRMWARE, format="firmware-tree", quantisation="none")
-    said = below_floor(Combo(firmware=system), floor)
-    assert (said is None) is fine
-    assert fine or "is below the board's firmware floor 1.0.1" in str(said)
+def test_a_firmware_below_the_boards_floor_is_a_clash(floor: str | None, fine: bool) -> None:
+    found = firmware_clashes(Combo(firmware=system()), floor=floor, slots=SLOTS)
+    assert (found == ()) is fine
+    assert fine or "is below the board's firmware floor 1.0.1" in found[0]
+
+
+def test_every_reason_why_a_firmware_cannot_go_into_a_slot_is_listed() -> None:
+    names = ("boot.img", "firmware.json", "root.img")
+    files = tuple(FileEntry(path=path, digest=DIGEST, size_bytes=1) for path in names)
+    named = system(format="firmware-image", files=files, provides={"firmware.floor": "7"})
+    found = firmware_clashes(Combo(firmware=named), floor="2", slots=SLOTS)
+    assert [one.partition("1.0.0 ")[2] for one in found] == [
+        "is below the board's firmware floor 2: a downgrade is refused",
+        "provides firmware.floor '7', expected a version up to its own",
+        "has an image 'boot', and the board's slots name no device for it (they name root)",
+    ]
+    (said,) = firmware_clashes(Combo(firmware=system()), floor=None, slots=None)
+    assert "needs firmware slots, and the board has none" in said
+    assert firmware_clashes(Combo(model=model()), floor="2", slots=None) == ()

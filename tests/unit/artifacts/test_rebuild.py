@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +17,7 @@ from support.onnx_models import classifier
 
 from pytest_edgehil.artifacts import rebuild as module
 from pytest_edgehil.artifacts.build import build
+from pytest_edgehil.artifacts.bundle import read
 from pytest_edgehil.artifacts.recipe import load_recipe
 from pytest_edgehil.cli import main
 from pytest_edgehil.errors import RecipeError
@@ -73,6 +81,154 @@ def test_the_one_input_that_differs_is_named(room: Path, change, said: str) -> N
     found = differences(room, artifact)
     assert any(one.startswith(said) for one in found)
     assert len(found) <= 2  # a version is part of the recipe, too
+
+
+PROMPT = """\
+models: [{name: digits, versions: ["*"]}]
+variables: {question: {type: text}}
+templates: {ask: "Read {{question}}"}
+tests: [{name: one, template: ask, values: {question: x}, expect: ["Read x"]}]
+"""
+EVERY_KIND = {
+    "model": """\
+track: model
+name: tiny
+version: "1"
+target: {name: any, board_classes: ["*"]}
+source: model.onnx
+quantise: {method: static, calibration: items.npz}
+health: {dataset: heldout.npz, items: 2}
+""",
+    "prompt": """\
+track: prompt
+name: ask
+version: "1"
+target: {name: any, board_classes: ["*"]}
+bundle: prompts.yaml
+""",
+    "firmware": """\
+track: firmware
+name: edge-os
+version: "1"
+target: {name: any, board_classes: ["*"]}
+tree: system
+""",
+    "images": """\
+track: firmware
+name: edge-image
+version: "1"
+target: {name: any, board_classes: ["*"]}
+images: {root: root.ext4}
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe of every kind with its inputs, built; to be copied."""
+    room = tmp_path_factory.mktemp("everything") / "one"
+    room.mkdir()
+    (room / "model.onnx").write_bytes(classifier())
+    np.savez(room / "items.npz", image=images(1))
+    np.savez(room / "heldout.npz", image=images(2), labels=np.zeros(30, dtype=np.int64))
+    (room / "prompts.yaml").write_text(PROMPT)
+    (room / "system").mkdir()
+    for name, mode in (("kernel", 0o644), ("health", 0o755)):
+        (room / "system" / name).write_text("#!/bin/sh\n")
+        (room / "system" / name).chmod(mode)
+    (room / "root.ext4").write_bytes(b"root" * 5000)
+    for kind, text in EVERY_KIND.items():
+        (room / f"{kind}.yaml").write_text(text)
+        build(load_recipe(room / f"{kind}.yaml"), out_dir=room / "out", measure=False)
+    return room
+
+
+BUILD_ALL = """
+import json, os, pathlib, sys
+os.umask(0o077)
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+from pytest_edgehil.artifacts.build import build
+from pytest_edgehil.artifacts.recipe import load_recipe
+found = {}
+for kind in sys.argv[2:]:
+    made = build(load_recipe(pathlib.Path(sys.argv[1], kind + ".yaml")), out_dir=pathlib.Path("made"), measure=False)
+    found[made.artifact.path.name] = made.artifact.digest
+print(json.dumps(found))
+"""
+
+
+def test_another_directory_and_environment_give_the_same_bytes(everything: Path, tmp_path: Path) -> None:
+    """Other cwd, HOME, TZ, LANG, hash seed, umask, threads, times of files, order of their creation."""
+    there = tmp_path / "elsewhere" / "deep"
+    there.parent.mkdir()
+    shutil.copytree(everything, there, ignore=shutil.ignore_patterns("out"), copy_function=shutil.copyfile)
+    (there / "system" / "health").chmod(0o700)
+    for path in there.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    environment = {
+        **os.environ, "HOME": str(tmp_path), "TZ": "Pacific/Kiritimati", "LANG": "tr_TR.UTF-8", "LC_ALL": "C.UTF-8",
+        "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1", "SOURCE_DATE_EPOCH": "1", "USER": "somebody", "COLUMNS": "40",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD_ALL, str(there), *EVERY_KIND],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {path.name: read(path).digest for path in (everything / "out").glob("*.tar.gz")}
+
+
+def rewritten(name: str, old: str, new: str) -> Callable[[Path], object]:
+    def change(room: Path) -> None:
+        text = (room / name).read_text()
+        assert old in text
+        (room / name).write_text(text.replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "said"),
+    [
+        ("model", lambda room: (room / "model.onnx").write_bytes(classifier(seed=1)), "source: "),
+        ("model", lambda room: np.savez(room / "items.npz", image=images(9)), "calibration set: "),
+        ("model", lambda room: np.savez(room / "heldout.npz", image=images(9)), "health check: its items"),
+        ("model", rewritten("model.yaml", "items: 2", "items: 3"), "recipe: "),
+        ("model", rewritten("model.yaml", "items.npz}", "items.npz, per_channel: false}"), "recipe: "),
+        ("model", rewritten("model.yaml", "name: tiny", "name: tinier"), "name: the artifact has tiny"),
+        ("prompt", rewritten("prompts.yaml", "Read {{question}}", "Now Read {{question}}"), "source: "),
+        ("prompt", rewritten("prompt.yaml", '["*"]', '["pi5-*"]'), "recipe: .* \\(target differ\\)"),
+        ("firmware", lambda room: (room / "system" / "kernel").write_text("#!/bin/zsh"), "source: "),
+        ("firmware", lambda room: (room / "system" / "kernel").chmod(0o755), "source: "),
+        ("firmware", lambda room: (room / "system" / "kernel").rename(room / "system" / "image"), "source: "),
+        ("firmware", lambda room: (room / "system" / "added").write_text(""), "source: "),
+        (
+            "firmware",
+            rewritten("firmware.yaml", "tree: system", "tree: system\nprovides: {x: y}"),
+            "recipe: .*provides",
+        ),
+        (
+            "firmware",
+            rewritten("firmware.yaml", "tree: system", "tree: system\nbudgets: {size: 1 MiB}"),
+            "recipe: .*budg",
+        ),
+        ("images", lambda room: (room / "root.ext4").write_bytes(b"boot" * 5000), "source: "),
+        ("images", rewritten("images.yaml", "{root: root", "{rootfs: root"), "source: "),
+        ("images", rewritten("images.yaml", 'version: "1"', 'version: "2"'), "version: the artifact has 1"),
+    ],
+)
+def test_any_input_that_changes_changes_the_bytes_and_is_named(
+    everything: Path, tmp_path: Path, kind: str, change: Callable[[Path], object], said: str
+) -> None:
+    room = tmp_path / "room"
+    shutil.copytree(everything, room)
+    change(room)
+    (path,) = [one for one in (everything / "out").glob("*.tar.gz") if one.name.startswith(NAMES[kind])]
+    found = module.rebuild(read(path), load_recipe(room / f"{kind}.yaml"))
+    assert not found.same
+    assert any(re.match(said, one) for one in found.differences), found.differences
+
+
+NAMES = {"model": "tiny", "prompt": "ask", "firmware": "edge-os", "images": "edge-image"}
 
 
 def test_another_version_of_a_tool_is_named(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,6 @@ from pytest_edgehil.errors import (
     DiskFull,
     Fenced,
     FirmwareRejected,
-    FlashError,
     LinkLost,
     RuntimeMissing,
     UnsafeArchive,
@@ -335,7 +334,7 @@ def test_a_board_whose_slots_are_not_configured_is_not_guessed_at(bench, world, 
 
     board = dataclasses.replace(bench.board, slots=None)
     session = BoardSession(board, token=1, holder="me", connect=world.connect)
-    with pytest.raises(FlashError, match="add 'slots:'"):
+    with pytest.raises(WrongTarget, match="add 'slots:'"):
         flashed(session, Combo(firmware=firmware_bundle(tmp_path)))
     session.close()
 
