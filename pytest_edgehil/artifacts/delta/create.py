@@ -1,8 +1,8 @@
 """Making a delta: copy what is the same, write what is nearly the same as a difference, send the rest.
 
 First every chunk of the new bundle is looked up among the chunks of all sources. What that leaves over is cut at the
-borders of the tensors; a tensor that has a counterpart in a source (same name, type and shape; or, if it was
-renamed, same type and shape and similar values) is written as a difference wherever that takes fewer bytes.
+borders of the tensors; a tensor that has a counterpart in a source (see `alike`) is written as a difference wherever
+that takes fewer bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from pytest_edgehil.artifacts import ustar
 from pytest_edgehil.artifacts.delta import coding
+from pytest_edgehil.artifacts.delta.alike import LEAST_TENSOR_BYTES, Pair, counterparts
 from pytest_edgehil.artifacts.delta.chunks import chunks
 from pytest_edgehil.artifacts.delta.document import (
     MAX_OUTPUT_BYTES,
@@ -26,7 +27,6 @@ from pytest_edgehil.artifacts.delta.document import (
     Operation,
     write,
 )
-from pytest_edgehil.artifacts.delta.tensors import Tensor, tensors
 from pytest_edgehil.errors import CorruptArtifact
 from pytest_edgehil.model.artifact import Artifact
 
@@ -35,14 +35,9 @@ if TYPE_CHECKING:
 
     ByteArray = npt.NDArray[np.uint8]
 
-LEAST_TENSOR_BYTES = 1024
-"""A smaller tensor costs about as much to describe as to send."""
 LEAST_COPY_BYTES = 64
 """A shorter copy costs about as much to describe as to send."""
 SAMPLE_BYTES = 64 * 1024
-_MOST_CANDIDATES = 64
-_ALIKE = 0.05
-"""Renamed tensors are the same one if the share of equal bytes in a sample beats that of unrelated weights by this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,13 +120,21 @@ def read_stream(artifact: Artifact) -> ByteArray | None:
 
 
 def _operations(stream: ByteArray, known: Sequence[tuple[Artifact, ByteArray]]) -> Iterator[Operation]:
-    pairs = _counterparts(stream, known)
+    copies = list(_copies(stream, known))
+    pairs = counterparts(stream, [source for _, source in known], _between(copies, stream.shape[0]))
     at = 0
-    for copy, start in _copies(stream, known):
+    for copy, start in copies:
         yield from _sent(stream, at, start, pairs, known)
         yield copy
         at = start + copy.size_bytes
     yield from _sent(stream, at, stream.shape[0], pairs, known)
+
+
+def _between(copies: Sequence[tuple[Copy, int]], size: int) -> list[tuple[int, int]]:
+    """What no copy makes."""
+    starts = [0, *(start + copy.size_bytes for copy, start in copies)]
+    ends = [*(start for _, start in copies), size]
+    return [(start, end) for start, end in zip(starts, ends, strict=True) if start < end]
 
 
 def _copies(stream: ByteArray, known: Sequence[tuple[Artifact, ByteArray]]) -> Iterator[tuple[Copy, int]]:
@@ -211,88 +214,8 @@ def _renumbered(one: Operation, numbers: dict[int, int]) -> Operation:
 # --- what is nearly the same -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Placed:
-    """A tensor, and where its values lie in a tar stream."""
-
-    tensor: Tensor
-    start: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pair:
-    """A range of the new stream and the one in a source that it resembles; of the same length."""
-
-    start: int
-    end: int
-    source: int
-    old_start: int
-    width: int
-
-
-def _counterparts(stream: ByteArray, known: Sequence[tuple[Artifact, ByteArray]]) -> tuple[_Pair, ...]:
-    """Pairs of tensors, ascending, not overlapping."""
-    old = [(number, placed, source) for number, (_, source) in enumerate(known) for placed in _placed(source)]
-    alike: dict[tuple[int, tuple[int, ...], int], list[tuple[int, _Placed, ByteArray]]] = {}
-    for number, one, source in old:
-        alike.setdefault(_kind(one), []).append((number, one, source))
-    pairs, at = [], 0
-    for one in sorted(_placed(stream), key=lambda placed: placed.start):
-        found = _most_alike(stream, one, alike.get(_kind(one), [])) if one.start >= at else None
-        if found is None:
-            continue
-        at = one.start + one.tensor.size_bytes
-        pairs.append(_Pair(start=one.start, end=at, source=found[0], old_start=found[1].start, width=one.tensor.width))
-    return tuple(pairs)
-
-
-def _kind(one: _Placed) -> tuple[int, tuple[int, ...], int]:
-    return one.tensor.data_type, one.tensor.shape, one.tensor.size_bytes
-
-
-def _placed(stream: ByteArray) -> Iterator[_Placed]:
-    files = {name: (start, size) for name, start, size in ustar.layout(stream.data)}
-    for name, (start, size) in files.items():
-        if not name.endswith(".onnx"):
-            continue
-        for one in tensors(stream[start : start + size].data):
-            beside = name.rpartition("/")[0]
-            file = name if not one.file else f"{beside}/{one.file}" if beside else one.file
-            if one.size_bytes < LEAST_TENSOR_BYTES or one.size_bytes % one.width or file not in files:
-                continue
-            file_start, file_size = files[file]
-            if one.start >= 0 and one.start + one.size_bytes <= file_size:
-                yield _Placed(tensor=one, start=file_start + one.start)
-
-
-def _most_alike(
-    stream: ByteArray, one: _Placed, candidates: Sequence[tuple[int, _Placed, ByteArray]]
-) -> tuple[int, _Placed, ByteArray] | None:
-    """The candidate with the most nearly equal high bytes in a sample; None if none stands out.
-
-    The one with the same name is looked at first and taken if it stands out; layers are renumbered when one is added.
-    """
-    size, width = min(one.tensor.size_bytes, SAMPLE_BYTES), one.tensor.width
-    mine = stream[one.start : one.start + size][width - 1 :: width].view(np.int8)
-    chance = _share(mine, np.roll(mine, 1))  # what unrelated values of this kind share
-    best, best_share = None, chance + _ALIKE
-    for candidate in sorted(candidates, key=lambda other: other[1].tensor.name != one.tensor.name)[:_MOST_CANDIDATES]:
-        start = candidate[1].start
-        share = _share(mine, candidate[2][start : start + size][width - 1 :: width].view(np.int8))
-        if share > best_share:
-            best, best_share = candidate, share
-            if candidate[1].tensor.name == one.tensor.name:
-                break
-    return best
-
-
-def _share(one: npt.NDArray[np.int8], other: npt.NDArray[np.int8]) -> float:
-    """Share of elements that differ by one step at most."""
-    return float((np.abs(one.astype(np.int16) - other.astype(np.int16)) <= 1).mean())
-
-
 def _sent(
-    stream: ByteArray, start: int, end: int, pairs: Sequence[_Pair], known: Sequence[tuple[Artifact, ByteArray]]
+    stream: ByteArray, start: int, end: int, pairs: Sequence[Pair], known: Sequence[tuple[Artifact, ByteArray]]
 ) -> Iterator[Operation]:
     """A range of the new stream that no source holds, as differences and literals."""
     at = start
@@ -310,7 +233,7 @@ def _sent(
     yield from _literals(stream, at, end)
 
 
-def _differences(stream: ByteArray, start: int, end: int, pair: _Pair, source: ByteArray) -> Iterator[Operation]:
+def _differences(stream: ByteArray, start: int, end: int, pair: Pair, source: ByteArray) -> Iterator[Operation]:
     shift = pair.old_start - pair.start
     size = min(end - start, SAMPLE_BYTES) // pair.width * pair.width
     middle = start + (end - start - size) // 2 // pair.width * pair.width
