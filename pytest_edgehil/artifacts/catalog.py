@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_edgehil.artifacts.bundle import peek, read
+from pytest_edgehil.artifacts.delta import published
 from pytest_edgehil.artifacts.manifest import stem
 from pytest_edgehil.errors import ArtifactError, ArtifactNotFound, CorruptArtifact
 from pytest_edgehil.model.artifact import Artifact, Manifest, Track
@@ -41,6 +42,7 @@ class Catalog:
         self._known: dict[tuple[Path, int, int], Manifest] = {}
         self._read: dict[tuple[Path, int, int], Artifact] = {}
         self._digests: dict[tuple[Path, int, int], str] = {}
+        self._deltas: dict[tuple[Path, int, int], published.Published | None] = {}
 
     def find(self, reference: str, track: Track | None = None) -> Artifact:
         """The artifact that a reference means, with every file in it verified.
@@ -97,6 +99,34 @@ class Catalog:
                 with contextlib.suppress(ArtifactError):
                     found[digest] = self._verified(path)
         return tuple(found.values())
+
+    def deltas_to(self, artifact: Artifact, held: frozenset[str]) -> tuple[published.Published, ...]:
+        """Published deltas that make an artifact of bundles that a board holds, the smallest first.
+
+        Looked for in the directories and beside the artifact; what cannot be read is left out.
+
+        Args:
+            artifact: what is wanted.
+            held: digests of what the board has.
+        """
+        found: dict[str, published.Published] = {}
+        for directory in dict.fromkeys((*self._directories, artifact.path.parent)):
+            for path in sorted(directory.glob(f"*{published.SUFFIX}")) if directory.is_dir() else ():
+                if path.name.startswith("."):
+                    continue
+                one = self._delta(path)
+                if one is not None and one.digest == artifact.digest and one.sources <= held:
+                    found.setdefault(one.delta_digest, one)
+        return tuple(sorted(found.values(), key=lambda one: one.delta_bytes))
+
+    def _delta(self, path: Path) -> published.Published | None:
+        with contextlib.suppress(ArtifactError):
+            key = _key(path)
+            if key not in self._deltas:
+                self._deltas[key] = None
+                self._deltas[key] = published.peek(path)
+            return self._deltas[key]
+        return None
 
     def _existing(self, reference: str) -> Path:
         path = Path(reference)

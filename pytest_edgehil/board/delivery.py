@@ -1,22 +1,28 @@
 """How one bundle gets to a board: whole, the rest of it, or as a delta from what the board has.
 
-Chosen by estimate. A delta costs making it here and applying it there, so it pays only where the link is slow: its rate
-is what was measured on this link before, or else what the first megabytes of a whole push show; those are not lost,
-since a whole push goes on behind them. A delta that the board refuses, for whatever reason, is followed by the whole.
+Chosen by estimate. A delta costs making it here, unless somebody has published it, and applying it there, so it pays
+only where the link is slow: its rate is what was measured on this link before, or else what the first megabytes of a
+whole push show; those are not lost, since a whole push goes on behind them. A delta that the board refuses, for
+whatever reason, is followed by the whole. Boards that have the same predecessor share the delta that is made for one.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_edgehil.board.blocks import Blocks
 from pytest_edgehil.board.push import PushOptions, Sent, push, push_delta
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.errors import ArtifactError, DiskFull, FlashError
 from pytest_edgehil.model.artifact import Artifact, Track
+
+if TYPE_CHECKING:
+    from pytest_edgehil.artifacts.delta.create import Delta
+    from pytest_edgehil.artifacts.delta.published import Published
 
 CREATE_BYTES_PER_S = 60e6
 APPLY_BYTES_PER_S = 40e6
@@ -51,6 +57,29 @@ class Known(Protocol):
 
     def holding(self, digests: frozenset[str], track: Track) -> tuple[Artifact, ...]:
         """Those of a track that are here too."""
+
+    def deltas_to(self, artifact: Artifact, held: frozenset[str]) -> tuple[Published, ...]:
+        """Deltas that somebody has published, from what a board holds; the smallest first."""
+
+
+class Deltas:
+    """Deltas that are made once for all boards with the same predecessors. Safe for several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[tuple[str, ...], tuple[threading.Lock, list[Delta | None]]] = {}
+
+    def between(self, new: Artifact, sources: tuple[Artifact, ...]) -> Delta | None:
+        """As `artifacts.delta.create.create`, which is only called by whoever asks first."""
+        from pytest_edgehil.artifacts.delta.create import create
+
+        key = (new.digest, *(one.digest for one in sources))
+        with self._lock:
+            making, made = self._made.setdefault(key, (threading.Lock(), []))
+        with making:
+            if not made:
+                made.append(create(new, sources))
+            return made[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +143,7 @@ def deliver(
     way: Way | None = None,
     on_sent: Told | None = None,
     blocks: Blocks | None = None,
+    deltas: Deltas | None = None,
 ) -> Delivery:
     """Put a bundle into the board's store.
 
@@ -124,11 +154,14 @@ def deliver(
         way: how.
         on_sent: as for `push`; of a delta, the share that has been sent counts as that share of the bundle.
         blocks: as for `push`.
+        deltas: shared with other deliveries.
 
     Raises:
         DiskFull, Fenced, CorruptArtifact, FlashError, LinkLost, DeadlineExceeded: as `push`.
     """
-    return _Delivering(session, artifact, held=held, way=way or Way(), on_sent=on_sent, blocks=blocks).run()
+    return _Delivering(
+        session, artifact, held=held, way=way or Way(), on_sent=on_sent, blocks=blocks, deltas=deltas or Deltas()
+    ).run()
 
 
 class _SlowError(Exception):
@@ -150,6 +183,7 @@ class _Delivering:
         way: Way,
         on_sent: Told | None,
         blocks: Blocks | None,
+        deltas: Deltas,
     ) -> None:
         self._session = session
         self._artifact = artifact
@@ -158,23 +192,28 @@ class _Delivering:
         self._on_sent = on_sent
         self._blocks = blocks
         self._held = held
+        self._deltas = deltas
+        self._published: Published | None = None
+        self._known_sources: tuple[Artifact, ...] = ()
         self._sent_bytes = 0
         self._refused = ""
         self._started = self._options.clock()
 
     def run(self) -> Delivery:
-        sources = self._sources()
+        sources = self._known_sources = self._sources()
         rate = self._session.rate_bytes_per_s
-        if sources and self._way.policy is DeltaPolicy.ALWAYS:
+        if not sources and self._published is None:
+            return self._whole()
+        if self._way.policy is DeltaPolicy.ALWAYS:
             return self._by_delta(sources, None, 0) or self._whole()
-        if sources and rate is None:
+        if rate is None:
             try:
                 return self._whole(watch=True)
             except _SlowError as slow:
                 self._session.rate_bytes_per_s = slow.rate_bytes_per_s
                 self._sent_bytes += slow.there_bytes
                 return self._by_delta(sources, slow.rate_bytes_per_s, slow.there_bytes) or self._whole()
-        if sources and rate is not None and self._may_pay(rate, 0):
+        if self._may_pay(rate, 0):
             return self._by_delta(sources, rate, 0) or self._whole()
         return self._whole()
 
@@ -182,6 +221,7 @@ class _Delivering:
         known, held = self._way.known, self._held - {self._artifact.digest}
         if known is None or self._way.policy is DeltaPolicy.NEVER or not held:
             return ()
+        self._published = next(iter(known.deltas_to(self._artifact, held)), None)
         if self._artifact.size_bytes > MOST_DELTA_BYTES:
             return ()
         try:
@@ -194,24 +234,41 @@ class _Delivering:
 
     def _may_pay(self, rate: float, there_bytes: int) -> bool:
         """Could the best delta be faster than sending what is left?"""
+        if self._published is not None and self._pays(self._published.delta_bytes, rate, there_bytes):
+            return True
+        if not self._known_sources:
+            return False
         size = self._artifact.size_bytes
         return size / CREATE_BYTES_PER_S + size / APPLY_BYTES_PER_S < 0.8 * (size - there_bytes) / rate
 
+    def _pays(self, delta_bytes: int, rate: float | None, there_bytes: int) -> bool:
+        """Is a delta that is there already faster than sending what is left?"""
+        left = self._artifact.size_bytes - there_bytes
+        if rate is None:
+            return delta_bytes < left
+        return delta_bytes / rate + self._artifact.size_bytes / APPLY_BYTES_PER_S < 0.9 * left / rate
+
     def _by_delta(self, sources: tuple[Artifact, ...], rate: float | None, there_bytes: int) -> Delivery | None:
         """None if a whole push is to follow."""
-        from pytest_edgehil.artifacts.delta.create import create
-
-        size = self._artifact.size_bytes
+        ready = self._published
+        if ready is not None and self._pays(ready.delta_bytes, rate, there_bytes):
+            done = self._send_delta(ready.pieces(), ready.delta_bytes)
+            if done is not None:
+                return done
+        if not sources:
+            return None
         try:
-            delta = create(self._artifact, sources)
+            delta = self._deltas.between(self._artifact, sources)
         except ArtifactError as problem:
             self._refused = str(problem)
             return None
-        if delta is None or not delta.head.sources or delta.size_bytes >= size - there_bytes:
+        if delta is None or not delta.head.sources or not self._pays(delta.size_bytes, rate, there_bytes):
             return None
-        if rate is not None and delta.size_bytes / rate + size / APPLY_BYTES_PER_S > 0.9 * (size - there_bytes) / rate:
-            return None
-        total, before = delta.size_bytes, self._sent_bytes
+        return self._send_delta(delta.pieces(), delta.size_bytes)
+
+    def _send_delta(self, pieces: Iterable[bytes], total: int) -> Delivery | None:
+        """None if the board, or the file it comes from, does not make the bundle of it."""
+        size, before = self._artifact.size_bytes, self._sent_bytes
 
         def told(sent: int, found: float | None) -> None:
             self._sent_bytes = before + sent
@@ -219,7 +276,7 @@ class _Delivering:
                 self._on_sent(size * sent // total, found)
 
         try:
-            sent = push_delta(self._session, self._artifact, delta.pieces(), on_sent=told, options=self._options)
+            sent = push_delta(self._session, self._artifact, pieces, on_sent=told, options=self._options)
         except DiskFull:
             raise
         except (ArtifactError, FlashError) as problem:

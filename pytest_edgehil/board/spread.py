@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pytest_edgehil.board.blocks import Blocks
-from pytest_edgehil.board.delivery import Delivery, Way, deliver
+from pytest_edgehil.board.delivery import Delivery, Deltas, Way, deliver
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.errors import EdgehilError
 from pytest_edgehil.model.artifact import Artifact
@@ -54,6 +54,7 @@ def spread(
         CorruptArtifact: the file on the host cannot be read.
     """
     gate = threading.BoundedSemaphore(opening)
+    deltas = Deltas()
 
     def one(board_id: str, session: BoardSession, blocks: Blocks) -> Delivery | EdgehilError:
         def told(sent: int, rate: float | None) -> None:
@@ -63,7 +64,7 @@ def spread(
         try:
             with gate:
                 held = session.client.status().store
-            return deliver(session, artifact, held=held, way=way, on_sent=told, blocks=blocks)
+            return deliver(session, artifact, held=held, way=way, on_sent=told, blocks=blocks, deltas=deltas)
         except EdgehilError as problem:
             return problem
 

@@ -1,7 +1,8 @@
 """``edgehil delta``: what would be sent to a board that has OLD so that it has NEW.
 
 Prints how the new bundle is made of the old ones, file by file, and how large the delta is beside a full push. With
-``--out`` the delta is written; boards apply it by themselves and take it only if the result has NEW's digest.
+``--out`` the delta is written to be published: beside NEW, or in any directory or store where artifacts are looked up,
+flashing finds it and sends it to boards that have OLD. A board takes it only if the result has NEW's digest.
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--artifacts", type=Path, default=Path("artifacts"), metavar="DIR", help="where names are looked up"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the delta")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the delta, X.ehdelta")
     parser.set_defaults(run=_delta)
 
 
 def _delta(options: argparse.Namespace) -> int:
     from pytest_edgehil.artifacts.catalog import Catalog
     from pytest_edgehil.artifacts.delta.create import create
+    from pytest_edgehil.artifacts.delta.published import SUFFIX, publish
     from pytest_edgehil.errors import UserError
 
+    if options.out is not None and options.out.suffix != SUFFIX:
+        raise UserError(f"--out: {options.out} does not end in {SUFFIX}, by which published deltas are found")
     catalog = Catalog([options.artifacts])
     new = catalog.find(options.new)
     old = [catalog.find(one) for one in options.old]
@@ -43,8 +47,8 @@ def _delta(options: argparse.Namespace) -> int:
         )
     print(_explained(delta, [one.label for one in old]))
     if options.out is not None:
-        _write(delta, options.out)
-        print(f"written: {options.out}")
+        made = publish(new, delta.head, delta.pieces(), options.out)
+        print(f"written: {made.path}")
     return 0
 
 
@@ -64,14 +68,3 @@ def _explained(delta: Delta, old: list[str]) -> str:
     if not delta.head.sources:
         told.append("  the bundles have nothing in common: a full push is as good")
     return "\n".join(told)
-
-
-def _write(delta: Delta, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        with beside.open("wb") as out:
-            out.writelines(delta.pieces())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -111,6 +111,25 @@ def test_renamed_and_reordered_tensors_are_found(home: Home, tmp_path: Path) -> 
     assert between(home, new, old).share < 0.05
 
 
+def test_renamed_tensors_are_found_among_any_number_of_the_same_shape(home: Home, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    old = [rng.normal(size=(32, 128)).astype(np.float32) for _ in range(100)]
+    new = [tuned(old, 0.001)[number] for number in rng.permutation(100)]
+    delta = between(
+        home, packed(tmp_path, model(quantised(new), names="renamed")), packed(tmp_path, model(quantised(old)))
+    )
+    assert delta.share < 0.12  # half of it describes 100 operations
+
+
+def test_a_tensor_of_another_shape_or_with_more_rows_is_still_the_same(home: Home, tmp_path: Path) -> None:
+    old = [*quantised(weights()), np.arange(9, dtype=np.int8)]
+    moved = quantised(tuned(weights(), 0.001))
+    rows = np.random.default_rng(5).integers(-90, 90, (2, COLUMNS)).astype(np.int8)
+    new = [*(one.reshape(COLUMNS, ROWS) for one in moved[:3]), *(np.concatenate([one, rows]) for one in moved[3:])]
+    delta = between(home, packed(tmp_path, model(new, names="other")), packed(tmp_path, model(old)))
+    assert delta.share < 0.07
+
+
 def test_an_added_layer_is_sent_and_the_others_are_not(home: Home, tmp_path: Path) -> None:
     arrays = quantised(weights())
     new = [*arrays[:3], quantised(weights(5))[0], *arrays[3:]]

@@ -17,6 +17,7 @@ from support.bundles import manifest
 from pytest_edgehil.artifacts.bundle import pack
 from pytest_edgehil.artifacts.catalog import Catalog
 from pytest_edgehil.artifacts.delta.create import create
+from pytest_edgehil.artifacts.delta.published import publish
 from pytest_edgehil.board import pace, push
 from pytest_edgehil.board.blocks import Blocks
 from pytest_edgehil.board.delivery import DeltaPolicy, Method, Way, deliver
@@ -128,6 +129,32 @@ def test_a_delta_that_the_board_refuses_is_followed_by_the_whole(session, bench,
     (bench.edgehil / "store/sha256" / new.digest[7:]).unlink()
     done = deliver(session, new, held=frozenset({old.digest}), way=way)
     assert (done.method, "hashes to" in done.refused) == (Method.WHOLE, True)
+    assert stored(bench, new) == new.path.read_bytes()
+
+
+def test_a_published_delta_needs_no_predecessor_here(session, bench, versions, tmp_path):
+    old, new = versions
+    deliver(session, old)
+    delta = create(new, [old])
+    assert delta is not None
+    one = publish(new, delta.head, delta.pieces(), new.path.with_name("update.ehdelta"))
+    old.path.unlink()
+    way = Way(known=Catalog([tmp_path / "artifacts"]))
+    held = frozenset({old.digest})
+    session.rate_bytes_per_s = 1e9  # applying takes longer than sending it whole
+    assert deliver(session, new, held=held, way=way).method is Method.WHOLE
+    (bench.edgehil / "store/sha256" / new.digest[7:]).unlink()
+    session.rate_bytes_per_s = 1e6
+    done = deliver(session, new, held=held, way=way)
+    assert (done.method, done.sent_bytes) == (Method.DELTA, one.delta_bytes)
+    assert stored(bench, new) == new.path.read_bytes()
+    # one that is damaged is found out, here or by the board
+    (bench.edgehil / "store/sha256" / new.digest[7:]).unlink()
+    data = bytearray(one.path.read_bytes())
+    data[-1500] ^= 1
+    one.path.write_bytes(data)
+    done = deliver(session, new, held=held, way=way)
+    assert (done.method, bool(done.refused)) == (Method.WHOLE, True)
     assert stored(bench, new) == new.path.read_bytes()
 
 

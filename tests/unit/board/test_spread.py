@@ -12,6 +12,10 @@ from support.boards import BenchBoard
 from support.bundles import manifest
 
 from pytest_edgehil.artifacts.bundle import pack
+from pytest_edgehil.artifacts.catalog import Catalog
+from pytest_edgehil.artifacts.delta import create as creating
+from pytest_edgehil.artifacts.delta.create import create
+from pytest_edgehil.board.delivery import DeltaPolicy, Method, Way
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.board.spread import spread
 from pytest_edgehil.errors import ConnectFailed, CorruptArtifact
@@ -83,3 +87,19 @@ def test_a_file_that_changed_is_told_for_every_board(artifact, fleet):
     done = spread(artifact, {"b0": sessions["b0"], "b1": sessions["b1"]})
     assert done.delivered == {}
     assert {type(problem) for problem in done.failed.values()} == {CorruptArtifact}
+
+
+def test_boards_with_the_same_predecessor_share_one_delta(artifact, fleet, tmp_path, monkeypatch):
+    benches, sessions, _ = fleet
+    del sessions["b2"]
+    data = bytearray(random.Random(1).randbytes(3 * 2**20))
+    data[1_000_000:1_000_100] = bytes(100)
+    new = pack(manifest(version="1.0.1"), {"model.onnx": bytes(data), "labels.txt": b"a"}, tmp_path)
+    assert spread(artifact, sessions).failed == {}
+    made = []
+    monkeypatch.setattr(creating, "create", lambda *asked: made.append(asked) or create(*asked))
+    done = spread(new, sessions, way=Way(policy=DeltaPolicy.ALWAYS, known=Catalog([tmp_path])))
+    assert {board: one.method for board, one in done.delivered.items()} == dict.fromkeys(sessions, Method.DELTA)
+    assert len(made) == 1
+    for name in sessions:
+        assert (benches[name].edgehil / "store/sha256" / new.digest[7:]).read_bytes() == new.path.read_bytes()

@@ -10,6 +10,7 @@ import pytest
 from support.bundles import manifest
 
 from pytest_edgehil.artifacts.bundle import pack
+from pytest_edgehil.artifacts.delta.published import peek
 from pytest_edgehil.cli import main
 from pytest_edgehil.onboard import patch
 from pytest_edgehil.onboard.home import Home
@@ -29,13 +30,16 @@ def test_it_says_what_is_sent_and_writes_what_a_board_applies(
     said = capsys.readouterr().out
     assert "digits 1.0.1 int8-static from digits 1.0.0 int8-static" in said
     assert "of a full push" in said
+    one = peek(out)
     home = Home(tmp_path / "board")
     home.prepare()
-    digest = patch.read_head(io.BytesIO(out.read_bytes()).read).sources[0]
-    home.bundle(digest).write_bytes(old.read_bytes())
-    source = io.BytesIO(out.read_bytes())
-    assert b"".join(patch.patched(home, patch.read_head(source.read), source.read)) == new.read_bytes()
-    assert out.stat().st_size < 5_000
+    (source,) = one.sources
+    home.bundle(source).write_bytes(old.read_bytes())
+    delta = io.BytesIO(b"".join(one.pieces()))
+    assert b"".join(patch.patched(home, patch.read_head(delta.read), delta.read)) == new.read_bytes()
+    assert out.stat().st_size < 7_000
+    assert main(["delta", str(old), str(new), "--out", str(tmp_path / "digits.bin")]) == 2
+    assert "does not end in .ehdelta" in capsys.readouterr().err
 
 
 def test_bundles_without_anything_in_common_are_called_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
