@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import threading
 from pathlib import Path
 
 import pytest
 from support.boards import BenchBoard
 from support.bundles import manifest
+from support.openssh import OpenSshServer
+from support.sshd_board import EnvTransport
 
 from pytest_edgehil.artifacts.bundle import pack
 from pytest_edgehil.artifacts.catalog import Catalog
@@ -18,7 +21,8 @@ from pytest_edgehil.artifacts.delta.create import create
 from pytest_edgehil.board.delivery import DeltaPolicy, Method, Way
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.board.spread import spread
-from pytest_edgehil.errors import ConnectFailed, CorruptArtifact
+from pytest_edgehil.board.ssh import connect
+from pytest_edgehil.errors import BoardError, ConnectFailed, CorruptArtifact
 
 
 @pytest.fixture
@@ -103,3 +107,45 @@ def test_boards_with_the_same_predecessor_share_one_delta(artifact, fleet, tmp_p
     assert len(made) == 1
     for name in sessions:
         assert (benches[name].edgehil / "store/sha256" / new.digest[7:]).read_bytes() == new.path.read_bytes()
+
+
+@pytest.mark.needs("sshd")
+def test_ten_boards_behind_one_sshd_get_it_at_once_and_again_with_every_second_one_cut(artifact, tmp_path):
+    (tmp_path / "sshd").mkdir()
+    links = {}
+    with OpenSshServer(tmp_path / "sshd") as server:  # turns away some of more than ten that connect at once
+
+        def connect_to(bench: BenchBoard, name: str):
+            def connect_(timeout_s: float):
+                links[name] = connect(server.access, board_id=name, timeout_s=timeout_s)
+                return EnvTransport(links[name], bench.env, bench.home)
+
+            return connect_
+
+        benches = {f"s{number}": BenchBoard(tmp_path / f"s{number}", board_id=f"s{number}") for number in range(10)}
+        sessions = {
+            name: BoardSession(bench.board, token=1, holder="me", connect=connect_to(bench, name))
+            for name, bench in benches.items()
+        }
+        cut = {"s1", "s3", "s5", "s7", "s9"}
+
+        def told(board: str, sent: int, _rate: float | None) -> None:
+            if board in cut and sent > 2**20:
+                links[board].sock.shutdown(socket.SHUT_RDWR)
+
+        first = spread(artifact, sessions, on_sent=told)
+        assert (sorted(first.failed), len(first.delivered)) == (sorted(cut), 5)
+        assert all(isinstance(problem, BoardError) for problem in first.failed.values())
+        for name in cut:
+            sessions[name].drop()
+            links[name].close()
+        again = spread(artifact, sessions)
+        assert again.failed == {}
+        assert {name for name, one in again.delivered.items() if one.sent_bytes} == cut
+        for session in sessions.values():
+            session.close()
+        for link in links.values():
+            link.close()
+    for bench in benches.values():
+        stored = bench.edgehil / "store/sha256" / artifact.digest[7:]
+        assert stored.read_bytes() == artifact.path.read_bytes()
