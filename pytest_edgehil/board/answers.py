@@ -34,6 +34,8 @@ class PlatformFacts:
         firmware_floor: oldest firmware that the board takes.
         clock_cost_ns: median cost of one reading of the clock.
         runtimes: name → version, as really imported on the board.
+        temperature_c: of its SoC, when it said hello.
+        time_s: seconds since the epoch by its clock, when it said hello.
     """
 
     serial: str
@@ -55,6 +57,8 @@ class PlatformFacts:
     memory_bytes: int | None
     bootloader: str | None = None
     firmware_floor: str | None = None
+    temperature_c: float | None = None
+    time_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,6 +326,8 @@ def platform_facts(fields: Fields) -> PlatformFacts:
         memory_bytes=fields.integer_or_none("memory_bytes"),
         bootloader=fields.text_or_none("bootloader"),
         firmware_floor=fields.text_or_none("firmware_floor"),
+        temperature_c=fields.number_or_none("temperature_c"),
+        time_s=fields.number_or_none("time_s"),
     )
 
 

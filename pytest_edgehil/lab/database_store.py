@@ -14,14 +14,16 @@ import contextlib
 import json
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import sqlalchemy as sa
 
 from pytest_edgehil.errors import LeaseError
-from pytest_edgehil.lab import reasons
+from pytest_edgehil.lab import health_book, reasons
+from pytest_edgehil.lab.audit_trail import note
+from pytest_edgehil.lab.board_books import Action, BoardBooks, T
 from pytest_edgehil.lab.lease_tables import (
     AUDIT,
     COUNTER,
@@ -45,13 +47,8 @@ from pytest_edgehil.lab.leases import (
     Waiting,
     lost,
 )
-from pytest_edgehil.lab.queueing import Books, Outcome, Rules, Waiter, in_order, ready, settle
+from pytest_edgehil.lab.queueing import Books, Outcome, Waiter, in_order, ready, settle
 
-T = TypeVar("T")
-Action = Callable[[sa.Connection, float, bool], T]
-"""What is done in a transaction: with its connection, the time in it, and whether it was tried before."""
-
-AUDIT_LINES = 100_000  # about 15 MB; older lines are dropped
 _CLOCK_SLACK_S = 0.001
 _BOUND = sa.bindparam
 
@@ -71,7 +68,6 @@ _CUT_LEASES = (
     .values(expires_at=_BOUND("now") + LEASE.c.expiry_s)
 )
 _INSERT_LEASE = sa.insert(LEASE)
-_INSERT_AUDIT = sa.insert(AUDIT).returning(AUDIT.c.id)
 _SELECT_COUNTER = sa.select(COUNTER.c.value).where(COUNTER.c.name == _BOUND("of"))
 _UPDATE_COUNTER = sa.update(COUNTER).where(COUNTER.c.name == _BOUND("of")).values(value=_BOUND("to"))
 
@@ -99,23 +95,16 @@ class Bell(Protocol):
         ...
 
 
-class DatabaseStore(abc.ABC):
+class DatabaseStore(BoardBooks):
     """A `leases.LabStore`, but for what its database does in its own way.
 
     Args:
         rules: what the lab file says about handing out.
     """
 
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
-
     @abc.abstractmethod
     def close(self) -> None:
         """Close the connections; leases stay as they are."""
-
-    @abc.abstractmethod
-    def _read(self, action: Action[T]) -> T:
-        """Carry an action out that only reads, on one state of the database."""
 
     @abc.abstractmethod
     def _write(self, action: Action[T], *, bell: Bell | None = None) -> T:
@@ -213,6 +202,21 @@ class DatabaseStore(abc.ABC):
 
         return self._freeing(end)
 
+    def acquire_closed(self, board_id: str, *, holder: Holder, expiry_s: float, only_due: bool = False) -> Lease | None:
+        """See `leases.Health.acquire_closed`."""
+        claim = uuid.uuid4().hex
+
+        def take(connection: sa.Connection, now: float, again: bool) -> Lease | None:
+            if again and (granted := self._granted(connection, claim, now=now)):
+                return granted[0]
+            books = self._fresh_books(connection, now=now)
+            held = board_id in books.leases
+            if held or (only_due and board_id not in health_book.due(connection, now=now)):
+                return None
+            return self._grant(connection, (board_id,), holder=holder, expiry_s=expiry_s, claim=claim, now=now)[0]
+
+        return self._write(take)
+
     # --- the queue ------------------------------------------------------------------------------------
 
     def queue_up(
@@ -283,34 +287,19 @@ class DatabaseStore(abc.ABC):
             closed = {
                 board_id: (one.since, one.reason) for board_id, one in self._rules.limits.maintenance(now).items()
             }
+            failures = health_book.all_failures(connection, now=now)
             return tuple(
-                state_of(board_id, leases.get(board_id), quarantined.get(board_id), closed.get(board_id))
+                state_of(
+                    board_id,
+                    leases.get(board_id),
+                    quarantined.get(board_id),
+                    closed.get(board_id),
+                    failures=failures.get(board_id, 0),
+                )
                 for board_id in self._rules.board_ids
             )
 
         return self._read(look)
-
-    def quarantine(self, board_id: str, *, reason: str, by: Holder) -> None:
-        """See `leases.LabState.quarantine`."""
-
-        def close(connection: sa.Connection, now: float, _again: bool) -> None:
-            known = connection.scalar(sa.select(QUARANTINE.c.board_id).where(QUARANTINE.c.board_id == board_id))
-            if known is None:
-                connection.execute(sa.insert(QUARANTINE).values(board_id=board_id, reason=reason, since=now))
-            note(connection, now, board_id, AuditEvent.QUARANTINED, by=by, reason=reason)
-
-        self._write(close)
-
-    def restore(self, board_id: str, *, by: Holder, reason: str = "") -> bool:
-        """See `leases.LabState.restore`."""
-
-        def open_again(connection: sa.Connection, now: float, _again: bool) -> bool:
-            gone = connection.execute(sa.delete(QUARANTINE).where(QUARANTINE.c.board_id == board_id)).rowcount
-            if gone:
-                note(connection, now, board_id, AuditEvent.RESTORED, by=by, reason=reason)
-            return bool(gone)
-
-        return self._freeing(open_again)
 
     def force_release(self, board_id: str, *, by: Holder, reason: str) -> Lease | None:
         """See `leases.LabState.force_release`."""
@@ -323,14 +312,6 @@ class DatabaseStore(abc.ABC):
             return current
 
         return self._freeing(take_away)
-
-    def audit(self) -> tuple[AuditLine, ...]:
-        """See `leases.AuditTrail.audit`."""
-        return self._read(
-            lambda connection, _now, _again: tuple(
-                audit_line(row) for row in connection.execute(sa.select(AUDIT).order_by(AUDIT.c.id))
-            )
-        )
 
     # --- inside a transaction -------------------------------------------------------------------------
 
@@ -439,6 +420,9 @@ class DatabaseStore(abc.ABC):
             max_lease_s=self._rules.limits.max_lease_s,
         )
 
+    def _write_alone(self, action: Action[T]) -> T:
+        return self._write(action)
+
     def _freeing(self, action: Action[T]) -> T:
         """Carry out what may give somebody who waits a board, and call whoever can go on."""
 
@@ -542,37 +526,3 @@ def next_number(connection: sa.Connection, name: str, *, count: int = 1, at_leas
     else:
         connection.execute(_UPDATE_COUNTER, {"of": name, "to": last})
     return last
-
-
-def note(
-    connection: sa.Connection,
-    at: float,
-    board_id: str,
-    event: AuditEvent,
-    *,
-    by: Holder,
-    token: int | None = None,
-    reason: str = "",
-) -> None:
-    """Write a line into the audit trail; now and then the oldest ones are dropped."""
-    line = connection.execute(
-        _INSERT_AUDIT,
-        {
-            "at": at,
-            "board_id": board_id,
-            "event": event.value,
-            "name": by.name,
-            "host": by.host,
-            "pid": by.pid,
-            "user": by.user,
-            "token": token,
-            "reason": reason,
-        },
-    ).scalar_one()
-    if line % 1000 == 0:
-        forget_old_lines(connection, newest=line)
-
-
-def forget_old_lines(connection: sa.Connection, *, newest: int) -> None:
-    """Drop the oldest lines of the audit trail."""
-    connection.execute(sa.delete(AUDIT).where(AUDIT.c.id <= newest - AUDIT_LINES))

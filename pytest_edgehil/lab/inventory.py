@@ -25,6 +25,7 @@ from pytest_edgehil.documents.checking import checked
 from pytest_edgehil.documents.near_miss import listed, suggest
 from pytest_edgehil.documents.reading import Document, KeyPath, Problem, read_document
 from pytest_edgehil.errors import BoardUnavailable
+from pytest_edgehil.lab.health import HealthRules
 from pytest_edgehil.lab.limits import Limits
 from pytest_edgehil.lab.schema import (
     IDENTIFIER,
@@ -77,6 +78,7 @@ class Lab:
         labgrid: the labgrid lab that boards with a place belong to.
         pool_limits: at most so many boards of a pool are leased at once.
         state_dir: where leases and virtual boards are kept; not created by loading.
+        health: what is looked at before a board is handed out.
         limits: how long a lease may last, how many boards somebody may have, when boards are not handed out.
     """
 
@@ -89,6 +91,7 @@ class Lab:
     state_dir: Path
     labgrid: Coordinator | None = None
     limits: Limits = field(default_factory=Limits)
+    health: HealthRules = field(default_factory=HealthRules)
 
     def board(self, board_id: str) -> Board:
         """The board with this id.
@@ -126,6 +129,7 @@ def load_lab(path: Path) -> Lab:
     problems.extend(_shared(boards, document))
     if problems:
         raise document.refuse(problems)
+    health = section.health
     return Lab(
         name=section.lab,
         path=path,
@@ -134,6 +138,17 @@ def load_lab(path: Path) -> Lab:
         lease_expiry_s=section.lease_expiry,
         pool_limits={name: pool.limit for name, pool in section.pools.items()},
         state_dir=state_dir,
+        health=HealthRules(
+            check=health.check,
+            fresh_s=health.fresh,
+            min_disk_bytes=health.disk,
+            max_temperature_c=health.temperature_c,
+            max_clock_offset_s=health.clock,
+            runtimes=tuple(health.runtimes),
+            recheck_s=health.recheck,
+            longest_recheck_s=health.longest_recheck,
+            give_up=health.give_up,
+        ),
         labgrid=None
         if section.labgrid is None
         else Coordinator(address=section.labgrid.coordinator, python=_labgrid_python(section, path)),
@@ -210,6 +225,7 @@ def _board(section: LabSection, board_id: str, document: Document, problems: lis
         slots=_slots(board.slots) if board.slots else None,
         pool=board.pool,
         home=board.home,
+        serial=board.serial,
         identity_key=_below(document.source, board.identity_key) if board.identity_key else None,
         place=board.place,
         virtual=virtual,
@@ -363,5 +379,7 @@ def _exclusive(board: Board) -> Iterator[tuple[str, KeyPath, object]]:
         yield "this place", ("place",), board.place
     if board.virtual is not None:
         yield "this serial number", ("virtual", "serial"), board.virtual.serial
+    if board.serial is not None:
+        yield "this serial number", ("serial",), board.serial
     if board.identity_key is not None:
         yield "this identity key", ("identity_key",), board.identity_key

@@ -80,6 +80,30 @@ QUARANTINE = sa.Table(
     sa.Column("board_id", sa.String, primary_key=True),
     sa.Column("reason", sa.String, nullable=False),
     sa.Column("since", sa.Float, nullable=False),
+    sa.Column("next_check_at", sa.Float, nullable=True),
+)
+HEALTH = sa.Table(
+    "health",
+    METADATA,
+    sa.Column("board_id", sa.String, primary_key=True),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("failed_at", sa.Float, nullable=True),
+    sa.Column("checked_at", sa.Float, nullable=True),
+    sa.Column("complaint", sa.String, nullable=False, server_default=""),
+    sa.Column("temperature_c", sa.Float, nullable=True),
+    sa.Column("disk_free_bytes", sa.BigInteger, nullable=True),
+    sa.Column("clock_offset_s", sa.Float, nullable=True),
+)
+FLASH = sa.Table(
+    "flash",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("board_id", sa.String, nullable=False),
+    sa.Column("token", sa.BigInteger, nullable=False),
+    sa.Column("label", sa.String, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("sent_bytes", sa.BigInteger, nullable=False),
 )
 AUDIT = sa.Table(
     "audit",
@@ -144,11 +168,17 @@ def audit_line(row: Any) -> AuditLine:
         by=Holder(name=row.name, host=row.host, pid=row.pid, user=row.user),
         token=row.token,
         reason=row.reason,
+        number=row.id,
     )
 
 
 def state_of(
-    board_id: str, lease: Lease | None, quarantine: Any, maintenance: tuple[float, str] | None = None
+    board_id: str,
+    lease: Lease | None,
+    quarantine: Any,
+    maintenance: tuple[float, str] | None = None,
+    *,
+    failures: int = 0,
 ) -> BoardState:
     """State of a board; quarantine wins over maintenance, and that over a lease.
 
@@ -157,6 +187,7 @@ def state_of(
         lease: its unexpired lease, if any.
         quarantine: its row of `QUARANTINE`, if any.
         maintenance: since when and why it is not handed out for a while, if so.
+        failures: how often in a row it has failed.
     """
     if quarantine is not None:
         state, since, reason = BoardStatus.QUARANTINED, quarantine.since, quarantine.reason
@@ -174,4 +205,6 @@ def state_of(
         expires_at=lease.expires_at if lease else None,
         reason=reason,
         since=since,
+        failures=failures,
+        next_check_at=None if quarantine is None else quarantine.next_check_at,
     )

@@ -19,12 +19,13 @@ import getpass
 import os
 import re
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
 from pytest_edgehil.errors import LeaseLost
+from pytest_edgehil.lab.health import Checkup, LastCheck
 from pytest_edgehil.model.quantity import format_duration
 
 
@@ -94,6 +95,8 @@ class BoardState:
         expires_at: when the lease ends unless it is renewed, seconds since the epoch.
         reason: why it is quarantined or in maintenance.
         since: since when it is in that state, seconds since the epoch.
+        failures: how often in a row it has failed: quarantines by an error, and failed checks after them.
+        next_check_at: when a quarantined board is looked at again, seconds since the epoch; None: a person has to.
     """
 
     board_id: str
@@ -103,6 +106,8 @@ class BoardState:
     expires_at: float | None = None
     reason: str | None = None
     since: float | None = None
+    failures: int = 0
+    next_check_at: float | None = None
 
 
 PROJECT_VARIABLES = ("EDGEHIL_PROJECT", "GITHUB_REPOSITORY", "CI_PROJECT_PATH", "JOB_NAME")
@@ -118,6 +123,9 @@ class AuditEvent(enum.StrEnum):
     FORCE_RELEASED = "force-released"
     QUARANTINED = "quarantined"
     RESTORED = "restored"
+    CHECK_FAILED = "check-failed"
+    POWER = "power"
+    CONSOLE = "console"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +139,7 @@ class AuditLine:
         by: who did it; for an expiry, whose lease it was.
         token: the lease that it was about, if any.
         reason: what was given as reason; empty for leases that come and go.
+        number: grows with every line.
     """
 
     at: float
@@ -139,6 +148,28 @@ class AuditLine:
     by: Holder
     token: int | None
     reason: str
+    number: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlashLine:
+    """One flash of a board.
+
+    Args:
+        number: grows with every flash.
+        at: when it ended, seconds since the epoch.
+        board_id: the board.
+        label: what was flashed.
+        seconds: how long it took.
+        sent_bytes: over the link.
+    """
+
+    number: int
+    at: float
+    board_id: str
+    label: str
+    seconds: float
+    sent_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,8 +281,15 @@ class LabState(Protocol):
         """The state of every board of the lab, in the lab's order."""
         ...
 
-    def quarantine(self, board_id: str, *, reason: str, by: Holder) -> None:
-        """Stop handing a board out. The first reason is kept until the board is restored; the audit has them all."""
+    def quarantine(self, board_id: str, *, reason: str, by: Holder, automatic: bool = False) -> None:
+        """Stop handing a board out. The first reason is kept until the board is restored; the audit has them all.
+
+        Args:
+            board_id: the board.
+            reason: why.
+            by: who says so.
+            automatic: because of an error: it is looked at again after a while, unless a person says otherwise.
+        """
         ...
 
     def restore(self, board_id: str, *, by: Holder, reason: str = "") -> bool:
@@ -260,6 +298,52 @@ class LabState(Protocol):
 
     def force_release(self, board_id: str, *, by: Holder, reason: str) -> Lease | None:
         """Take a board away from its holder; return the lease that ended, or None when nobody held the board."""
+        ...
+
+
+class Health(Protocol):
+    """What is known about the health of boards, see `health`."""
+
+    def note_check(self, board_id: str, checkup: Checkup, *, by: Holder) -> bool:
+        """Write down what came of a look at a board; return whether it was restored by that.
+
+        One that passed ends an automatic quarantine. One that failed begins one, or puts the next look further off.
+        """
+        ...
+
+    def checks(self) -> Mapping[str, LastCheck]:
+        """The last look at each board, by its id; boards that nobody has looked at are left out."""
+        ...
+
+    def due(self) -> tuple[str, ...]:
+        """Quarantined boards that are to be looked at again now, and that nobody holds."""
+        ...
+
+    def acquire_closed(self, board_id: str, *, holder: Holder, expiry_s: float, only_due: bool = False) -> Lease | None:
+        """Lease a board to look at it or to mend it, also while it is not handed out; None while somebody holds it.
+
+        Args:
+            board_id: the board.
+            holder: who.
+            expiry_s: the lease ends so many seconds from now unless renewed.
+            only_due: None as well unless the board is to be looked at again now.
+        """
+        ...
+
+
+class Journal(Protocol):
+    """What is written down about boards beside their leases."""
+
+    def note(self, board_id: str, event: AuditEvent, *, by: Holder, token: int | None, reason: str) -> None:
+        """Write a line into the audit trail."""
+        ...
+
+    def note_flash(self, lease: Lease, *, label: str, seconds: float, sent_bytes: int) -> None:
+        """Write down how long a flash took."""
+        ...
+
+    def flashes(self, *, after: int = 0) -> tuple[FlashLine, ...]:
+        """The flashes that are kept with a higher number than this, oldest first."""
         ...
 
 
@@ -274,12 +358,20 @@ class Queue(Protocol):
 class AuditTrail(Protocol):
     """What happened."""
 
-    def audit(self) -> tuple[AuditLine, ...]:
-        """The changes that are kept, oldest first."""
+    def audit(
+        self, *, board_id: str | None = None, since: float | None = None, after: int = 0
+    ) -> tuple[AuditLine, ...]:
+        """The changes that are kept, oldest first.
+
+        Args:
+            board_id: only those of this board.
+            since: only those from then on, in seconds since the epoch.
+            after: only those with a higher number.
+        """
         ...
 
 
-class LabStore(LeaseStore, LabState, Queue, AuditTrail, Protocol):
+class LabStore(LeaseStore, LabState, Health, Queue, AuditTrail, Journal, Protocol):
     """All of it: what `store.open_store` gives."""
 
     def close(self) -> None:

@@ -74,6 +74,18 @@ MIGRATIONS: tuple[Migration, ...] = (
         # tokens of leases that are granted side by side, without waiting for each other
         only_on=(("postgresql", "CREATE SEQUENCE token AS BIGINT START WITH 1"),),
     ),
+    Migration(
+        number=3,
+        name="health",
+        statements=(
+            "ALTER TABLE quarantine ADD COLUMN next_check_at {float}",
+            """CREATE TABLE health (board_id VARCHAR NOT NULL PRIMARY KEY, failures INTEGER NOT NULL DEFAULT 0,
+                failed_at {float}, checked_at {float}, complaint VARCHAR NOT NULL DEFAULT '', temperature_c {float},
+                disk_free_bytes BIGINT, clock_offset_s {float})""",
+            """CREATE TABLE flash (id {serial}, at {float} NOT NULL, board_id VARCHAR NOT NULL, token BIGINT NOT NULL,
+                label VARCHAR NOT NULL, seconds {float} NOT NULL, sent_bytes BIGINT NOT NULL)""",
+        ),
+    ),
 )
 NEWEST = MIGRATIONS[-1].number
 

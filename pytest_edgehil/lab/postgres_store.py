@@ -30,7 +30,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from pytest_edgehil.errors import ConfigError, ExtraMissing, LeaseError
-from pytest_edgehil.lab.database_store import Action, Bell, DatabaseStore, T, forget_old_lines
+from pytest_edgehil.lab.audit_trail import forget_old_lines
+from pytest_edgehil.lab.board_books import Action, T
+from pytest_edgehil.lab.database_store import Bell, DatabaseStore
 from pytest_edgehil.lab.lease_tables import CLOCK, columns_of
 from pytest_edgehil.lab.leases import AuditEvent, Holder, Lease
 from pytest_edgehil.lab.migrations import NEWEST, Migration, applied, migrate

@@ -32,6 +32,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_edgehil.lab.assignment import assign, assign_most
+from pytest_edgehil.lab.health import HealthRules
 from pytest_edgehil.lab.leases import Holder, Lease
 from pytest_edgehil.lab.limits import Account, Limits, Maintenance
 
@@ -47,6 +48,7 @@ class Rules:
     pools: Mapping[str, str]
     pool_limits: Mapping[str, int]
     limits: Limits = field(default_factory=Limits)
+    health: HealthRules = field(default_factory=HealthRules)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

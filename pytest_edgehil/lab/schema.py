@@ -364,6 +364,13 @@ class BoardSection(Section):
         Word | None, Field(description="its place in the labgrid lab: acquired there while we hold the board")
     ] = None
     home: Annotated[Text, Field(description="directory for our files on the board")] = ".edgehil"
+    serial: Annotated[
+        Word | None,
+        Field(
+            description="serial number that the board must have ('cat /proc/device-tree/serial-number'); checked "
+            "before it is handed out. Of a virtual board it stands below 'virtual'"
+        ),
+    ] = None
     identity_key: Annotated[
         Text | None, Field(description="PEM public key (ECDSA P-256) that the board's evidence must be signed with")
     ] = None
@@ -383,6 +390,49 @@ class PoolSection(Section):
     """A limit on boards that are leased at the same time."""
 
     limit: Annotated[int, Field(ge=1, description="at most so many boards of the pool are leased at once")]
+
+
+class HealthSection(Section):
+    """What is looked at before a board is handed out, and when a quarantined one is looked at again."""
+
+    check: Annotated[bool, Field(description="look at a board before it is handed out")] = True
+    fresh: Annotated[
+        float,
+        _duration(at_least="0 s", at_most="1 h"),
+        _quantity("10 s"),
+        _field("a check that was passed counts for so long, for whoever gets the board next", default="10 s"),
+    ] = 10.0
+    disk: Annotated[
+        int, _size(at_least="1 MiB"), _quantity("64 MiB"), _field("so much room there must be on it", default="64 MiB")
+    ] = 64 * 2**20
+    temperature_c: Annotated[float, Field(ge=0, le=110, description="no hotter than this, in °C")] = 80.0
+    clock: Annotated[
+        float,
+        _duration(at_least="1 s", at_most="30 d"),
+        _quantity("5 min"),
+        _field("its clock is no further from this host's than this", default="5 min"),
+    ] = 300.0
+    runtimes: Annotated[list[Word], Field(description="what every board's Python must be able to import")] = []
+    recheck: Annotated[
+        float,
+        _duration(at_least="1 s", at_most="30 d"),
+        _quantity("1 min"),
+        _field(
+            "a board that was quarantined by an error is looked at again after so long, by whoever wants it next; "
+            "after each further failure it takes twice as long",
+            default="1 min",
+        ),
+    ] = 60.0
+    longest_recheck: Annotated[
+        float,
+        _duration(at_least="1 s", at_most="30 d"),
+        _quantity("1 h"),
+        _field("but never longer than this", default="1 h"),
+    ] = 3600.0
+    give_up: Annotated[
+        int,
+        Field(ge=0, le=100, description="after so many failures in a row a person has to restore it; 0: at once"),
+    ] = 6
 
 
 class LabSection(Section):
@@ -409,6 +459,10 @@ class LabSection(Section):
         _field("a holder that is silent for so long has lost its boards", default="15 s"),
     ] = 15.0
     pools: Annotated[dict[str, PoolSection], Field(description="limits for groups of boards, by name")] = {}
+    health: Annotated[
+        HealthSection,
+        Field(description="looking at boards before they are handed out", json_schema_extra={"default": {}}),
+    ] = HealthSection()
     labgrid: Annotated[
         LabgridSection | None, Field(description="the labgrid lab that boards with a 'place' belong to")
     ] = None

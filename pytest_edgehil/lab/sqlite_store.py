@@ -31,7 +31,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from pytest_edgehil.errors import ConfigError, LeaseError
-from pytest_edgehil.lab.database_store import Action, Bell, DatabaseStore, T, next_number
+from pytest_edgehil.lab.board_books import Action, T
+from pytest_edgehil.lab.database_store import Bell, DatabaseStore, next_number
 from pytest_edgehil.lab.fifo_bell import FifoBell, ring
 from pytest_edgehil.lab.inventory import Lab
 from pytest_edgehil.lab.lease_tables import CLOCK

@@ -17,6 +17,7 @@ def rules_of(lab: Lab) -> Rules:
         pools={board.id: board.pool for board in lab.boards if board.pool is not None},
         pool_limits=lab.pool_limits,
         limits=lab.limits,
+        health=lab.health,
     )
 
 

@@ -193,6 +193,7 @@ class Board:
         ssh: None only for a virtual board that has not been started yet (see `virtual.farm.start`).
         home: directory for our files on the board; relative paths are below the login's home.
         pool: name of the pool whose limit counts this board, if any.
+        serial: the serial number that it must have, where the lab says one.
         identity_key: PEM public key (ECDSA P-256) that the board's evidence must be signed with, if it is enrolled.
         place: the board's place in the labgrid lab that the lab file names, if it belongs to one.
         steady_state_s: so long a latency must have been watched on this board before it may pass; None: undeclared.
@@ -209,6 +210,7 @@ class Board:
     slots: Slots | None = None
     pool: str | None = None
     home: str = ".edgehil"
+    serial: str | None = None
     identity_key: Path | None = None
     virtual: VirtualSpec | None = None
     steady_state_s: float | None = None

@@ -55,6 +55,8 @@ def platform_facts(home: Home, program: Path, slots: Slots) -> Message:
         "clock_cost_ns": sensors.clock_cost_ns(),
         "disk_free_bytes": room.f_bavail * room.f_frsize,
         "memory_bytes": sensors.memory_bytes(),
+        "temperature_c": sensors.temperature_c(),
+        "time_s": time.time(),
     }
 
 

@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from pytest_edgehil.lab import reasons
+from pytest_edgehil.lab.health import FORGOTTEN_S, Checkup, HealthRules, LastCheck
 from pytest_edgehil.lab.inventory import Lab
 from pytest_edgehil.lab.leases import (
     AuditEvent,
     AuditLine,
     BoardState,
     BoardStatus,
+    FlashLine,
     Holder,
     Lease,
     Queued,
@@ -37,6 +39,7 @@ class MemoryLeaseStore:
         pools: Mapping[str, str] | None = None,
         pool_limits: Mapping[str, int] | None = None,
         limits: Limits | None = None,
+        health: HealthRules | None = None,
         clock: Callable[[], float] = time.time,
         wait: Callable[[float], None] | None = None,
     ) -> None:
@@ -45,12 +48,17 @@ class MemoryLeaseStore:
             pools=dict(pools or {}),
             pool_limits=dict(pool_limits or {}),
             limits=limits or Limits(),
+            health=health or HealthRules(),
         )
         self._clock = clock
         self._changed = threading.Condition(threading.RLock())
         self._wait = wait
         self._leases: dict[str, tuple[Lease, float]] = {}
         self._quarantined: dict[str, tuple[str, float]] = {}
+        self._next_check: dict[str, float] = {}
+        self._failures: dict[str, tuple[int, float]] = {}
+        self._checks: dict[str, tuple[Checkup, float]] = {}
+        self._flashes: list[FlashLine] = []
         self._queue: dict[int, Waiter] = {}
         self._lines: list[AuditLine] = []
         self._token = 0
@@ -64,6 +72,7 @@ class MemoryLeaseStore:
             pools=rules.pools,
             pool_limits=rules.pool_limits,
             limits=rules.limits,
+            health=rules.health,
             clock=clock or time.time,
         )
 
@@ -147,15 +156,94 @@ class MemoryLeaseStore:
             now = self._clock()
             return tuple(self._state(board_id, self._current(board_id, now)) for board_id in self._rules.board_ids)
 
-    def quarantine(self, board_id: str, *, reason: str, by: Holder) -> None:
+    def quarantine(self, board_id: str, *, reason: str, by: Holder, automatic: bool = False) -> None:
         with self._changed:
-            self._quarantined.setdefault(board_id, (reason, self._clock()))
+            if board_id not in self._quarantined:
+                self._quarantined[board_id] = (reason, self._clock())
+                if automatic:
+                    self._fail(board_id)
+            elif not automatic:
+                self._next_check.pop(board_id, None)
             self._note(AuditEvent.QUARANTINED, board_id, by=by, reason=reason)
+
+    def _fail(self, board_id: str) -> None:
+        now = self._clock()
+        count = self._failed(board_id) + 1
+        self._failures[board_id] = (count, now)
+        after_s = self._rules.health.recheck_after_s(count)
+        self._next_check.pop(board_id, None)
+        if after_s is not None:
+            self._next_check[board_id] = now + after_s
+
+    def _failed(self, board_id: str) -> int:
+        count, at = self._failures.get(board_id, (0, 0.0))
+        return count if self._clock() - at < FORGOTTEN_S else 0
+
+    def note_check(self, board_id: str, checkup: Checkup, *, by: Holder) -> bool:
+        with self._changed:
+            self._checks[board_id] = (checkup, self._clock())
+            automatic = board_id in self._next_check
+            if checkup.passed:
+                if automatic:
+                    del self._quarantined[board_id], self._next_check[board_id]
+                    self._note(AuditEvent.RESTORED, board_id, by=by, reason="it has passed its check")
+                    self._changed.notify_all()
+                return automatic
+            if board_id not in self._quarantined:
+                self.quarantine(board_id, reason=checkup.complaint, by=by, automatic=True)
+                return False
+            if automatic:
+                self._fail(board_id)
+            self._note(AuditEvent.CHECK_FAILED, board_id, by=by, reason=checkup.complaint)
+            return False
+
+    def checks(self) -> dict[str, LastCheck]:
+        with self._changed:
+            now = self._clock()
+            return {
+                board_id: LastCheck(checkup=checkup, at=at, age_s=now - at)
+                for board_id, (checkup, at) in self._checks.items()
+            }
+
+    def due(self) -> tuple[str, ...]:
+        with self._changed:
+            now = self._clock()
+            waiting = sorted((at, board_id) for board_id, at in self._next_check.items() if at <= now)
+            return tuple(board_id for _, board_id in waiting if self._current(board_id, now) is None)
+
+    def acquire_closed(self, board_id: str, *, holder: Holder, expiry_s: float, only_due: bool = False) -> Lease | None:
+        with self._changed:
+            if self._current(board_id, self._clock()) is not None or (only_due and board_id not in self.due()):
+                return None
+            return self._grant((board_id,), holder, expiry_s)[0]
+
+    def note(self, board_id: str, event: AuditEvent, *, by: Holder, token: int | None, reason: str) -> None:
+        with self._changed:
+            self._note(event, board_id, by=by, token=token, reason=reason)
+
+    def note_flash(self, lease: Lease, *, label: str, seconds: float, sent_bytes: int) -> None:
+        with self._changed:
+            self._flashes.append(
+                FlashLine(
+                    number=len(self._flashes) + 1,
+                    at=self._clock(),
+                    board_id=lease.board_id,
+                    label=label,
+                    seconds=seconds,
+                    sent_bytes=sent_bytes,
+                )
+            )
+
+    def flashes(self, *, after: int = 0) -> tuple[FlashLine, ...]:
+        with self._changed:
+            return tuple(one for one in self._flashes if one.number > after)
 
     def restore(self, board_id: str, *, by: Holder, reason: str = "") -> bool:
         with self._changed:
             if self._quarantined.pop(board_id, None) is None:
                 return False
+            self._next_check.pop(board_id, None)
+            self._failures.pop(board_id, None)
             self._note(AuditEvent.RESTORED, board_id, by=by, reason=reason)
             self._changed.notify_all()
             return True
@@ -169,9 +257,15 @@ class MemoryLeaseStore:
                 self._changed.notify_all()
             return current
 
-    def audit(self) -> tuple[AuditLine, ...]:
+    def audit(
+        self, *, board_id: str | None = None, since: float | None = None, after: int = 0
+    ) -> tuple[AuditLine, ...]:
         with self._changed:
-            return tuple(self._lines)
+            return tuple(
+                line
+                for line in self._lines
+                if board_id in {None, line.board_id} and (since is None or line.at >= since) and line.number > after
+            )
 
     # --- under the lock -------------------------------------------------------------------------------
 
@@ -274,7 +368,10 @@ class MemoryLeaseStore:
     ) -> None:
         stamp = self._clock() if at is None else at
         by = dataclasses.replace(by, project="")
-        self._lines.append(AuditLine(at=stamp, board_id=board_id, event=event, by=by, token=token, reason=reason))
+        line = AuditLine(
+            at=stamp, board_id=board_id, event=event, by=by, token=token, reason=reason, number=len(self._lines) + 1
+        )
+        self._lines.append(line)
 
     def _state(self, board_id: str, lease: Lease | None) -> BoardState:
         quarantined = self._quarantined.get(board_id)
@@ -296,6 +393,8 @@ class MemoryLeaseStore:
             expires_at=lease.expires_at if lease else None,
             reason=reason,
             since=since,
+            failures=self._failed(board_id),
+            next_check_at=self._next_check.get(board_id),
         )
 
 

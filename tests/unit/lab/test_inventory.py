@@ -337,7 +337,7 @@ def test_a_wrong_board_is_refused_with_line_path_and_what_was_expected(
         (f"leases: postgresql+psycopg://db/l?password=x\n{FARM}", "1: leases: a password in a lab file is known to all"),
         (f"leases: sqlite://\n{FARM}", "1: leases: expected sqlite:////absolute/path.db: leases must be in a file"),
         (f"leases: 'sqlite:///:memory:'\n{FARM}", "1: leases: expected sqlite:////absolute/path.db: leases must be in a file"),
-        (f"poools: {{}}\n{FARM}", "1: poools: unknown key; did you mean 'pools'? known keys here: boards, lab, "),
+        (f"poools: {{}}\n{FARM}", "1: poools: unknown key; did you mean 'pools'? known keys here: boards, health, "),
         (FARM.replace("limit: 1", "limit: 0"), "3: pools.hats.limit: expected at least 1, found the number 0"),
         (FARM.replace("pool: hats}", "pool: hat}"), "6: boards.hat-2.pool: there is no pool 'hat'; did you mean 'hats'? the pools are hats"),
         (FARM + "  bare-1: {class: c, environment: virtual}\n", "9: boards.bare-1: this key is already given in line 7"),

@@ -12,9 +12,10 @@ from support.clocks import FakeClock
 from support.lab_files import FARM, make_lab
 
 from pytest_edgehil.errors import ConfigError, LeaseError
-from pytest_edgehil.lab import database_store
+from pytest_edgehil.lab import audit_trail
 from pytest_edgehil.lab.inventory import Lab
 from pytest_edgehil.lab.leases import BoardStatus, Holder
+from pytest_edgehil.lab.migrations import NEWEST
 from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore
 from pytest_edgehil.lab.store import open_store, rules_of
 
@@ -124,7 +125,7 @@ def test_labs_of_one_name_share_leases_and_others_do_not(tmp_path: Path, lab: La
 def test_the_audit_forgets_its_oldest_lines_only_when_it_grows_too_long(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, raw: sqlite3.Connection
 ) -> None:
-    monkeypatch.setattr(database_store, "AUDIT_LINES", 10)
+    monkeypatch.setattr(audit_trail, "AUDIT_LINES", 10)
     with open_store(lab) as store:
         raw.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 998) "
@@ -153,7 +154,9 @@ def test_a_file_that_is_no_database_is_refused(lab: Lab, database: Path) -> None
 def test_a_database_of_a_newer_version_is_refused(raw: sqlite3.Connection, lab: Lab) -> None:
     raw.execute("PRAGMA user_version=77")
 
-    with pytest.raises(ConfigError, match="has version 77, this edgehil knows 2: use the newer edgehil everywhere"):
+    with pytest.raises(
+        ConfigError, match=f"has version 77, this edgehil knows {NEWEST}: use the newer edgehil everywhere"
+    ):
         open_store(lab)
 
 
