@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_edgehil.cli import lab_serve
 from pytest_edgehil.errors import ConfigError, LabFileError
 from pytest_edgehil.model.quantity import format_duration
 
@@ -68,6 +69,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "updates itself.",
     )
     migrate.set_defaults(run=_migrate)
+
+    lab_serve.add(actions, chosen=chosen_lab)
 
     for action in (boards, release, restore, migrate):
         action.add_argument("--lab", type=Path, metavar="FILE", help="lab file (default: $EDGEHIL_LAB, or lab.yaml)")

@@ -52,9 +52,7 @@ def _serve(options: argparse.Namespace, lab: Lab) -> int:
 
         from pytest_edgehil.reporting.status_page.app import StatusPage
     except ModuleNotFoundError as missing:
-        raise ExtraMissing(
-            f"the status page needs {missing.name}, which is not installed; run: pip install 'pytest-edgehil[serve]'"
-        ) from missing
+        raise ExtraMissing(extra="serve", feature="the status page") from missing
     from pytest_edgehil.lab.store import open_store
 
     with open_store(lab):

@@ -1,4 +1,4 @@
-"""What the page shows, as values: made from the lab and its database, and turned into text here and nowhere else. Pure."""
+"""What the page shows, as values: made from the lab and its database, turned into text here and nowhere else. Pure."""
 
 from __future__ import annotations
 
