@@ -9,6 +9,9 @@ How waiting ends, in this order:
   them.
 * `LeaseError` after `wait_s`: the store has not answered since.
 
+A board that belongs to another lab as well (`claims`) is taken there once it is ours here: whoever holds the lease is
+the only one of us who asks. Is it taken there, the lease is given back, and we try again with other boards first.
+
 A reservation is lost as a whole and for good as soon as one of its leases is: expired, taken away, or renewed too
 late because the process was paused. It belongs to the process that made it: a fork can neither use nor release it.
 """
@@ -22,8 +25,9 @@ import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from pytest_edgehil.errors import BoardUnavailable, LeaseError, LeaseLost, LeaseTimeout
+from pytest_edgehil.errors import BoardUnavailable, LeaseError, LeaseLost, LeaseTimeout, PlaceTaken
 from pytest_edgehil.lab.assignment import assign
+from pytest_edgehil.lab.claims import Claim, Claims, claims_of
 from pytest_edgehil.lab.inventory import Lab
 from pytest_edgehil.lab.leases import (
     BoardStatus,
@@ -58,6 +62,7 @@ def reserve(
     priority: int = 0,
     on_wait: Callable[[str], None] | None = None,
     tied_to_parent: bool = False,
+    claims: Claims | None = None,
     monotonic: Callable[[], float] = steady_s,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Reservation:
@@ -74,8 +79,9 @@ def reserve(
         on_wait: called with one line whenever what we wait for changes.
         tied_to_parent: stop renewing when the parent of this process is gone, as for a worker whose controller was
             killed; off by default, since a run under nohup outlives its shell.
+        claims: takes boards in other labs that they belong to as well; None does as the lab file says.
         monotonic: seconds that are never set back, and go on while the machine sleeps.
-        sleep: waits so many seconds, before a store that did not answer is tried again.
+        sleep: waits so many seconds, before a store that did not answer or another lab is tried again.
 
     Returns:
         The reservation; `Reservation.boards` are in the order of `requirements`.
@@ -85,10 +91,60 @@ def reserve(
         LeaseTimeout: no board became free in time, or every way needs a quarantined board.
         LeaseError: the store cannot be reached.
     """
-    expiry = lab.lease_expiry_s if expiry_s is None else expiry_s
     requests = _requests(lab, requirements, holder=holder)
-    wanted = " and ".join(describe(requirement) for requirement in requirements)
     end = monotonic() + wait_s
+    while True:
+        reservation = _lease(
+            lab,
+            requests,
+            wanted=" and ".join(describe(requirement) for requirement in requirements),
+            store=store,
+            holder=holder,
+            end=end,
+            wait_s=wait_s,
+            expiry=lab.lease_expiry_s if expiry_s is None else expiry_s,
+            priority=priority,
+            on_wait=on_wait,
+            tied_to_parent=tied_to_parent,
+            monotonic=monotonic,
+            sleep=sleep,
+        )
+        try:
+            reservation.claim(claims or claims_of(lab))
+        except PlaceTaken as taken:
+            reservation.release()
+            left_s = end - monotonic()
+            if left_s <= 0:
+                raise LeaseTimeout(f"no board became free within {format_duration(wait_s * 1e9)}: {taken}") from taken
+            if on_wait is not None:
+                on_wait(f"waiting for a board: {taken}")
+            tried = {board.id for board in reservation.boards}
+            requests = tuple(tuple(sorted(wishes, key=tried.__contains__)) for wishes in requests)
+            sleep(min(_LONGEST_PAUSE_S, left_s))
+        except BaseException:
+            reservation.release()
+            raise
+        else:
+            return reservation
+
+
+def _lease(
+    lab: Lab,
+    requests: tuple[tuple[str, ...], ...],
+    *,
+    wanted: str,
+    store: LabStore,
+    holder: Holder,
+    end: float,
+    wait_s: float,
+    expiry: float,
+    priority: int,
+    on_wait: Callable[[str], None] | None,
+    tied_to_parent: bool,
+    monotonic: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> Reservation:
+    """Lease boards in our own store, waiting until `end`."""
     said: tuple[int, str] | None = None
     pause_s = _FIRST_PAUSE_S
 
@@ -243,6 +299,7 @@ class Reservation:
         self._leases = {lease.board_id: lease for lease in leases}
         # by the clock that is never set back, counted from before we asked: never later than the store's expiry
         self._deadlines = {lease.board_id: asked + lease.lasts_s for lease in leases}
+        self._claim: Claim | None = None
         self._lost: str | None = None
         self._trouble: LeaseError | None = None
         self._released = False
@@ -255,6 +312,15 @@ class Reservation:
         """The leases as last renewed, in the order of `boards`."""
         # without the lock: a fork may have been made while the heartbeat held it, and would wait for ever
         return tuple(self._leases[board.id] for board in self.boards)
+
+    def claim(self, claims: Claims) -> None:
+        """Take the boards in the other labs that they belong to; they are given back with the reservation.
+
+        Raises:
+            PlaceTaken: somebody holds one of them there.
+            LeaseError: the other lab cannot be asked.
+        """
+        self._claim = claims(self.boards, self.leases)
 
     def check(self) -> None:
         """Return if every board is still ours.
@@ -271,6 +337,7 @@ class Reservation:
         with self._lock:
             if self._lost is None and not self._released:
                 self._find_expired()
+                self._lost = self._lost or (self._claim.lost() if self._claim is not None else None)
             said, trouble = self._lost, self._trouble
         if said is not None:
             raise LeaseLost(said) from trouble
@@ -298,6 +365,8 @@ class Reservation:
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=self._expiry_s)
         trouble: LeaseError | None = None
+        if self._claim is not None:  # before the lease: who gets it next must find the board free there
+            self._claim.release()
         for lease in self.leases:
             try:
                 self._store.release(lease)

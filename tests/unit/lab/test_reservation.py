@@ -10,11 +10,11 @@ from support.clocks import FakeClock
 from support.lab_files import make_lab
 from support.memory_leases import MemoryLeaseStore
 
-from pytest_edgehil.errors import BoardUnavailable, LeaseError, LeaseLost, LeaseTimeout
+from pytest_edgehil.errors import BoardUnavailable, LeaseError, LeaseLost, LeaseTimeout, PlaceTaken
 from pytest_edgehil.lab.inventory import Lab
 from pytest_edgehil.lab.leases import BoardStatus, Holder, Lease
 from pytest_edgehil.lab.reservation import Reservation, default_holder, free_boards, reserve
-from pytest_edgehil.model.board import Requirement
+from pytest_edgehil.model.board import Board, Requirement
 
 ME = Holder(name="ci-840", host="runner-1", pid=11, user="ci")
 OTHER = Holder(name="ci-841", host="runner-2", pid=22, user="ci")
@@ -489,3 +489,68 @@ def test_a_holder_is_named_after_what_people_recognise(
         monkeypatch.setenv(variable, value)
 
     assert default_holder().name == name
+
+
+# --- boards that belong to another lab as well ------------------------------------------------------------
+
+
+class OtherLab:
+    """Where boards are taken as well: `held` are in others' hands."""
+
+    def __init__(self, *held: str) -> None:
+        self.held = set(held)
+        self.ours: list[str] = []
+        self.gone: str | None = None
+
+    def take(self, boards: Sequence[Board], leases: Sequence[Lease]) -> OtherLab:
+        assert [board.id for board in boards] == [lease.board_id for lease in leases]
+        for board in boards:
+            if board.id in self.held:
+                raise PlaceTaken(f"colleague holds the place {board.id} in labgrid", place=board.id)
+        self.ours += [board.id for board in boards]
+        return self
+
+    def lost(self) -> str | None:
+        return self.gone
+
+    def release(self) -> None:
+        self.ours.clear()
+
+
+def test_a_board_is_taken_in_its_other_lab_and_given_back_there_first(book: Book, store: Breakable) -> None:
+    other = OtherLab()
+    reservation = book(HAT, claims=other.take)
+    assert other.ours == [reservation.boards[0].id]
+    reservation.check()
+    reservation.release()
+    assert other.ours == []
+    assert all(state.holder is None for state in store.boards())
+
+
+def test_what_is_taken_elsewhere_is_given_back_and_another_board_is_tried(book: Book, store: Breakable) -> None:
+    first = book(HAT).boards[0].id
+    store.force_release(first, by=OTHER, reason="to try again")
+    told: list[str] = []
+    reservation = book(HAT, claims=OtherLab(first).take, wait_s=60.0, on_wait=told.append)
+    assert reservation.boards[0].id != first
+    assert told == [f"waiting for a board: colleague holds the place {first} in labgrid"]
+    assert {state.board_id for state in store.boards() if state.holder is not None} == {reservation.boards[0].id}
+
+
+def test_when_every_board_is_taken_elsewhere_the_wait_ends_and_says_by_whom(
+    book: Book, lab: Lab, store: Breakable
+) -> None:
+    everybody = OtherLab(*(board.id for board in lab.boards))
+    with pytest.raises(
+        LeaseTimeout, match=r"no board became free within 5 s: colleague holds the place hat-\d in labgrid"
+    ):
+        book(HAT, claims=everybody.take, wait_s=5.0)
+    assert all(state.holder is None for state in store.boards())
+
+
+def test_a_board_that_is_lost_there_is_lost_here(book: Book) -> None:
+    other = OtherLab()
+    reservation = book(HAT, claims=other.take)
+    other.gone = "place hat-1: colleague holds the place hat-1 in labgrid"
+    with pytest.raises(LeaseLost, match="colleague holds the place hat-1"):
+        reservation.check()
