@@ -7,6 +7,7 @@ since whoever reads along between them reads the token, too.
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 import time
 from pathlib import Path
@@ -58,18 +59,19 @@ def _serve(options: argparse.Namespace, lab: Lab) -> int:
     with open_store(lab):
         pass  # a database that cannot be reached is said now, and not to the first visitor
     page = StatusPage(lab, open_store=open_store, token=token, clock=time.time)
-    config = uvicorn.Config(page.application(), host=options.host, port=options.port, log_level="warning")
-    server = uvicorn.Server(config)
     try:
-        socket = config.bind_socket()
-    except SystemExit:
-        raise ConfigError(f"cannot listen on {options.host}:{options.port}: see above; is it already in use?") from None
-    host, port = socket.getsockname()[:2]
+        listening = socket.create_server((options.host, options.port))  # listens now: what is printed can be opened
+    except (OSError, UnicodeError) as wrong:
+        raise ConfigError(
+            f"cannot listen on {options.host}:{options.port}: {wrong}; choose another --host or --port"
+        ) from wrong
+    server = uvicorn.Server(uvicorn.Config(page.application(), log_level="warning"))
+    host, port = listening.getsockname()[:2]
     print(
         f"{lab.name}: http://{host}:{port}/" + ("" if token else " (read-only; --token-file lets people act)"),
         flush=True,
     )
-    server.run(sockets=[socket])
+    server.run(sockets=[listening])
     print("edgehil: the status page has ended", file=sys.stderr)
     return 0
 
