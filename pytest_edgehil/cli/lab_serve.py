@@ -7,6 +7,7 @@ since whoever reads along between them reads the token, too.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import socket
 import sys
 import time
@@ -71,7 +72,8 @@ def _serve(options: argparse.Namespace, lab: Lab) -> int:
         f"{lab.name}: http://{host}:{port}/" + ("" if token else " (read-only; --token-file lets people act)"),
         flush=True,
     )
-    server.run(sockets=[listening])
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it ends; visitors have been served until here
+        server.run(sockets=[listening])
     print("edgehil: the status page has ended", file=sys.stderr)
     return 0
 
