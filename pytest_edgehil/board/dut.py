@@ -114,6 +114,8 @@ class Dut:
         self._counted: dict[tuple[str, int], tuple[int, Baseline | None]] = {}
         self._loaded: Loaded | None = None
         self._flashed: FlashReport | None = None
+        self._way: Way | None = None
+        self._on_progress: Callable[[FlashProgress], None] | None = None
         self._broken: BoardError | None = None
 
     @classmethod
@@ -150,7 +152,7 @@ class Dut:
             order_seed: seed of the order in which items of held-out sets are taken.
             step: called with the name of each step around it.
             way: how bundles are sent: deltas, bandwidth, compression.
-            on_progress: told how far sending is.
+            on_progress: told how far sending is, of the combo and later of baselines, and the writing of a slot.
             boot_timeout_s: how long a boot may take.
             clock: monotonic seconds.
             wait: sleeps so many seconds.
@@ -483,6 +485,7 @@ class Dut:
         on_progress: Callable[[FlashProgress], None] | None,
         boot_timeout_s: float,
     ) -> None:
+        self._way, self._on_progress = way, on_progress
         with self._hands_on(), self._step("flash"):
             leave_trial(self._session, boot_timeout_s=boot_timeout_s)
             self._flashed = flash(
@@ -581,7 +584,7 @@ class Dut:
             client = self._session.client
             if not pairing.is_on(client):
                 with self._step("load baseline"):
-                    pairing.bring(self._session)
+                    pairing.bring(self._session, way=self._way, on_progress=self._on_progress)
             for group in groups:
                 self._warm_up(group)
             with self._step("measure"):

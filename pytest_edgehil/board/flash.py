@@ -168,7 +168,7 @@ def flash(
     for step in plan.steps:
         match step.kind, step.artifact:
             case StepKind.PUSH, Artifact() as artifact:
-                told = _told(artifact, on_progress)
+                told = of_sending(artifact, on_progress)
                 deliveries.append(deliver(session, artifact, held=plan.held, way=way, on_sent=told))
             case StepKind.INSTALL, Artifact() as artifact:
                 session.client.request("install", {"digest": artifact.digest}, timeout_s=INSTALL_S)
@@ -213,9 +213,10 @@ def _activate(session: BoardSession, combo: Combo, trial: Trial | None) -> None:
         raise FlashError(f"{session.board.id}: the board says it is on {dict(now.combo)}, expected {combo.digests}")
 
 
-def _told(
+def of_sending(
     artifact: Artifact, on_progress: Callable[[FlashProgress], None] | None
 ) -> Callable[[int, float | None], None] | None:
+    """What `deliver` tells, as progress of one artifact."""
     if on_progress is None:
         return None
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_edgehil.board.answers import Loaded, Measured
+from pytest_edgehil.board.delivery import Way, deliver
 from pytest_edgehil.board.fed import Group
 from pytest_edgehil.board.fit import check_fit
+from pytest_edgehil.board.flash import FlashProgress, of_sending
 from pytest_edgehil.board.onboard_client import OnboardClient
-from pytest_edgehil.board.push import push
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.errors import ModelError, UserError
 from pytest_edgehil.model.artifact import Artifact, Combo
@@ -91,16 +92,29 @@ class Pairing:
         """Is the baseline loaded beside the model, as we left it?"""
         return client.beside.loaded is not None and client.beside.loaded is self._loaded
 
-    def bring(self, session: BoardSession) -> None:
+    def bring(
+        self,
+        session: BoardSession,
+        *,
+        way: Way | None = None,
+        on_progress: Callable[[FlashProgress], None] | None = None,
+    ) -> None:
         """Put the baseline on the board, if it does not have it, and load it beside the model.
+
+        Args:
+            session: of the board.
+            way: how it is sent.
+            on_progress: told how far sending is.
 
         Raises:
             WrongTarget: it is not made for this board.
             FlashError, ModelError, BoardError: it cannot be sent or loaded.
         """
         check_fit(Combo(model=self._artifact), session)
-        if self._artifact.digest not in session.client.status().store:
-            push(session, self._artifact)
+        held = session.client.status().store
+        if self._artifact.digest not in held:
+            told = of_sending(self._artifact, on_progress)
+            deliver(session, self._artifact, held=held, way=way, on_sent=told)
         session.client.request("install", {"digest": self._artifact.digest}, timeout_s=INSTALL_S)
         self._loaded = session.client.beside.load(self._artifact.digest, threads=self._threads, timeout_s=LOAD_S)
         self._warm.clear()

@@ -86,18 +86,14 @@ def _limit(text: str | None) -> float | None:
         UserError: it is none.
     """
     from pytest_edgehil.errors import UserError
-    from pytest_edgehil.model.quantity import size_bytes
+    from pytest_edgehil.model.quantity import byte_rate_per_second
 
     if text is None:
         return None
-    amount, per, unit = text.partition("/")
     try:
-        limit = size_bytes(amount.strip())
+        return byte_rate_per_second(text)
     except ValueError as problem:
         raise UserError(f"--limit: {problem}") from problem
-    if not per or unit.strip() != "s" or limit <= 0:
-        raise UserError(f"--limit: {text!r} is no bandwidth; expected for example '10 MB/s'")
-    return float(limit)
 
 
 def _combo(options: argparse.Namespace, catalog: Catalog) -> Combo:

@@ -109,6 +109,23 @@ def byte_rate_per_hour(text: object) -> float:
     return size_bytes(size) * 3600.0 / _PER_SECOND[per.strip()]
 
 
+def byte_rate_per_second(text: object) -> float:
+    """Parse a bandwidth into bytes per second.
+
+    Raises:
+        QuantityError: see `duration_ns`; also for a bandwidth of nothing.
+
+    >>> byte_rate_per_second("10 MB/s"), byte_rate_per_second("512 KiB/s")
+    (10000000.0, 524288.0)
+    """
+    size, per, unit = text.partition("/") if isinstance(text, str) else ("", "", "")
+    if unit.strip() == "s" and per:
+        value = float(size_bytes(size.strip()))
+        if value > 0:
+            return value
+    raise QuantityError(f"{text!r} is no bandwidth; expected for example '10 MB/s'")
+
+
 def rate_per_second(text: object) -> float:
     """Parse a frequency such as a request rate into events per second.
 

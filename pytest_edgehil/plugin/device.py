@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_edgehil.errors import ConfigError, UserError
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.artifacts.catalog import Catalog
     from pytest_edgehil.artifacts.reference import ReferenceModel
     from pytest_edgehil.board.dut import Dut
+    from pytest_edgehil.board.flash import FlashProgress
     from pytest_edgehil.holding import Holding
     from pytest_edgehil.plugin.attempt import Attempt
     from pytest_edgehil.plugin.options import Options
@@ -19,7 +21,13 @@ if TYPE_CHECKING:
 
 
 def open_dut(
-    holding: Holding, attempt: Attempt, *, baseline: ReferenceModel | None, known: Catalog, options: Options
+    holding: Holding,
+    attempt: Attempt,
+    *,
+    baseline: ReferenceModel | None,
+    known: Catalog,
+    options: Options,
+    on_progress: Callable[[FlashProgress], None],
 ) -> Dut:
     """Flash the attempt's combo on the board and load its model.
 
@@ -27,13 +35,15 @@ def open_dut(
         known: where older bundles are found that the board has: a delta may be made from them.
         options: of the run; the order of held-out items follows from its seed, and from that and the test's name the
             order of whatever is measured in turns.
+        on_progress: told how far sending is, and the writing of a slot.
 
     Raises:
         UserError: a gate compares with what was measured on another kind of board.
     """
-    from pytest_edgehil.board.delivery import Way
+    from pytest_edgehil.board.delivery import DeltaPolicy, Way
     from pytest_edgehil.board.dut import Dut
     from pytest_edgehil.board.pairing import Against
+    from pytest_edgehil.board.push import PushOptions
 
     board = holding.board
     with holding.doing("flashing"):
@@ -47,7 +57,12 @@ def open_dut(
             against=Against(artifacts=dict(attempt.against), seed=order_seed(options.seed, attempt.nodeid)),
             pick_up_s=options.reconnect_s,
             step=attempt.step,
-            way=Way(known=known),
+            way=Way(
+                policy=DeltaPolicy(options.delta),
+                known=known,
+                options=PushOptions(limit_bytes_per_s=options.push_limit_bytes_per_s),
+            ),
+            on_progress=on_progress,
         )
     attempt.board = dut.ref
     try:

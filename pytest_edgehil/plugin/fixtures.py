@@ -10,6 +10,7 @@ import pytest
 
 from pytest_edgehil.errors import ConfigError, MarkerError
 from pytest_edgehil.plugin import foresight, markers
+from pytest_edgehil.plugin.progress import TellingOfSending
 from pytest_edgehil.plugin.stash import ATTEMPT, OPTIONS, WORKBENCH
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def dut(request: pytest.FixtureRequest, board: Holding, combo: Combo) -> Iterato
         baseline=_baseline_of(request, combo),
         known=_workbench(request).catalog,
         options=request.config.stash[OPTIONS],
+        on_progress=TellingOfSending(request.node, attempt).look,
     )
     attempt.dut = dut
     yield dut

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from pytest_edgehil.errors import QuantityError
-from pytest_edgehil.model.quantity import duration_ns
+from pytest_edgehil.model.quantity import byte_rate_per_second, duration_ns
 from pytest_edgehil.model.requirement import Environment, Requirement
 
 INCONCLUSIVE_AS = ("broken", "skipped", "unknown")
+DELTAS = ("auto", "never", "always")
 PLOTS = ("svg", "png", "off")
 
 
@@ -39,6 +40,8 @@ class Options:
         measure_s: how long gates may go on measuring in one test.
         reconnect_s: so long a link that is lost during a soak is tried again.
         progress_s: least time between two lines of progress, or None for the default.
+        push_limit_bytes_per_s: a board is not sent more, or None.
+        delta: when deltas are sent: ``auto``, ``never`` or ``always``.
         inconclusive: Allure status of an inconclusive test.
         trust: trust file for the boards' identity keys, or None for the default one.
         policy: release policy whose digest the evidence is bound to, or None: then no policy takes the evidence.
@@ -65,6 +68,8 @@ class Options:
     measure_s: float
     reconnect_s: float
     progress_s: float | None
+    push_limit_bytes_per_s: float | None
+    delta: str
     inconclusive: str
     trust: Path | None
     policy: Path | None
@@ -132,6 +137,18 @@ def add_options(parser: pytest.Parser) -> None:
         "--edgehil-progress",
         metavar="TIME",
         help="print how far a long measurement is, no more often than this (default: 1 min on a terminal, else 5 min)",
+    )
+    add(
+        "--edgehil-push-limit",
+        metavar="RATE",
+        help="do not send to a board faster than this, for example '10 MB/s' (each board has its own limit)",
+    )
+    add(
+        "--edgehil-delta",
+        choices=DELTAS,
+        default=DELTAS[0],
+        help="send a delta made from what the board has: where it pays (auto), never, or wherever it can be made "
+        "(default: %(default)s)",
     )
     add(
         "--edgehil-trust",
@@ -210,6 +227,8 @@ def read_options(config: pytest.Config) -> Options:
         progress_s=None
         if option("--edgehil-progress") is None
         else _duration_s("--edgehil-progress", option("--edgehil-progress")),
+        push_limit_bytes_per_s=_bandwidth("--edgehil-push-limit", option("--edgehil-push-limit")),
+        delta=option("--edgehil-delta"),
         inconclusive=_inconclusive(config.getini("edgehil_inconclusive")),
         trust=_file(option, "--edgehil-trust"),
         policy=_file(option, "--edgehil-policy"),
@@ -258,6 +277,15 @@ def _duration(name: str, text: str) -> int:
 
 def _duration_s(name: str, text: str) -> float:
     return _duration(name, text) / 1e9
+
+
+def _bandwidth(name: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return byte_rate_per_second(text)
+    except QuantityError as problem:
+        raise pytest.UsageError(f"{name}: {problem}") from problem
 
 
 def _environment(text: str | None) -> Environment | None:

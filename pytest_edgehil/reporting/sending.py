@@ -12,6 +12,8 @@ from typing import Protocol, TextIO
 
 from pytest_edgehil.model.quantity import format_duration, format_size
 
+_PHASES = {"write": ", writing its slot", "verify": ", reading its slot back"}
+
 QUIET_S = 2.0
 EVERY_S = 10.0
 REDRAW_S = 0.1
@@ -23,6 +25,10 @@ class Sending(Protocol):
     @property
     def label(self) -> str:
         """Of the artifact."""
+
+    @property
+    def phase(self) -> str:
+        """``send``, ``write`` (to a firmware's slot) or ``verify`` (what was written there)."""
 
     @property
     def sent_bytes(self) -> int:
@@ -41,7 +47,7 @@ def line(sending: Sending) -> str:
     """Share, bytes, rate and what is left, in one line."""
     left = sending.total_bytes - sending.sent_bytes
     told = [
-        f"{sending.label}: {100 * sending.sent_bytes // max(1, sending.total_bytes)} %",
+        f"{sending.label}{_PHASES.get(sending.phase, '')}: {100 * sending.sent_bytes // max(1, sending.total_bytes)} %",
         f"{format_size(sending.sent_bytes)} of {format_size(sending.total_bytes)}",
     ]
     if sending.rate_bytes_per_s:
@@ -64,7 +70,7 @@ class Teller:
         self._out = out
         self._terminal = terminal
         self._clock = clock
-        self._label = ""
+        self._of = ("", "")
         self._next_s = 0.0
         self._told = False
         self._width = 0
@@ -72,10 +78,10 @@ class Teller:
     def __call__(self, sending: Sending) -> None:
         """Tell it, if it is time to."""
         now, done = self._clock(), sending.sent_bytes >= sending.total_bytes
-        if sending.label != self._label:
-            self._label, self._told = sending.label, False
+        if (sending.label, sending.phase) != self._of:
+            self._of, self._told = (sending.label, sending.phase), False
             self._next_s = now + (REDRAW_S if self._terminal else QUIET_S)
-        if self._label and done and self._told:
+        if done and self._told:
             self._say(line(sending), last=True)
             self._told = False
             self._next_s = float("inf")

@@ -15,6 +15,7 @@ class At:
     sent_bytes: int
     rate_bytes_per_s: float | None = 2**20
     label: str = "digits"
+    phase: str = "send"
     total_bytes: int = 60 * 2**20
 
 
