@@ -90,9 +90,11 @@ def test_a_baseline_that_the_board_has_is_not_sent_again(session, tmp_path, monk
     from pytest_edgehil.board import pairing
 
     sent = []
-    push = pairing.push
+    real = pairing.deliver
     monkeypatch.setattr(
-        pairing, "push", lambda session, artifact: sent.append(artifact.label) or push(session, artifact)
+        pairing,
+        "deliver",
+        lambda session, artifact, **how: sent.append(artifact.label) or real(session, artifact, **how),
     )
     model, old = recording(tmp_path, "new", 5), recording(tmp_path, "old", 6)
     for _ in range(2):
