@@ -258,7 +258,7 @@ def critical_values(
         spend: shares of `most`, α → the error spent by then.
 
     >>> [round(one, 2) for one in critical_values((6, 8, 12, 16, 20), 20, 0.05)]
-    [3.6, 3.17, 2.49, 2.2, 2.0]
+    [4.19, 3.44, 2.57, 2.19, 1.92]
     >>> round(critical_values((20,), 20, 0.05)[0], 3)  # one look: a t test at 95 % of α
     1.757
     """
