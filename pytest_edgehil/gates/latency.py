@@ -5,7 +5,7 @@ form is about a rate, and a rate is decided by the e-process of `stats.eprocess`
 by `stats.autocorrelation`. An inference that takes exactly the budget is within it.
 
 With ``rate="20/s"`` the same is asked of response times in an open loop (`timings`). There one stall delays a whole
-queue, and a sample that has not seen a stall yet looks better than it is; `stats.queueing` makes it count for less.
+queue: slow responses count by busy periods, and a PASS must be able to exclude stalls of `stall` (`stats.queueing`).
 `time_to_first_token` asks it of generations.
 """
 
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates import arguments, outlook, timings, validity
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.timings import Timings
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
 
     Judge = Callable[[float], tuple[Decision, Look | None]]
     """From a budget in ns to what these latencies say of it."""
+
+MAX_SAMPLES = 1000
+DUE_S = 180
+"""At a rate no fewer inferences are allowed by default than are due in so long."""
+STALL_NS = 250_000_000
+"""At a rate, the longest stall that a PASS excludes by default; or twice the budget, if that is more."""
 
 FIRST_TOKEN = "time_to_first_token"  # noqa: S105 - no password
 _CYCLES = 10
@@ -57,6 +64,7 @@ class LatencyQuantile:
         max_drift_c: INVALID when the temperature moved by more than this while measuring; None: by what no board that
             has warmed up moves, see `validity.plateau`.
         rate_hz: so many inferences are due in a second, and times count from when each was due; None: closed loop.
+        stall_ns: at a rate, the longest stall that a PASS must be able to exclude.
     """
 
     budget_ns: int
@@ -68,6 +76,7 @@ class LatencyQuantile:
     min_duration_ns: int | None = None
     max_drift_c: float | None = None
     rate_hz: float | None = None
+    stall_ns: int = 0
 
     def arguments(self) -> dict[str, Any]:
         """See `Gate.arguments`."""
@@ -94,7 +103,7 @@ class LatencyQuantile:
     def timings(self, sample: Sample) -> Timings:
         """What is judged: latencies, responses at the rate, or times to the first token."""
         if self.rate_hz is not None:
-            return timings.responses(sample, self.rate_hz)
+            return timings.responses(sample, self.rate_hz, stall_ns=self.stall_ns)
         return timings.first_tokens(sample) if self.name == FIRST_TOKEN else timings.latencies(sample)
 
     def _least_ns(self, timed: Timings) -> int:
@@ -177,6 +186,12 @@ class LatencyQuantile:
         covered = math.ceil(GROWTH * (1 + int(np.searchsorted(elapsed_ns, least_ns))))
         most = min(timed.n if upto is None else upto, max(_HORIZON * self.max_samples, covered))
         at = looks(most, also=self.max_samples)
+
+        def may_pass(n: int, budget_ns: float) -> bool:
+            if elapsed_ns[n - 1] < least_ns:
+                return False
+            return timed.outlasts_a_stall(n, budget_ns, inflation=inflation(n), p0=rate, alpha=self.alpha)
+
         return lambda budget_ns: walk(
             values > budget_ns,
             p0=rate,
@@ -184,7 +199,7 @@ class LatencyQuantile:
             at=at,
             inflation=lambda n: max(inflation(n), timed.cluster(n, budget_ns)),
             may_decide=lambda n: bool(highest[n - 1] > lowest[n - 1]),
-            may_pass=lambda n: bool(elapsed_ns[n - 1] >= least_ns) and not timed.overloaded(n),
+            may_pass=lambda n: may_pass(n, budget_ns),
         )
 
     def _conclude(
@@ -218,7 +233,11 @@ class LatencyQuantile:
         if passed:
             watched_ns = int(timed.elapsed_ns()[look.n - 1])
             told = f"what comes and goes more slowly than every {format_duration(watched_ns / _CYCLES)}"
-            unseen = (*unseen, f"slow regimes: {told} was not seen {_CYCLES} times (min_duration)")
+            unseen = (
+                *unseen,
+                f"slow regimes: {told} was not seen {_CYCLES} times (min_duration)",
+                *timed.blind(look.n),
+            )
         return self._verdict(
             outcome,
             timed,
@@ -288,10 +307,16 @@ class LatencyQuantile:
             return f"{said} (a PASS takes at least {fewest})", change
         said = f"after {n} {unit} the observed {self._label} of {observed} is too close to the budget of {budget}"
         said = f"{said} to tell at an error rate of {format_number(100 * self.alpha)}%"
-        if look.inflation > 1.0 and look.inflation == timed.cluster(n, self.budget_ns):
+        stall = timed.stall_cluster(n, self.budget_ns)
+        if stall > 1.0 and look.log_e_pass >= math.log(1.0 / self.alpha):
+            longest = format_duration(max(timed.stall_ns, float(timed.services_ns.max())))  # type: ignore[union-attr]
             said = (
-                f"{said}, because at this load one stall that is just too long delays about {look.inflation:.0f} of "
-                f"them, so that they count as {n / look.inflation:.0f}"
+                f"{look.exceedances} of {look.n} {unit} took longer than {budget}, but at this load one stall of "
+                f"{longest} makes about {stall:.0f} of them slow, and so few {unit} do not exclude one (stall)"
+            )
+            return (
+                said,
+                f"about {math.ceil(stall * fewest)} {unit} without a stall, or a shorter stall=… if none is longer",
             )
         return said, change
 
@@ -379,7 +404,7 @@ class LatencyQuantile:
         if timed.interval_ns is not None and timed.services_ns is not None and n:
             figures["rate_hz"] = 1e9 / timed.interval_ns
             figures["load_share"] = float(timed.services_ns[:n].mean() / timed.interval_ns)
-            figures["stall_cluster"] = timed.cluster(n, self.budget_ns)
+            figures["stall_cluster"] = timed.stall_cluster(n, self.budget_ns)
         if bounds is not None:
             figures["lower_bound"] = bounds[0]
             if bounds[1] is not None:
@@ -421,24 +446,32 @@ def declare_quantile(  # noqa: D103 - the form of the marker with a budget, see 
     budget: object,
     *,
     alpha: object = None,
-    max_samples: object = 1000,
+    max_samples: object = None,
     max_duration: object = "10 min",
     min_duration: object = None,
     max_drift: object = None,
     rate: object = None,
+    stall: object = None,
     settings: GateSettings,
     name: str = "quantile_latency",
 ) -> LatencyQuantile:
+    budget_ns = arguments.duration("budget", budget)
+    rate_hz = None if rate is None else rate_per_second(rate)
+    if rate_hz is None and stall is not None:
+        raise MarkerError('stall means nothing without rate=…: the longest stall to exclude at a rate such as "20/s"')
+    stall_ns = 0 if rate_hz is None else max(STALL_NS, 2 * budget_ns)
+    most = MAX_SAMPLES if rate_hz is None else max(MAX_SAMPLES, math.ceil(rate_hz * DUE_S))
     return LatencyQuantile(
         name=name,
         quantile=arguments.fraction("q", q, low=0.5, high=1.0),
-        budget_ns=arguments.duration("budget", budget),
+        budget_ns=budget_ns,
         alpha=arguments.alpha(alpha, settings.alpha),
-        max_samples=arguments.whole("max_samples", max_samples, least=30),
+        max_samples=most if max_samples is None else arguments.whole("max_samples", max_samples, least=30),
         max_duration_ns=arguments.duration("max_duration", max_duration),
         min_duration_ns=None if min_duration is None else duration_ns(min_duration),
         max_drift_c=None if max_drift is None else arguments.degrees("max_drift", max_drift),
-        rate_hz=None if rate is None else rate_per_second(rate),
+        rate_hz=rate_hz,
+        stall_ns=stall_ns if stall is None else arguments.duration("stall", stall),
     )
 
 

@@ -14,8 +14,6 @@ from pytest_edgehil.gates.against_baseline import BLOCK, PAIRS, AgainstBaseline
 from pytest_edgehil.gates.against_golden import SPREAD, AgainstGolden
 from pytest_edgehil.gates.gate import Gate, GateSettings
 
-MAX_SAMPLES = 1000
-
 
 def declare_p95(  # noqa: D103 - the marker's signature; registry.SIGNATURES documents it
     budget: object = None,
@@ -28,11 +26,12 @@ def declare_p95(  # noqa: D103 - the marker's signature; registry.SIGNATURES doc
     session_spread: object = SPREAD,
     across: object = (),
     alpha: object = None,
-    max_samples: object = MAX_SAMPLES,
+    max_samples: object = None,
     max_duration: object = "10 min",
     min_duration: object = None,
     max_drift: object = None,
     rate: object = None,
+    stall: object = None,
     settings: GateSettings,
 ) -> Gate:
     return declare_quantile(
@@ -51,6 +50,7 @@ def declare_p95(  # noqa: D103 - the marker's signature; registry.SIGNATURES doc
         min_duration=min_duration,
         max_drift=max_drift,
         rate=rate,
+        stall=stall,
         settings=settings,
         name="p95_latency",
     )
@@ -68,20 +68,21 @@ def declare_quantile(  # noqa: D103 - see above
     session_spread: object = SPREAD,
     across: object = (),
     alpha: object = None,
-    max_samples: object = MAX_SAMPLES,
+    max_samples: object = None,
     max_duration: object = "10 min",
     min_duration: object = None,
     max_drift: object = None,
     rate: object = None,
+    stall: object = None,
     settings: GateSettings,
     name: str = "quantile_latency",
 ) -> Gate:
     _one_of(budget=budget, baseline=baseline, golden=golden)
     of_golden = {"session_spread": (session_spread, SPREAD), "across": (across, ())}
     of_pairs = {"pairs": (pairs, PAIRS)}
-    of_loop = {"min_duration": (min_duration, None), "rate": (rate, None)}
+    of_loop = {"min_duration": (min_duration, None), "rate": (rate, None), "stall": (stall, None)}
     if baseline is not None:
-        _refuse("baseline", max_samples=(max_samples, MAX_SAMPLES), **of_loop, **of_golden)
+        _refuse("baseline", max_samples=(max_samples, None), **of_loop, **of_golden)
         return against_baseline.declare(
             name,
             arguments.fraction("q", q, low=0.5, high=1.0),
@@ -104,7 +105,7 @@ def declare_quantile(  # noqa: D103 - see above
             session_spread=session_spread,
             across=across,
             alpha=alpha,
-            max_samples=max_samples,
+            max_samples=latency.MAX_SAMPLES if max_samples is None else max_samples,
             block=block,
             max_duration=max_duration,
             max_drift=max_drift,
@@ -120,6 +121,7 @@ def declare_quantile(  # noqa: D103 - see above
         min_duration=min_duration,
         max_drift=max_drift,
         rate=rate,
+        stall=stall,
         settings=settings,
         name=name,
     )

@@ -139,7 +139,7 @@ class NpuUtilisation:
             n=0 if found is None else found.n,
             reason=reason + validity.provenance(sample),
             decided=decided,
-            not_checked=() if outcome is Outcome.INVALID else validity.of_timing(sample).unseen,
+            not_checked=() if outcome is Outcome.INVALID else (*validity.of_timing(sample).unseen, *_slow(found)),
             statistics=_figures(self.alpha, found),
             would_change=change,
         )
@@ -251,7 +251,13 @@ class EnergyPerInference:
             n=0 if found is None else found.power.n,
             reason=reason + validity.provenance(sample),
             decided=decided,
-            not_checked=() if outcome is Outcome.INVALID else (*validity.of_timing(sample).unseen, _PMIC),
+            not_checked=()
+            if outcome is Outcome.INVALID
+            else (
+                *validity.of_timing(sample).unseen,
+                _PMIC,
+                *_slow(None if found is None else found.power),
+            ),
             statistics=figures,
             would_change=change,
         )
@@ -353,6 +359,11 @@ def _figures(alpha: float, found: MeanLook | None) -> dict[str, float]:
         "variance_inflation": found.inflation,
         "effective_n": found.n / found.inflation,
     }
+
+
+def _slow(found: MeanLook | None) -> tuple[str, ...]:
+    """A reading a second."""
+    return () if found is None else (validity.slow_regimes(found.n * 10**9),)
 
 
 def _percent(share: float) -> str:

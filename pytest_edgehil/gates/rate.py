@@ -183,6 +183,8 @@ class MeanRate:
                 figures["upper_bound"] = 1e9 / found.low
         unseen = validity.of_timing(timed.board).unseen if timed.n else ()
         tail = "stalls of more than ten times the mean that are rarer than what was measured"
+        if found is not None:
+            unseen = (*unseen, validity.slow_regimes(int(timed.elapsed_ns()[found.n - 1])))
         return Verdict(
             gate=self.name,
             outcome=outcome,

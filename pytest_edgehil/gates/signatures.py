@@ -28,8 +28,8 @@ _TEXTS = {
     "p95_latency": (
         (
             "budget=None, *, baseline=None, golden=None, ratio=None, pairs=20, block=50, session_spread=0.03, "
-            "across=(), alpha=None, max_samples=1000, max_duration='10 min', min_duration=None, max_drift=None, "
-            "rate=None"
+            "across=(), alpha=None, max_samples=None, max_duration='10 min', min_duration=None, max_drift=None, "
+            "rate=None, stall=None"
         ),
         (
             "the 95th percentile of the latency must be within a budget such as '12 ms', or at most ratio=1.10 times "
@@ -40,8 +40,8 @@ _TEXTS = {
     "quantile_latency": (
         (
             "q, budget=None, *, baseline=None, golden=None, ratio=None, pairs=20, block=50, session_spread=0.03, "
-            "across=(), alpha=None, max_samples=1000, max_duration='10 min', min_duration=None, max_drift=None, "
-            "rate=None"
+            "across=(), alpha=None, max_samples=None, max_duration='10 min', min_duration=None, max_drift=None, "
+            "rate=None, stall=None"
         ),
         "the same for another quantile of the latency, such as q=0.99.",
     ),

@@ -18,7 +18,10 @@ from pytest_edgehil.model.quantity import format_duration, format_rate
 from pytest_edgehil.model.sample import Sample
 
 if TYPE_CHECKING:
-    from pytest_edgehil.model.arrays import Int64Array
+    from pytest_edgehil.model.arrays import Float64Array, Int64Array
+
+TOUCHING = 0.01
+"""Waiting for less than this share of an interval is no queue, but how exactly a clock and a loop can meet a moment."""
 
 LATE_SHARE = 0.001
 """Beginning later than due by more than this share of the budget, by our own fault, is named."""
@@ -38,6 +41,7 @@ class Timings:
         services_ns: at a rate, shape (n,): how long each inference itself took; else None.
         late_ns: at a rate, shape (n,), where known: how much of the value is the measuring's fault; else None.
         interval_ns: at a rate: from one moment that an inference is due to the next; else None.
+        stall_ns: at a rate: the longest stall that a PASS must be able to exclude.
     """
 
     values_ns: Int64Array
@@ -49,6 +53,7 @@ class Timings:
     services_ns: Int64Array | None = None
     late_ns: Int64Array | None = None
     interval_ns: float | None = None
+    stall_ns: float = 0.0
 
     @property
     def n(self) -> int:
@@ -56,23 +61,58 @@ class Timings:
         return int(self.values_ns.shape[0])
 
     def cluster(self, n: int, budget_ns: float) -> float:
-        """How many of the first n one stall makes slow, see `stats.queueing`; 1 in a closed loop and in an overload.
+        """In how many slow ones of the first n a slow one finds itself, see `stats.queueing`.
 
-        Where the queue grows without end slow responses must be able to FAIL; a PASS is ruled out by `overloaded`.
+        1 in a closed loop, and in an overload: where the queue grows without end slow responses must be able to FAIL,
+        and a PASS is ruled out by `overloaded`.
         """
-        found = self._stall_cluster(n, budget_ns)
-        return 1.0 if math.isinf(found) else found
+        if self.interval_ns is None or self.overloaded(n):
+            return 1.0
+        from pytest_edgehil.gates.stats.queueing import cluster_size
+
+        return cluster_size(self._clusters(n, budget_ns))
 
     def overloaded(self, n: int) -> bool:
         """Does the queue grow without end? Then what was measured says nothing good of what comes."""
-        return math.isinf(self._stall_cluster(n, 0.0))
+        return math.isinf(self.stall_cluster(n, 0.0))
 
-    def _stall_cluster(self, n: int, budget_ns: float) -> float:
+    def stall_cluster(self, n: int, budget_ns: float) -> float:
+        """How many the longest stall to be excluded would make slow; 1 in a closed loop, infinite in an overload."""
         if self.services_ns is None or self.interval_ns is None:
             return 1.0
-        from pytest_edgehil.gates.stats.queueing import stall_cluster
+        from pytest_edgehil.gates.stats.queueing import drained
 
-        return stall_cluster(self.services_ns[:n], interval_ns=self.interval_ns, budget_ns=budget_ns)
+        return drained(self.services_ns[:n], interval_ns=self.interval_ns, budget_ns=budget_ns, stall_ns=self.stall_ns)
+
+    def outlasts_a_stall(self, n: int, budget_ns: float, *, inflation: float, p0: float, alpha: float) -> bool:
+        """Would the first n have passed also if such a stall had been missed by chance? Always in a closed loop."""
+        if self.interval_ns is None:
+            return True
+        from pytest_edgehil.gates.stats.queueing import outlasts
+
+        stall = self.stall_cluster(n, budget_ns)
+        return outlasts(n, self._clusters(n, budget_ns), stall=stall, inflation=inflation, p0=p0, alpha=alpha)
+
+    def blind(self, n: int) -> tuple[str, ...]:
+        """Which stalls the first n do not exclude, at a rate: by the rule of three those rarer than one in n/3."""
+        if self.interval_ns is None or self.services_ns is None:
+            return ()
+        longest = max(self.stall_ns, float(self.services_ns[:n].max()))
+        often = format_duration(n / 3 * self.interval_ns)
+        return (f"stalls: longer than {format_duration(longest)} and rarer than every {often} they may come (stall)",)
+
+    def _clusters(self, n: int, budget_ns: float) -> Float64Array:
+        """Slow responses in each busy period; one begins where nothing but the measuring itself made it wait."""
+        import numpy as np
+
+        from pytest_edgehil.gates.stats.queueing import clusters
+
+        assert self.services_ns is not None
+        assert self.interval_ns is not None
+        values, services = self.values_ns[:n], self.services_ns[:n]
+        own = np.zeros(n) if self.late_ns is None else np.maximum(self.late_ns[:n], 0)
+        idle = values - services <= own + TOUCHING * self.interval_ns
+        return clusters(values > budget_ns, idle)
 
     def elapsed_ns(self) -> Int64Array:
         """Shape (n,): the time that the first 1, 2, … of them cover; at a rate only when they were due counts."""
@@ -117,7 +157,7 @@ def latencies(sample: Sample) -> Timings:
     )
 
 
-def responses(sample: Sample, rate_hz: float) -> Timings:
+def responses(sample: Sample, rate_hz: float, *, stall_ns: float = 0.0) -> Timings:
     """At a given rate: `Sample.open_loop`; empty when nothing was measured at that rate."""
     import numpy as np
 
@@ -138,6 +178,7 @@ def responses(sample: Sample, rate_hz: float) -> Timings:
         services_ns=services,
         late_ns=None if series is None or series.late_ns is None else np.asarray(series.late_ns),
         interval_ns=1e9 / rate_hz,
+        stall_ns=stall_ns,
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pytest_edgehil.model.quantity import format_size
+from pytest_edgehil.model.quantity import format_duration, format_size
 from pytest_edgehil.model.sample import Sample, SensorReading
 
 LIVE_BITS = 0xF
@@ -32,6 +32,8 @@ SWAP_IN_PAGES = 16
 CLOCK_COST_SHARE = 0.001
 """A clock whose one reading costs more than this share of the budget is named."""
 
+CYCLES = 10
+"""So many cycles of what comes and goes must be seen for a sample to stand for them."""
 STEADY_STATE_NS = 30 * 10**9
 """So long a PASS of a latency must be watched on a board whose lab declares nothing else: ten cycles of a throttling
 that comes and goes every 3 s."""
@@ -263,6 +265,12 @@ def clock_cost(sample: Sample, budget_ns: float) -> tuple[str, ...]:
         f"(more than {CLOCK_COST_SHARE:.1%} is too much)"
     )
     return (warning,)
+
+
+def slow_regimes(watched_ns: int) -> str:
+    """What was not looked at in so long a measurement: whatever comes and goes so slowly that ten cycles do not fit."""
+    slowest = format_duration(watched_ns / CYCLES)
+    return f"slow regimes: what comes and goes more slowly than every {slowest} was not seen {CYCLES} times"
 
 
 def provenance(sample: Sample) -> str:

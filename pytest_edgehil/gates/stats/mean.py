@@ -24,9 +24,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from pytest_edgehil.gates.stats.autocorrelation import monotone_inflation
+from pytest_edgehil.gates.stats.autocorrelation import SCARCE, autocorrelations, monotone_inflation
 
 FIRST_LOOK = 60
+FEWEST_EFFECTIVE = 8.0
+"""With fewer effective observations nothing is said: V itself is not known well then."""
 UNSEEN_STALL = 10.0
 """How many times the mean a duration may take that no sample has shown yet."""
 
@@ -95,7 +97,7 @@ def look(
         unseen: how many times the mean one more unit may take that was not observed; 0 for what has no tail.
 
     Returns:
-        None when the bounds do not exist: fewer than three effective observations, or all alike.
+        None when the bounds do not exist: fewer than `FEWEST_EFFECTIVE` effective observations, or all alike.
 
     >>> found = look([1.0, 2.0, 3.0, 2.5, 1.5, 2.2, 1.8, 2.1, 1.9, 2.0], alpha=0.05)
     >>> round(found.low, 2), found.mean, round(found.high, 2)
@@ -109,9 +111,9 @@ def look(
     spread = float(np.sqrt(residuals @ residuals / max(1, n - 1)))
     if spread <= 1e-12 * float(np.abs(times).max()):
         return None
-    inflation = max(1.0, monotone_inflation(residuals))
+    inflation = _inflation(residuals)
     effective = n / inflation
-    if effective < 3.0:
+    if effective < FEWEST_EFFECTIVE:
         return None
     t = float(special.stdtrit(effective - 1.0, 1.0 - alpha / (number * (number + 1))))
     error = spread / math.sqrt(effective)
@@ -127,3 +129,19 @@ def look(
         high=ratio + (error * t + (moved if skewness > 0 else 0.0) + worst) / unit,
         inflation=inflation,
     )
+
+
+def _inflation(residuals: npt.NDArray[np.float64]) -> float:
+    """V of the mean: Geyer's, or that of the strongest AR(1) still credible where neighbours are clearly alike.
+
+    A stretch that is not much longer than the correlation looks less correlated than it is, by about (1 + 4ρ)/n.
+    """
+    n = residuals.shape[0]
+    found = max(1.0, monotone_inflation(residuals))
+    correlations = autocorrelations(residuals)
+    if correlations is not None and float(correlations[1]) > 2.0 / math.sqrt(n):
+        rho = float(correlations[1])
+        rho = min(rho + (1.0 + 4.0 * rho) / n, 0.99)
+        rho = min(rho + math.sqrt((1.0 - rho * rho) / n), 0.995)
+        found = max(found, (1.0 + rho) / (1.0 - rho))
+    return float(1.0 + (found - 1.0) * (1.0 + min(1.0, SCARCE * found / n) ** 4))

@@ -35,7 +35,18 @@ def script(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.syspath_prepend(str(BENCHMARKS / "statistics"))
     yield importlib.import_module
-    for name in ("bench", "cases", "other_cases", "regime", "thermal", "soak_leak", "p95_operating_characteristics"):
+    for name in (
+        "bench",
+        "cases",
+        "other_cases",
+        "regime",
+        "thermal",
+        "soak_leak",
+        "p95_operating_characteristics",
+        "meters",
+        "open_loop",
+        "open_loop_drawn",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -107,3 +118,28 @@ def test_a_leak_is_called_early_and_warming_up_is_none(script) -> None:
         found = [soak.ours(soak.memory(rng, leaked)) for _ in range(12)]
         assert sum(decision != right for decision, _ in found) <= at_most(12)
         assert np.mean([one for _, one in found]) <= minute
+
+
+def test_means_of_meters_and_tokens_at_their_limit_are_wrong_in_at_most_their_error_rate(script) -> None:
+    meters, runs = script("meters"), 50
+    rng = np.random.default_rng(3)
+    samples = [meters.metered(rng, meters.steady) for _ in range(runs)]
+    found = [
+        meters.cell(meters.gate("energy", f"{meters.POWER_W * meters.LATENCY_MS / 1e3} J"), samples),
+        meters.cell(meters.gate("npu_utilisation", at_least=meters.USED), samples),
+        meters.cell(
+            meters.gate("tokens_per_second", f"{meters.token_rate_hz(regimes=False)}/s"),
+            [meters.generating(rng, regimes=False) for _ in range(runs)],
+        ),
+    ]
+    for one in found:
+        assert max(one.passed, one.failed) * runs <= at_most(runs), found
+    assert meters.cell(meters.gate("npu_utilisation", at_least=0.9 * meters.USED), samples).passed > 0.8
+
+
+def test_responses_at_a_rate_do_not_pass_at_their_budget_on_scenarios_drawn_at_random(script) -> None:
+    drawn, scenarios = script("open_loop_drawn"), 12
+    found = drawn.simulated(scenarios, reference=200_000)
+    wrong = sum(found[kind, 1.0]["PASS"] for kind in drawn.KINDS[:2])
+    assert wrong <= at_most(scenarios)
+    assert sum(of.total() for (kind, _), of in found.items() if kind in drawn.KINDS[:2]) == 3 * scenarios

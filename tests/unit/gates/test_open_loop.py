@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 from support.samples import MS, conditions, latencies_ms, reading, timed, to_ns
 
+from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates.judging import judge
 from pytest_edgehil.gates.latency import LatencyQuantile
 from pytest_edgehil.gates.registry import GateSettings, from_arguments, parse
-from pytest_edgehil.gates.stats.queueing import stall_cluster
+from pytest_edgehil.gates.stats.queueing import drained
 from pytest_edgehil.model import Demand, Outcome, Sample
 from pytest_edgehil.model.series import OpenLoop
 
 
 def gate(budget: str = "12 ms", *, rate: str = "20/s", **changes: object) -> LatencyQuantile:
-    found = parse("p95_latency", (budget,), {"rate": rate, **changes}, settings=GateSettings())
+    """A gate that knows of no stalls longer than what it sees, unless it is told."""
+    asked = {"rate": rate, "stall": "1 ms", **changes}
+    found = parse("p95_latency", (budget,), asked, settings=GateSettings())
     assert isinstance(found, LatencyQuantile)
     return found
 
@@ -61,11 +64,11 @@ def test_a_slow_model_fails() -> None:
 
 
 def test_stalls_that_a_closed_loop_hides_fail_in_an_open_one() -> None:
-    latencies = services(1000, p95_ms=9.0)
-    latencies[100::250] += 500 * MS
+    latencies = services(6000, p95_ms=9.0)
+    latencies[100::1000] += 500 * MS
     closed = parse("p95_latency", ("12 ms",), {}, settings=GateSettings()).evaluate(timed(latencies))
     assert closed.outcome is Outcome.PASS
-    assert gate(rate="100/s").evaluate(at_rate(latencies, 100.0)).outcome is Outcome.FAIL
+    assert gate(rate="100/s", stall=None).evaluate(at_rate(latencies, 100.0)).outcome is Outcome.FAIL
 
 
 def test_closed_loop_latencies_do_not_count_at_a_rate_nor_those_of_another_rate() -> None:
@@ -78,11 +81,11 @@ def test_closed_loop_latencies_do_not_count_at_a_rate_nor_those_of_another_rate(
 
 def test_a_queue_that_never_drains_never_passes_and_says_so() -> None:
     sample = at_rate(services(1000, p95_ms=60.0), 20.0)
-    verdict = gate("10 min").evaluate(sample)
+    verdict = gate("10 min", max_samples=1000).evaluate(sample)
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert verdict.decided
     assert "cannot keep up with 20/s" in verdict.reason
-    assert gate("1 s").evaluate(sample).outcome is Outcome.FAIL
+    assert gate("1 s", max_samples=1000).evaluate(sample).outcome is Outcome.FAIL
 
 
 def test_measuring_ends_although_the_model_cannot_keep_up() -> None:
@@ -96,22 +99,54 @@ def test_measuring_ends_although_the_model_cannot_keep_up() -> None:
     for budget, outcome in (("10 min", Outcome.INCONCLUSIVE), ("500 ms", Outcome.FAIL)):
         asked.clear()
         _, (verdict,) = judge(
-            [gate(budget)], sample=Sample.empty(), measure=measure, clock=lambda: 0.0, max_seconds=1.0
+            [gate(budget, max_samples=1000)], sample=Sample.empty(), measure=measure, clock=lambda: 0.0, max_seconds=1.0
         )
         assert verdict.outcome is outcome
         assert sum(asked) <= 1000
 
 
 def test_at_a_high_load_a_sample_counts_for_less() -> None:
-    latencies = services(1000)
-    easy = gate().evaluate(at_rate(latencies, 20.0))
-    hard = gate(rate="110/s").evaluate(at_rate(latencies, 110.0))
-    assert easy.outcome is Outcome.PASS
-    assert hard.outcome is Outcome.PASS
-    assert hard.n > 3 * easy.n
-    nearly_full = gate(rate="128/s").evaluate(at_rate(latencies, 128.0))
-    assert nearly_full.outcome is Outcome.INCONCLUSIVE
-    assert "stall" in nearly_full.reason
+    latencies = services(1200)
+    found = [gate(rate=f"{hz}/s", stall="250 ms").evaluate(at_rate(latencies, hz)) for hz in (20.0, 40.0, 110.0)]
+    assert [one.outcome for one in found] == [Outcome.PASS, Outcome.PASS, Outcome.INCONCLUSIVE]
+    assert found[1].n > 1.9 * found[0].n > 800
+    assert "one stall of 250 ms makes about 11" in found[2].reason
+    assert "a shorter stall=" in found[2].would_change
+    assert found[2].statistics["stall_cluster"] > 100
+    told = [one for one in found[0].not_checked if one.startswith("stalls: ")]
+    assert len(told) == 1
+    assert "longer than 250 ms" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "stall_ms", "most"),
+    [
+        ({}, 250, 3600),
+        ({"budget": "400 ms"}, 800, 3600),
+        ({"stall": "40 ms"}, 40, 3600),
+        ({"rate": "1/s"}, 250, 1000),
+        ({"max_samples": 500}, 250, 500),
+    ],
+)
+def test_what_a_pass_excludes_by_default_and_how_much_may_be_measured_for_it(
+    asked: dict[str, object], stall_ms: int, most: int
+) -> None:
+    found = gate(**{"stall": None, **asked})  # type: ignore[arg-type]
+    assert (found.stall_ns, found.max_samples) == (stall_ms * MS, most)
+
+
+def test_a_stall_without_a_rate_is_refused() -> None:
+    with pytest.raises(MarkerError, match="stall means nothing without rate=…"):
+        parse("p95_latency", ("12 ms",), {"stall": "1 s"}, settings=GateSettings())
+
+
+def test_a_sample_with_stalls_counts_by_busy_periods_and_not_by_slow_responses() -> None:
+    rare = services(2000)
+    rare[1000] += 500 * MS  # one stall, and with it more slow responses than 5 % of all
+    verdict = gate(rate="110/s", stall=None).evaluate(at_rate(rare, 110.0))
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.statistics["exceedances"] > 200
+    assert verdict.statistics["effective_n"] < 12
 
 
 def test_a_stall_makes_as_many_responses_slow_as_it_takes_to_drain() -> None:
@@ -122,7 +157,8 @@ def test_a_stall_makes_as_many_responses_slow_as_it_takes_to_drain() -> None:
     for at, took in enumerate(queue):
         ended = max(ended, at * interval) + took
         slow += ended - at * interval > budget
-    assert stall_cluster(queue[:20], interval_ns=interval, budget_ns=budget) == pytest.approx(slow, abs=1)
+    expected = drained(queue[:20], interval_ns=interval, budget_ns=budget, stall_ns=2 * budget)
+    assert expected == pytest.approx(slow, abs=1)
 
 
 def test_the_minimum_duration_counts_from_when_inferences_were_due() -> None:
@@ -165,7 +201,9 @@ def test_queueing_does_not_make_the_gate_pass_what_is_at_its_budget() -> None:
     rate_hz = 1000.0 / 11.4  # load 0.9
     budget_ns = 16_800_000  # the true p95, from two million inferences
     found = [
-        gate(f"{budget_ns} ns", rate=f"{rate_hz}/s").evaluate(at_rate(to_ns(latencies_ms(rng, 1000)), rate_hz)).outcome
+        gate(f"{budget_ns} ns", rate=f"{rate_hz}/s", stall="33 ms")
+        .evaluate(at_rate(to_ns(latencies_ms(rng, 1000)), rate_hz))
+        .outcome
         for _ in range(30)
     ]
     assert found.count(Outcome.PASS) <= 2
