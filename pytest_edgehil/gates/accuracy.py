@@ -135,7 +135,9 @@ class Accuracy:
     def _evaluate_share(self, sample: Sample, good: BoolArray) -> Verdict:
         found = share.judge(~good, limit=self._limit, alpha=self.alpha, size=sample.evaluated_of)
         outcome, bounds = found.outcome, found.bounds
-        change = share.would_change(found, limit=self._limit, alpha=self.alpha, what=self._exceptions)
+        change = share.would_change(
+            found, limit=self._limit, alpha=self.alpha, what=self._exceptions, size=sample.evaluated_of
+        )
         if self.drop is not None and outcome is Outcome.FAIL:
             # Items that differ may have become right just as well as wrong.
             outcome = Outcome.INCONCLUSIVE

@@ -28,7 +28,7 @@ from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates import arguments, outlook, validity
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.latency import no_measurement
-from pytest_edgehil.model.quantity import format_duration, format_number
+from pytest_edgehil.model.quantity import format_duration, format_number, quoted
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.series import BlockPair, Paired
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
@@ -363,7 +363,7 @@ def declare(
         MarkerError: an argument cannot be used, or so few inferences cannot show this quantile.
     """
     if not isinstance(baseline, str) or not baseline.strip():
-        raise MarkerError(f"baseline must be the name of an artifact, not {baseline!r}")
+        raise MarkerError(f"baseline must be the name of an artifact, not {quoted(baseline)}")
     gate = AgainstBaseline(
         name=name,
         quantile=quantile,

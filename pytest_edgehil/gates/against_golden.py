@@ -36,7 +36,7 @@ from pytest_edgehil.gates.against_baseline import BLOCK, limit, refuse_few, time
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.golden import read_golden
 from pytest_edgehil.gates.latency import no_measurement
-from pytest_edgehil.model.quantity import format_duration, format_number
+from pytest_edgehil.model.quantity import format_count, format_duration, format_number, quoted
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -231,7 +231,7 @@ class AgainstGolden:
             sample,
             reason=f"{self._label} latency is undecided: {sample.n} of {wanted} inferences so far{spent}",
             decided=out_of_time,
-            would_change=f"{wanted - sample.n} more inferences",
+            would_change=format_count(wanted - sample.n, "more inferences"),
         )
 
     def _conclude(
@@ -341,7 +341,7 @@ def declare(
         MarkerError: an argument cannot be used, the file is no golden, or so few inferences cannot show this quantile.
     """
     if not isinstance(golden, str) or not golden.strip():
-        raise MarkerError(f"golden must be the path of a file that 'edgehil golden store' wrote, not {golden!r}")
+        raise MarkerError(f"golden must be the path of a file that 'edgehil golden store' wrote, not {quoted(golden)}")
     spread = 0.0 if session_spread == 0 else arguments.fraction("session_spread", session_spread)
     size, most = arguments.whole("block", block, least=10), arguments.whole("max_samples", max_samples, least=60)
     if most // size < 6:
@@ -399,5 +399,5 @@ def _figures(latencies_ns: tuple[int, ...], blocks: int, block: int, quantile: f
 def _across(value: object) -> tuple[str, ...]:
     kinds = (value,) if isinstance(value, str) else value
     if not isinstance(kinds, (tuple, list)) or not all(one in KINDS for one in kinds):
-        raise MarkerError(f"across must be some of {', '.join(KINDS)}, not {value!r}")
+        raise MarkerError(f"across must be some of {', '.join(KINDS)}, not {quoted(value)}")
     return tuple(str(one) for one in kinds)

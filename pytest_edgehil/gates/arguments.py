@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from pytest_edgehil.errors import MarkerError
-from pytest_edgehil.model.quantity import duration_ns, temperature_c
+from pytest_edgehil.model.quantity import duration_ns, quoted, temperature_c
 
 
 def fraction(argument: str, value: object, *, low: float = 0.0, high: float = 1.0) -> float:
@@ -18,11 +18,11 @@ def fraction(argument: str, value: object, *, low: float = 0.0, high: float = 1.
         MarkerError: it is none.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise MarkerError(f"{argument} must be a number such as {_example(low, high)}, not {value!r}")
+        raise MarkerError(f"{argument} must be a number such as {_example(low, high)}, not {quoted(value)}")
     if high == math.inf and not (math.isfinite(value) and value > low):
-        raise MarkerError(f"{argument} must be a finite number above {low:g}, not {value!r}")
+        raise MarkerError(f"{argument} must be a finite number above {low:g}, not {quoted(value)}")
     if not math.isfinite(value) or not low < value < high:
-        raise MarkerError(f"{argument} must lie between {low:g} and {high:g} (both excluded), not {value!r}")
+        raise MarkerError(f"{argument} must lie between {low:g} and {high:g} (both excluded), not {quoted(value)}")
     return float(value)
 
 
@@ -40,11 +40,11 @@ def share(argument: str, value: object) -> float:
         try:
             found = float(value.rstrip()[:-1]) / 100.0
         except ValueError as exc:
-            raise MarkerError(f"{argument} must be a share such as '10 %' or 0.1, not {value!r}") from exc
+            raise MarkerError(f"{argument} must be a share such as '10 %' or 0.1, not {quoted(value)}") from exc
     if isinstance(found, bool) or not isinstance(found, (int, float)):
-        raise MarkerError(f"{argument} must be a share such as '10 %' or 0.1, not {value!r}")
+        raise MarkerError(f"{argument} must be a share such as '10 %' or 0.1, not {quoted(value)}")
     if not math.isfinite(found) or not found > 0:
-        raise MarkerError(f"{argument} must be more than zero, not {value!r}")
+        raise MarkerError(f"{argument} must be more than zero, not {quoted(value)}")
     return float(found)
 
 
@@ -66,7 +66,7 @@ def artifact(argument: str, value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not value.strip():
-        raise MarkerError(f"{argument} must be the name of an artifact, not {value!r}")
+        raise MarkerError(f"{argument} must be the name of an artifact, not {quoted(value)}")
     return value
 
 
@@ -77,9 +77,9 @@ def whole(argument: str, value: object, *, least: int) -> int:
         MarkerError: it is none.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise MarkerError(f"{argument} must be a whole number, not {value!r}")
+        raise MarkerError(f"{argument} must be a whole number, not {quoted(value)}")
     if value < least:
-        raise MarkerError(f"{argument} must be at least {least}, not {value}")
+        raise MarkerError(f"{argument} must be at least {least}, not {quoted(value)}")
     return value
 
 
@@ -90,7 +90,7 @@ def truth(argument: str, value: object) -> bool:
         MarkerError: it is neither.
     """
     if not isinstance(value, bool):
-        raise MarkerError(f"{argument} must be True or False, not {value!r}")
+        raise MarkerError(f"{argument} must be True or False, not {quoted(value)}")
     return value
 
 
@@ -110,7 +110,7 @@ def positive(argument: str, value: float, text: object) -> float:
         MarkerError: the value is zero.
     """
     if value <= 0:
-        raise MarkerError(f"{argument} must be more than zero, not {text!r}")
+        raise MarkerError(f"{argument} must be more than zero, not {quoted(text)}")
     return value
 
 

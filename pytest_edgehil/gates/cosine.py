@@ -129,7 +129,11 @@ class CosineSimilarity:
             },
             unseen=_UNSEEN,
             would_change=share.would_change(
-                found, limit=self._limit, alpha=self.alpha, what=f"items below {_cosine(self.least)}"
+                found,
+                limit=self._limit,
+                alpha=self.alpha,
+                what=f"items below {_cosine(self.least)}",
+                size=sample.evaluated_of,
             ),
         )
 

@@ -22,7 +22,14 @@ from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates import arguments, outlook, timings, validity
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.timings import Timings
-from pytest_edgehil.model.quantity import duration_ns, format_duration, format_number, format_rate, rate_per_second
+from pytest_edgehil.model.quantity import (
+    duration_ns,
+    format_count,
+    format_duration,
+    format_number,
+    format_rate,
+    rate_per_second,
+)
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -291,7 +298,7 @@ class LatencyQuantile:
         fewest = fewest_to_pass(self._rate, self.alpha)
         if look is None:
             said = f"{n} of at least 30 {unit} so far" if n else f"no {unit} have been timed yet"
-            return said, f"{30 - n} more {unit} for a first look; a PASS takes at least {fewest}"
+            return said, f"{format_count(30 - n, f'more {unit}')} for a first look; a PASS takes at least {fewest}"
         if timed.overloaded(n):
             return _cannot_keep_up(timed), "a faster model, or a lower rate"
         if missing_ns > 0:

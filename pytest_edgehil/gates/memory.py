@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates import arguments, outlook, validity
 from pytest_edgehil.gates.gate import GateSettings
-from pytest_edgehil.model.quantity import format_size, size_bytes
+from pytest_edgehil.model.quantity import format_size, quoted, size_bytes
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -176,5 +176,5 @@ def declare(budget: object, *, of: object = "process", settings: GateSettings) -
         MarkerError: `of` is neither of the two.
     """
     if of not in OF:
-        raise MarkerError(f"of must be one of {', '.join(OF)}, not {of!r}")
+        raise MarkerError(f"of must be one of {', '.join(OF)}, not {quoted(of)}")
     return PeakRss(budget_bytes=int(arguments.positive("budget", size_bytes(budget), budget)), of=str(of))

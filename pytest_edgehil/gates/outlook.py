@@ -12,7 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pytest_edgehil.model.quantity import duration_ns, format_duration, format_number, format_size, size_bytes
+from pytest_edgehil.model.quantity import (
+    duration_ns,
+    format_count,
+    format_duration,
+    format_number,
+    format_size,
+    size_bytes,
+)
 from pytest_edgehil.model.verdict import Outcome
 
 AGAIN = "a new measurement without this; adding samples to this one does not make it usable"
@@ -140,7 +147,9 @@ def _more(look: QuantileLook, budget: str) -> str:
             return f"60 {look.unit} at least, however fast they are"
         return "a new measurement: a slow stretch of this one had shown the opposite, so it cannot PASS any more"
     would = "PASS" if found.below else "FAIL"
-    return f"at {budget} about {_about(found.trials - look.n)} more {look.unit} would {would}, {if_so}"
+    return (
+        f"at {budget} about {format_count(_about(found.trials - look.n), f'more {look.unit}')} would {would}, {if_so}"
+    )
 
 
 def _about(count: int) -> str:

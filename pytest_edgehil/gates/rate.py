@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_edgehil.gates import arguments, outlook, timings, validity
 from pytest_edgehil.gates.gate import GateSettings
-from pytest_edgehil.model.quantity import format_number, format_rate, rate_per_second
+from pytest_edgehil.model.quantity import format_count, format_duration, format_number, format_rate, rate_per_second
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -143,7 +143,7 @@ class MeanRate:
         following = next_look(timed.n, first=_FIRST[self.name])
         out_of_samples = following > self.max_samples
         out_of_time = timed.duration_s * 1e9 >= self.max_duration_ns
-        spent, change = "", f"{following - timed.n} more {timed.unit} for the next look"
+        spent, change = "", f"{format_count(following - timed.n, f'more {timed.unit}')} for the next look"
         if out_of_samples:
             spent = f"; the next look takes {following} {timed.unit}, no more than {self.max_samples} may be made"
         elif out_of_time:
@@ -262,6 +262,4 @@ def _no_times(timed: Timings, times: Int64Array, counts: Int64Array) -> str | No
 
 
 def _ms(ns: float) -> str:
-    from pytest_edgehil.model.quantity import format_duration
-
     return format_duration(ns, digits=4)

@@ -30,6 +30,7 @@ from pytest_edgehil.gates import (
 )
 from pytest_edgehil.gates.gate import Gate, GateSettings
 from pytest_edgehil.gates.signatures import SIGNATURES, TAKES
+from pytest_edgehil.model.quantity import quoted
 
 __all__ = ["SIGNATURES", "Gate", "GateSettings", "from_arguments", "names", "parse"]
 
@@ -140,7 +141,7 @@ def parse(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, settin
     for argument in kwargs:
         if argument not in known:
             raise MarkerError(
-                f"{name}: unknown argument {argument!r}{_near(argument, known)}; it takes {_listed(known)}"
+                f"{name}: unknown argument {quoted(argument)}{_near(argument, known)}; it takes {_listed(known)}"
             )
     try:
         inspect.Signature(parameters).bind(*args, **kwargs)

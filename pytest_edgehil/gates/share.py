@@ -13,11 +13,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_edgehil.model.quantity import format_number
+from pytest_edgehil.model.quantity import format_count, format_number
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome
 
 if TYPE_CHECKING:
+    from pytest_edgehil.gates.stats.projection import Projection
     from pytest_edgehil.model.arrays import BoolArray
 
 UNSEEN = (
@@ -128,11 +129,38 @@ def demand(seen: int, size: int | None) -> Demand | None:
     return Demand(evaluations=wanted) if wanted > 0 else None
 
 
-def would_change(share: Share, *, limit: float, alpha: float, what: str) -> str:
+def whole_set(limit: float, alpha: float, rate: float, *, beyond: int) -> int | None:
+    """The smallest set of more than so many items that would PASS as a whole at this rate of exceptions.
+
+    Up to 20 000 items, to a tenth of a percent; None where none would.
+
+    >>> whole_set(0.01, 0.05, 0.0, beyond=120)
+    299
+    """
+    from pytest_edgehil.gates.stats.binomial import last_chance
+    from pytest_edgehil.gates.stats.sequential import looks
+
+    def passes(size: int) -> bool:
+        return math.ceil(rate * size - 1e-9) <= last_chance(size, limit, alpha, at=looks(size, also=size))[0]
+
+    low = beyond
+    high = max(beyond + 1, items_needed(limit, alpha))
+    while not passes(high):
+        if high > 20_000:
+            return None
+        low, high = high, 2 * high
+    while high - low > max(1, high // 1000):
+        middle = (low + high) // 2
+        low, high = (low, middle) if passes(middle) else (middle, high)
+    return high
+
+
+def would_change(share: Share, *, limit: float, alpha: float, what: str, size: int | None) -> str:
     """What would change such a verdict.
 
     Args:
         what: of an exception, such as ``disagreements``.
+        size: items in the whole set, or None when nobody knows.
     """
     these = f"all {share.n} items of the set" if share.whole else f"these {share.n} items"
     if share.outcome is Outcome.PASS:
@@ -141,14 +169,29 @@ def would_change(share: Share, *, limit: float, alpha: float, what: str) -> str:
         return f"fewer than {share.fewest} {what} among {these} instead of {share.exceptions} would not have failed"
     from pytest_edgehil.gates.stats.projection import project
 
+    rate = share.exceptions / max(1, share.n)
     found = project(max(1, share.n), share.exceptions, p0=limit, alpha=alpha)
-    if_so = f"if the true rate is the observed {percent(share.exceptions / max(1, share.n))} (a projection, no promise)"
+    if_so = f"if the true rate is the observed {percent(rate)} (a projection, no promise)"
+    if share.whole:
+        # a set that is used up as a whole takes fewer items than looking at it all the time
+        needed = whole_set(limit, alpha, rate, beyond=share.n) if rate < limit else None
+        if needed is not None:
+            return f"a larger set: {needed} items would PASS, {if_so}"
     if found is None:
         return f"not even a million items would decide, {if_so}"
-    way = "PASS" if found.below else "FAIL"
+    return _projected(share, found, limit=limit, alpha=alpha, size=size, if_so=if_so)
+
+
+def _projected(share: Share, found: Projection, *, limit: float, alpha: float, size: int | None, if_so: str) -> str:
+    rate, way = share.exceptions / max(1, share.n), "PASS" if found.below else "FAIL"
     if share.whole:
         return f"a larger set: about {max(found.trials, share.n + 1)} items would {way}, {if_so}"
-    return f"about {max(1, found.trials - share.n)} more items would {way}, {if_so}"
+    more = max(1, found.trials - share.n)
+    if size is not None and share.n + more > size:
+        ends = f"the {size} items of the set all together"
+        needed = whole_set(limit, alpha, rate, beyond=share.n) if rate < limit else None
+        return f"{ends} would PASS, {if_so}" if needed is not None and needed <= size else f"{ends}, or a larger set"
+    return f"about {format_count(more, 'more items')} would {way}, {if_so}"
 
 
 def sentence(share: Share, *, alpha: float, limit: float, verb: str) -> str:
@@ -196,5 +239,10 @@ def percent(share: float) -> str:
 
     >>> percent(0.02), percent(0.0175327), percent(-0.0035)
     ('2%', '1.75%', '-0.35%')
+    >>> percent(0.9999), percent(1.0), percent(0.999999)
+    ('99.99%', '100%', '99.9999%')
     """
-    return f"{format_number(100.0 * round(share, 6))}%"
+    value = 100.0 * round(share, 6)
+    # what is nearly all must not read as all
+    digits = next((one for one in range(3, 7) if value == 100.0 or float(format_number(value, digits=one)) != 100.0), 7)
+    return f"{format_number(value, digits=digits)}%"

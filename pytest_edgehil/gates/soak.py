@@ -33,7 +33,14 @@ from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.memory import no_memory, peak_bytes
 from pytest_edgehil.gates.soaking import crashes, growth, slowing
 from pytest_edgehil.gates.soaking.statement import Statement
-from pytest_edgehil.model.quantity import byte_rate_per_hour, format_duration, format_number, format_size, size_bytes
+from pytest_edgehil.model.quantity import (
+    byte_rate_per_hour,
+    format_duration,
+    format_number,
+    format_size,
+    quoted,
+    size_bytes,
+)
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -281,7 +288,7 @@ def declare(
     error = arguments.alpha(alpha, settings.alpha)
     rate = None if crash_rate is None else arguments.fraction("crash_rate", crash_rate)
     if drift_of not in slowing.QUANTILES:
-        raise MarkerError(f"drift_of must be one of {', '.join(slowing.QUANTILES)}, not {drift_of!r}")
+        raise MarkerError(f"drift_of must be one of {', '.join(slowing.QUANTILES)}, not {quoted(drift_of)}")
     if leak is not None and declared < growth.NEEDS_NS:
         raise MarkerError(
             f"a leak cannot be told from warming up in less than {format_duration(growth.NEEDS_NS)}; "

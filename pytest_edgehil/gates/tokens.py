@@ -28,7 +28,7 @@ from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates import arguments, outlook, validity
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.share import percent
-from pytest_edgehil.model.quantity import format_number
+from pytest_edgehil.model.quantity import format_number, quoted
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -410,7 +410,7 @@ def declare_kl(budget: object, *, baseline: object = None, alpha: object = None,
         except ValueError:
             value = None
         if value is None or unit.strip() not in {"nats", "nat"}:
-            raise MarkerError(f"budget must be a number of nats such as '0.02 nats', not {text!r}")
+            raise MarkerError(f"budget must be a number of nats such as '0.02 nats', not {quoted(text)}")
     return TokenKl(
         budget_nats=arguments.positive_number("budget", value),
         alpha=arguments.alpha(alpha, settings.alpha),

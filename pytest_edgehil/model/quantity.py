@@ -25,30 +25,31 @@ _SIZE_BYTES = {
 _TEMPERATURE = {"C", "°C", "degC"}
 _PER_SECOND = {"s": 1.0, "min": 60.0, "h": 3600.0}
 _RATE = re.compile(rf"^\s*{_NUMBER}\s*(?:/\s*(?P<per>s|min|h)|Hz)\s*$")
+_LONGEST_QUOTE = 120
 _ENERGY_J = {"mJ": 1e-3, "J": 1.0, "kJ": 1e3, "mWh": 3.6, "Wh": 3600.0}
 
 
 def _split(text: object, *, kind: str, example: str) -> tuple[float, str]:
     if not isinstance(text, str):
-        raise QuantityError(f"{kind} must be text with a unit such as {example!r}, not {text!r}")
+        raise QuantityError(f"{kind} must be text with a unit such as {example!r}, not {quoted(text)}")
     match = _QUANTITY.match(text)
     if match is None:
-        raise QuantityError(f"{text!r} is no {kind}: expected a number and a unit such as {example!r}")
+        raise QuantityError(f"{quoted(text)} is no {kind}: expected a number and a unit such as {example!r}")
     number = float(match["number"])
     if not math.isfinite(number):
-        raise QuantityError(f"{text!r} is no {kind}: the number must be finite")
+        raise QuantityError(f"{quoted(text)} is no {kind}: the number must be finite")
     return number, match["unit"] or ""
 
 
 def _scaled(text: object, units: dict[str, int], *, kind: str, example: str) -> int:
     number, unit = _split(text, kind=kind, example=example)
     if unit not in units:
-        said = f"unknown unit {unit!r}" if unit else "the unit is missing"
+        said = f"unknown unit {quoted(unit)}" if unit else "the unit is missing"
         raise QuantityError(
-            f"{text!r} is no {kind}: {said}; expected one of {', '.join(units)}, for example {example!r}"
+            f"{quoted(text)} is no {kind}: {said}; expected one of {', '.join(units)}, for example {example!r}"
         )
     if number < 0:
-        raise QuantityError(f"{text!r} is no {kind}: it must not be negative")
+        raise QuantityError(f"{quoted(text)} is no {kind}: it must not be negative")
     return round(number * units[unit])
 
 
@@ -87,8 +88,8 @@ def temperature_c(text: object) -> float:
     """
     number, unit = _split(text, kind="temperature", example="80 C")
     if unit not in _TEMPERATURE:
-        said = f"unknown unit {unit!r}" if unit else "the unit is missing"
-        raise QuantityError(f"{text!r} is no temperature: {said}; expected degrees Celsius, for example '80 C'")
+        said = f"unknown unit {quoted(unit)}" if unit else "the unit is missing"
+        raise QuantityError(f"{quoted(text)} is no temperature: {said}; expected degrees Celsius, for example '80 C'")
     return number
 
 
@@ -102,10 +103,12 @@ def byte_rate_per_hour(text: object) -> float:
     5242880.0
     """
     if not isinstance(text, str) or "/" not in text:
-        raise QuantityError(f"{text!r} is no rate: expected a size per time such as '5 MiB/h'")
+        raise QuantityError(f"{quoted(text)} is no rate: expected a size per time such as '5 MiB/h'")
     size, per = text.rsplit("/", 1)
     if per.strip() not in _PER_SECOND:
-        raise QuantityError(f"{text!r} is no rate: expected one of /s, /min, /h after the size, for example '5 MiB/h'")
+        raise QuantityError(
+            f"{quoted(text)} is no rate: expected one of /s, /min, /h after the size, for example '5 MiB/h'"
+        )
     return size_bytes(size) * 3600.0 / _PER_SECOND[per.strip()]
 
 
@@ -140,7 +143,7 @@ def rate_per_second(text: object) -> float:
         value = float(match["number"]) / _PER_SECOND[match["per"] or "s"]
         if math.isfinite(value) and value > 0:
             return value
-    raise QuantityError(f"{text!r} is no rate: expected a positive number per time such as '20/s' or '5 Hz'")
+    raise QuantityError(f"{quoted(text)} is no rate: expected a positive number per time such as '20/s' or '5 Hz'")
 
 
 def energy_j(text: object) -> float:
@@ -155,7 +158,7 @@ def energy_j(text: object) -> float:
     number, unit = _split(text, kind="energy", example="50 mJ")
     if unit not in _ENERGY_J or number < 0:
         raise QuantityError(
-            f"{text!r} is no energy: expected a number and one of {', '.join(_ENERGY_J)}, as in '50 mJ'"
+            f"{quoted(text)} is no energy: expected a number and one of {', '.join(_ENERGY_J)}, as in '50 mJ'"
         )
     return number * _ENERGY_J[unit]
 
@@ -204,6 +207,25 @@ def format_energy(joules: float, *, digits: int = 3) -> str:
     if abs(joules) >= 1.0:
         return f"{format_number(joules, digits=digits)} J"
     return f"{format_number(joules * 1e3, digits=digits)} mJ"
+
+
+def format_count(count: int | str, plural: str) -> str:
+    """Write how many there are of something that is named in the plural.
+
+    >>> format_count(1, "more inferences"), format_count(2, "more inferences"), format_count("70", "items")
+    ('1 more inference', '2 more inferences', '70 items')
+    """
+    return f"{count} {plural.removesuffix('s') if str(count) == '1' else plural}"
+
+
+def quoted(value: object) -> str:
+    """What a person wrote, as it stands in a message: cut where nobody would read on.
+
+    >>> quoted("12 ms"), quoted("x" * 5000)
+    ("'12 ms'", "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… (5002 characters)")
+    """
+    text = repr(value)
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:64]}… ({len(text)} characters)"
 
 
 def format_number(value: float, *, digits: int = 3) -> str:

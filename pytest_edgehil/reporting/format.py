@@ -57,7 +57,7 @@ _WRITERS: Final[Mapping[str, Callable[[float, int], str]]] = {
     "bytes/h": lambda value, digits: f"{format_size(value, digits=digits)}/h",
     "1/s": lambda value, digits: format_rate(value, digits=digits),
     "J": lambda value, digits: format_energy(value, digits=digits),
-    "fraction": lambda value, digits: f"{format_number(value * 100, digits=digits)} %",
+    "fraction": lambda value, digits: f"{_nearly_all(value * 100, digits)} %",
     "ratio": lambda value, digits: f"×{format_number(value, digits=digits)}",
 }
 
@@ -258,3 +258,13 @@ _STATUS_URGENCY: Final = {
 
 def _urgency(record: TestRecord) -> tuple[int, str, int]:
     return _STATUS_URGENCY[record.status], record.nodeid, record.attempt
+
+
+def _nearly_all(percent: float, digits: int) -> str:
+    """A percentage that reads as 100 only if it is.
+
+    >>> _nearly_all(99.99, 3), _nearly_all(100.0, 3), _nearly_all(99.31, 3)
+    ('99.99', '100', '99.3')
+    """
+    texts = (format_number(percent, digits=more) for more in range(digits, 12))
+    return next((text for text in texts if text != "100" or percent == 100.0), "100")

@@ -7,12 +7,14 @@ from minute 25. That there is none is shown from minute 30 on, or at the end alo
 
 from __future__ import annotations
 
+import math
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from pytest_edgehil.gates import outlook
 from pytest_edgehil.gates.soaking import crashes
 from pytest_edgehil.gates.soaking.statement import Statement
-from pytest_edgehil.model.quantity import format_duration, format_number, format_size
+from pytest_edgehil.model.quantity import format_count, format_duration, format_number, format_size
 from pytest_edgehil.model.sample import Sample, SensorReading
 from pytest_edgehil.model.verdict import Outcome
 
@@ -40,21 +42,9 @@ def leak(
     readings = longest_stretch(known)
     budget = f"{format_size(budget_per_h)}/h"
     figures: dict[str, Any] = {"unit": "bytes/h", "budget": budget_per_h}
-    if sample.readings and not readings:
-        return Statement(
-            outcome=Outcome.INCONCLUSIVE,
-            said="a leak: the board reports no RSS",
-            hopeless=True,
-            would_change="a board that reports the RSS of the model's process",
-            **figures,
-        )
-    if crashes.count(sample) and len({one.process for one in known}) <= 1:
-        return Statement(
-            outcome=Outcome.INCONCLUSIVE,
-            said="a leak cannot be told, for the model's process was restarted in between",
-            would_change="a soak without a restart",
-            **figures,
-        )
+    nothing = _nothing_to_tell(sample, known, readings, figures)
+    if nothing is not None:
+        return nothing
     at_s, _ = held_over_time(sample)
     found = look(sample, budget_per_h, duration_s=duration_s, alpha=alpha, ended=ended, early=early)
     stretch = "" if len(readings) == len(known) else ", in the longest stretch without a restart"
@@ -80,6 +70,32 @@ def leak(
     end = f", which does not tell whether it is at most {budget}" if ended else " so far"
     change = f"a longer soak, or a leak budget of {_rate(found.high)} or more"
     return Statement(outcome=Outcome.INCONCLUSIVE, said=f"{grows}{end}", would_change=change, **figures)
+
+
+def _nothing_to_tell(
+    sample: Sample, known: list[SensorReading], readings: list[SensorReading], figures: dict[str, Any]
+) -> Statement | None:
+    """Why these readings cannot tell of a leak at all; None when they may."""
+    if sample.readings and not readings:
+        return Statement(
+            outcome=Outcome.INCONCLUSIVE,
+            said="a leak: the board reports no RSS",
+            hopeless=True,
+            would_change="a board that reports the RSS of the model's process",
+            **figures,
+        )
+    if crashes.count(sample) and len({one.process for one in known}) <= 1:
+        return Statement(
+            outcome=Outcome.INCONCLUSIVE,
+            said="a leak cannot be told, for the model's process was restarted in between",
+            would_change="a soak without a restart",
+            **figures,
+        )
+    broken = int(sum(not math.isfinite(one) or one < 0 for one in held_over_time(sample)[1]))
+    if broken:
+        said = f"a leak cannot be told: {format_count(broken, 'readings')} of memory are negative or no numbers"
+        return Statement(outcome=Outcome.INVALID, said=said, would_change=outlook.AGAIN, **figures)
+    return None
 
 
 def look(

@@ -219,10 +219,10 @@ def again(*runs: Sample) -> Sample:
 
 def test_a_test_that_is_run_again_pools_the_pairs_of_all_its_runs_and_looks_after_each_budget():
     near = gate(1.03)
-    first, second = (sample_of(blocks(1.02, seed=seed)) for seed in (1, 3))
+    first, second = (sample_of(blocks(1.03, seed=seed)) for seed in (1, 3))
     alone = [near.evaluate(one) for one in (first, second)]
     assert [one.outcome for one in alone] == [Outcome.INCONCLUSIVE] * 2
-    wanted = continued.demand(near, again(first, sample_of(blocks(1.02, seed=3)[:8])))
+    wanted = continued.demand(near, again(first, sample_of(blocks(1.03, seed=3)[:8])))
     assert (wanted.pairs, wanted.block) == (12, 50), "a whole further budget, and no look before"
     found = continued.evaluate(near, again(first, second))
     assert (found.n, found.statistics["looks"], found.statistics["pairs_allowed"]) == (2000, 6.0, 40.0)
