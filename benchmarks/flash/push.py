@@ -106,6 +106,11 @@ class Ours:
         self._empty_store()
         return cost(lambda: push(session, artifact))
 
+    def compile(self) -> None:
+        """As the on-board program has it done in its first session that lasts."""
+        (program,) = (self._board.edgehil / "bin").glob("onboard-*.pyz")
+        subprocess.run([sys.executable, "-S", "-E", program, "compile"], check=True)
+
     def peak(self, artifact: Artifact) -> tuple[int, int]:
         """Resident bytes of a process that pushes: connected and about to begin, and at most."""
         import pickle
@@ -207,6 +212,7 @@ def measure(
     session = ours.session()
     try:
         session.client  # noqa: B018 - opens the session
+        ours.compile()
         with bench.control_master(host, options, directory / "ctl") as shared:
             cold, warm = Scp(host, options, target), Scp(host, shared, target)
             ways: dict[str, Callable[[], Cost]] = {

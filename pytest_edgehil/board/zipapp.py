@@ -13,7 +13,26 @@ import zipfile
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-_MAIN = b"""import sys
+_MAIN = b"""import hashlib
+import os
+import sys
+
+
+def use_bytecode():  # see onboard/compiled.py
+    place, name = os.path.split(os.path.abspath(sys.argv[0]))
+    place = os.path.join(os.path.dirname(place), "compiled")
+    stem = name[:-4] + "." + sys.implementation.cache_tag + "."
+    for one in os.listdir(place) if os.path.isdir(place) else ():
+        path = os.path.join(place, one)
+        if one.startswith(stem):
+            with open(path, "rb") as file:
+                if hashlib.sha256(file.read()).hexdigest() == one[len(stem) : -4]:
+                    sys.path.insert(0, path)
+                    return
+
+
+if sys.argv[1:2] in (["serve"], ["sink"]):
+    use_bytecode()
 
 from onboard.main import main
 

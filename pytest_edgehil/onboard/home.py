@@ -19,6 +19,7 @@
       board.json               {"class": …}, if whoever set the board up wrote it
       jobs/<name>/             a measurement that goes on without a link (see jobs)
       probe.json               what the board's Python can import, remembered per boot
+      compiled/                this program's bytecode (see compiled)
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Home:
         self.slots = root / "slots"
         self.setback = root / "setback"
         self.probe = root / "probe.json"
+        self.compiled = root / "compiled"
 
     def prepare(self) -> None:
         """Make the directories and clear away what an interrupted push or unpacking left behind."""

@@ -1,6 +1,6 @@
 """The verbs of the on-board program: ``serve``, ``sink``, and those that it calls itself.
 
-These are ``child`` (the model's process), ``detached`` (a measurement without a link) and ``probe``.
+These are ``child`` (the model's process), ``detached`` (a measurement without a link) and ``probe`` and ``compile``.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ def main(arguments: list[str]) -> int:
         answer["places"] = [path for path in sys.path if path.endswith("-packages")]
         os.write(outgoing, json.dumps(answer).encode())
         return 0
+    if arguments == ["compile"]:
+        from .compiled import compile_all
+
+        os.nice(19)
+        compile_all(Home(_home()), Path(sys.argv[0]).resolve())
+        return 0
     if arguments[:1] == ["detached"]:
         from .detached import Detached
 
@@ -59,6 +65,7 @@ def _serve(options: argparse.Namespace) -> int:
     home = Home(_home())
     incoming, outgoing = claim_standard_streams()
     program = Path(sys.argv[0]).resolve()
+    from .compiled import later
     from .serve import Server
     from .slots import chosen
 
@@ -78,6 +85,7 @@ def _serve(options: argparse.Namespace) -> int:
         slots=slots,
         silence_s=options.silence,
     )
+    later(home, program, idle=lambda: server.idle)
     return server.serve()
 
 

@@ -125,6 +125,11 @@ class Server:
             "unload": self._unload_beside,
         }
 
+    @property
+    def idle(self) -> bool:
+        """Is nothing asked of us, and does no measurement go on without us?"""
+        return self._busy is None and not self._jobs.any
+
     def serve(self) -> int:
         """Run the session to its end; does not return while the host is there."""
         try:
