@@ -106,6 +106,26 @@ def bursts(length: float) -> Case:
     return draw
 
 
+def leaky_bursts(length: float, slow_share: float) -> Case:
+    """Stretches of this mean length in which only so large a share is slow: bursts with gaps in them."""
+
+    def draw(rng: np.random.Generator, n: int, p0: float) -> FloatArray:
+        stretches = bursts(length)(rng, n, p0 / slow_share) > 1.0
+        return np.asarray(np.where(stretches & (rng.random(n) < slow_share), 1.3, 0.8) + 0.05 * rng.random(n))
+
+    return draw
+
+
+def square_wave(period: int) -> Case:
+    """All slow ones in one block of every period, at a random phase."""
+
+    def draw(rng: np.random.Generator, n: int, p0: float) -> FloatArray:
+        phase = (np.arange(n) + rng.integers(period)) % period
+        return np.asarray(np.where(phase < p0 * period, 1.3, 0.8) + 0.05 * rng.random(n))
+
+    return draw
+
+
 ORDINARY: Mapping[str, Case] = MappingProxyType(
     {
         "lognormal, rho 0": lognormal(autoregression(0.0)),
@@ -129,10 +149,17 @@ BLIND: Mapping[str, Case] = MappingProxyType(
     {
         "rho -0.9": lognormal(autoregression(-0.9)),
         "spread that comes and goes": changing_spread(0.95, 0.7),
-        "bursts of 2": bursts(2.0),
+        "bursts of 1.5": bursts(1.5),
         "bursts of 3": bursts(3.0),
         "bursts of 5": bursts(5.0),
-        "bursts of 10": bursts(10.0),
+        "bursts of 12": bursts(12.0),
+        "bursts of 25": bursts(25.0),
+        "bursts of 50": bursts(50.0),
+        "bursts of 100": bursts(100.0),
+        "bursts of 12, half of it slow": leaky_bursts(12.0, 0.5),
+        "bursts of 50, half of it slow": leaky_bursts(50.0, 0.5),
+        "5 slow of every 100": square_wave(100),
+        "25 slow of every 500": square_wave(500),
     }
 )
 """Where stopping early is known to err: what comes in bursts of which the rest of the latencies shows no sign."""

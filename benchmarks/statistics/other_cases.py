@@ -2,9 +2,9 @@
 
 Every case is a model exactly at its budget, so that PASS and FAIL are both errors; each should come up in at most 5 %
 of the runs. The first table has distributions, correlations and quantiles; the second what is known to go wrong when
-one stops early: slow inferences in bursts of which the rest shows no sign. A longer ``min_duration`` is the remedy;
-the last column holds PASS back until ten mean cycles of the bursts have been seen. The peer is "the observed quantile
-is within the budget", after as many inferences.
+one stops early: slow inferences in bursts of which the rest shows no sign. Waiting is the remedy: the second pair of
+columns is what a board gets whose lab declares nothing, no PASS before 30 s, here some 3600 inferences. The peer is
+"the observed quantile is within the budget", after as many inferences.
 
     python benchmarks/statistics/other_cases.py [--json] [--quick] [--repetitions 1000]
 """
@@ -27,8 +27,8 @@ from pytest_edgehil.model import Outcome, Sample
 
 BUDGET_NS, MOST = 10_000_000, 1000
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
-WAIT = 2000
-"""Inferences before the first PASS in the last column: ten cycles of bursts of 10 at 5 %."""
+WAITED, WAIT_NS = 4400, 30 * 10**9
+"""No PASS before 30 s, which is the default steady state; so many inferences take longer, with looks behind it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +40,17 @@ class Errors:
     naive: float
 
 
-def errors(case: Case, quantile: float, repetitions: int, *, wait: int = 0, seed: int = 0) -> Errors:
-    """Of the gate at its budget, after at most `MOST` inferences, or `wait` where that is more."""
-    most = max(MOST, wait)
+def errors(case: Case, quantile: float, repetitions: int, *, wait_ns: int = 0, seed: int = 0) -> Errors:
+    """Of the gate at its budget, after at most `MOST` inferences, or `WAITED` where a PASS has to wait."""
+    most = WAITED if wait_ns else MOST
     gate = LatencyQuantile(
         quantile=quantile,
         budget_ns=BUDGET_NS,
         alpha=0.05,
         max_samples=most,
-        min_duration_ns=wait * BUDGET_NS * 8 // 10,
+        min_duration_ns=wait_ns,
     )
-    rng = np.random.default_rng([seed, round(1000 * quantile), wait])
+    rng = np.random.default_rng([seed, round(1000 * quantile), most])
     outcomes, naive = [], 0
     for _ in range(repetitions):
         latencies = np.rint(case(rng, most, round(1.0 - quantile, 9)) * BUDGET_NS).astype(np.int64)
@@ -76,7 +76,7 @@ def main() -> int:
         for quantile in QUANTILES
     }
     blind = {
-        name: (errors(case, 0.95, repetitions), errors(case, 0.95, max(10, repetitions // 4), wait=WAIT))
+        name: (errors(case, 0.95, repetitions), errors(case, 0.95, max(10, repetitions // 2), wait_ns=WAIT_NS))
         for name, case in BLIND.items()
     }
     worst = max(one.passed for one in found.values())
@@ -88,7 +88,11 @@ def main() -> int:
         peer="observed quantile within the budget",
         peer_value=naive,
         ratio=worst / max(naive, 1.0 / repetitions),
-        also={"repetitions": repetitions, "worst_false_fail": max(one.failed for one in found.values())},
+        also={
+            "repetitions": repetitions,
+            "worst_false_fail": max(one.failed for one in found.values()),
+            "worst_false_pass_of_bursts_after_30_s": max(late.passed for _, late in blind.values()),
+        },
     )
     table = [
         f"false PASS / false FAIL at the budget, {repetitions} runs a cell, at most {MOST} inferences",
@@ -99,7 +103,7 @@ def main() -> int:
         f"{name:24}" + "".join(f"{found[name, one].passed:>9.3f}/{found[name, one].failed:.3f}" for one in QUANTILES)
         for name in ORDINARY
     ]
-    table += [f"\nknown to err, q = 0.95{'stopping early':>24}{f'no PASS before {WAIT}':>24}"]
+    table += [f"\nknown to err, q = 0.95{'stopping early':>24}{'no PASS before 30 s':>24}"]
     table += [
         f"{name:30}{early.passed:>10.3f}/{early.failed:.3f}{late.passed:>18.3f}/{late.failed:.3f}"
         for name, (early, late) in blind.items()

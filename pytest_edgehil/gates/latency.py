@@ -14,9 +14,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates import arguments, outlook, timings, validity
@@ -39,8 +38,14 @@ if TYPE_CHECKING:
 
     from pytest_edgehil.gates.stats.sequential import Decision, Look
 
-    Judge = Callable[[float], tuple[Decision, Look | None]]
-    """From a budget in ns to what these latencies say of it."""
+    class Judge(Protocol):
+        """From a budget in ns to what these durations say of it, or the first `upto` of them."""
+
+        def __call__(
+            self, budget_ns: float, upto: int | None = None, *, only_below: bool = False
+        ) -> tuple[Decision, Look | None]:
+            """As `sequential.walk` says it; `only_below` as there."""
+
 
 MAX_SAMPLES = 1000
 DUE_S = 180
@@ -51,6 +56,8 @@ STALL_NS = 250_000_000
 FIRST_TOKEN = "time_to_first_token"  # noqa: S105 - no password
 _CYCLES = 10
 """So many cycles of what comes and goes must be seen for a sample to stand for them."""
+_CLOSE = 0.1
+"""An observed quantile that differs from the budget by no more than this share of it is called close to it."""
 _HORIZON = 10
 """Looks go on beyond `max_samples` when the test made more inferences than that, but not beyond so many times it."""
 
@@ -119,7 +126,7 @@ class LatencyQuantile:
 
     def demand(self, sample: Sample) -> Demand | None:
         """Inferences (or generations) up to the next look."""
-        if self.evaluate(sample).decided:
+        if self._evaluate(sample, explain=False).decided:
             return None
         from pytest_edgehil.gates.stats.sequential import next_look
 
@@ -131,6 +138,10 @@ class LatencyQuantile:
 
     def evaluate(self, sample: Sample) -> Verdict:
         """Decide at the first look that allows it; see ``docs/explanation/statistics.md``."""
+        return self._evaluate(sample, explain=True)
+
+    def _evaluate(self, sample: Sample, *, explain: bool) -> Verdict:
+        """With what would change the verdict, which takes longer than the rest of it, or without."""
         timed = self.timings(sample)
         if timed.values_ns.ndim != 1:
             raise ValueError(f"{timed.what}: durations must have shape (n,), not {timed.values_ns.shape}")
@@ -159,25 +170,22 @@ class LatencyQuantile:
             )
         judge = self._judge(timed)
         decision, look = judge(self.budget_ns)
-        return self._conclude(timed, decision, look, judge=judge, unseen=(*valid.unseen, *drift.unseen))
+        unseen = (*valid.unseen, *drift.unseen)
+        return self._conclude(timed, decision, look, judge=judge if explain else None, unseen=unseen)
 
     def trace(self, sample: Sample) -> tuple[Look, ...]:
         """Every look up to the one that decided, or up to the last one that there was."""
         from pytest_edgehil.gates.stats.sequential import looks
 
         timed = self.timings(sample)
-        _, last = self._judge(timed)(self.budget_ns)
+        judge = self._judge(timed)
+        _, last = judge(self.budget_ns)
         counts = () if last is None else looks(last.n, also=self.max_samples)
-        found = (self._judge(timed, upto=n)(self.budget_ns)[1] for n in counts)
+        found = (judge(self.budget_ns, n)[1] for n in counts)
         return tuple(one for one in found if one is not None)
 
-    def _judge(self, timed: Timings, *, upto: int | None = None) -> Judge:
-        """Judge these durations by any budget; V, which is the costly part, does not depend on it.
-
-        Args:
-            timed: the durations.
-            upto: look at no more than so many of them.
-        """
+    def _judge(self, timed: Timings) -> Judge:
+        """Judge these durations by any budget; most of V, which is the costly part, does not depend on it."""
         import numpy as np
 
         from pytest_edgehil.gates.stats.autocorrelation import variance_inflation
@@ -191,23 +199,30 @@ class LatencyQuantile:
         least_ns = self._least_ns(timed)
         # A fast model makes many inferences in the time that a PASS needs: look at least once beyond it.
         covered = math.ceil(GROWTH * (1 + int(np.searchsorted(elapsed_ns, least_ns))))
-        most = min(timed.n if upto is None else upto, max(_HORIZON * self.max_samples, covered))
-        at = looks(most, also=self.max_samples)
+        most = max(_HORIZON * self.max_samples, covered)
 
         def may_pass(n: int, budget_ns: float) -> bool:
             if elapsed_ns[n - 1] < least_ns:
                 return False
             return timed.outlasts_a_stall(n, budget_ns, inflation=inflation(n), p0=rate, alpha=self.alpha)
 
-        return lambda budget_ns: walk(
-            values > budget_ns,
-            p0=rate,
-            alpha=self.alpha,
-            at=at,
-            inflation=lambda n: max(inflation(n), timed.cluster(n, budget_ns)),
-            may_decide=lambda n: bool(highest[n - 1] > lowest[n - 1]),
-            may_pass=lambda n: may_pass(n, budget_ns),
-        )
+        def judge(
+            budget_ns: float, upto: int | None = None, *, only_below: bool = False
+        ) -> tuple[Decision, Look | None]:
+            available = timed.n if upto is None else min(upto, timed.n)
+            return walk(
+                values[:available] > budget_ns,
+                p0=rate,
+                alpha=self.alpha,
+                at=looks(min(available, most), also=self.max_samples),
+                inflation=lambda n: max(inflation(n), timed.cluster(n, budget_ns)),
+                watch_at=looks(available, also=self.max_samples),
+                may_decide=lambda n: bool(highest[n - 1] > lowest[n - 1]),
+                may_pass=lambda n: may_pass(n, budget_ns),
+                only_below=only_below,
+            )
+
+        return judge
 
     def _conclude(
         self,
@@ -215,7 +230,7 @@ class LatencyQuantile:
         decision: Decision,
         look: Look | None,
         *,
-        judge: Judge,
+        judge: Judge | None,
         unseen: tuple[str, ...],
     ) -> Verdict:
         from pytest_edgehil.gates.stats.sequential import Decision
@@ -254,7 +269,7 @@ class LatencyQuantile:
             reason=reason,
             look=look,
             unseen=unseen,
-            would_change=outlook.of_quantile(outcome, self._around(timed, look, judge)),
+            would_change="" if judge is None else outlook.of_quantile(outcome, self._around(timed, look, judge)),
         )
 
     def _open(
@@ -308,24 +323,57 @@ class LatencyQuantile:
             )
             return said, f"{unit} over another {format_duration(missing_ns)}{self._or_declare()}"
         change = outlook.of_quantile(Outcome.INCONCLUSIVE, self._around(timed, look, judge))
-        observed, budget = _ms(observed_quantile(timed.values_ns, self.quantile)), _ms(self.budget_ns)
         if n < fewest:
-            said = f"{look.exceedances} of {look.n} {unit} took longer than {budget}, too few {unit} to tell"
+            said = (
+                f"{look.exceedances} of {look.n} {unit} took longer than {_ms(self.budget_ns)}, too few {unit} to tell"
+            )
             return f"{said} (a PASS takes at least {fewest})", change
-        said = f"after {n} {unit} the observed {self._label} of {observed} is too close to the budget of {budget}"
-        said = f"{said} to tell at an error rate of {format_number(100 * self.alpha)}%"
         stall = timed.stall_cluster(n, self.budget_ns)
-        if stall > 1.0 and look.log_e_pass >= math.log(1.0 / self.alpha):
+        if stall > 1.0 and not look.ruled_out_at and look.log_e_pass >= math.log(1.0 / self.alpha):
             longest = format_duration(max(timed.stall_ns, float(timed.services_ns.max())))  # type: ignore[union-attr]
             said = (
-                f"{look.exceedances} of {look.n} {unit} took longer than {budget}, but at this load one stall of "
-                f"{longest} makes about {stall:.0f} of them slow, and so few {unit} do not exclude one (stall)"
+                f"{look.exceedances} of {look.n} {unit} took longer than {_ms(self.budget_ns)}, but at this load one "
+                f"stall of {longest} makes about {stall:.0f} of them slow, and so few {unit} do not exclude one (stall)"
             )
             return (
                 said,
                 f"about {math.ceil(stall * fewest)} {unit} without a stall, or a shorter stall=… if none is longer",
             )
-        return said, change
+        return self._held_back(timed, look) or self._too_close(timed, look), change
+
+    def _too_close(self, timed: Timings, look: Look) -> str:
+        """Neither enough of them are slow nor few enough."""
+        observed_ns = observed_quantile(timed.values_ns, self.quantile)
+        observed, budget = _ms(observed_ns), _ms(self.budget_ns)
+        at_error = f"to tell at an error rate of {format_number(100 * self.alpha)}%"
+        if abs(observed_ns - self.budget_ns) <= _CLOSE * self.budget_ns:
+            said = f"after {timed.n} {timed.unit} the observed {self._label} of {observed} is too close to the budget"
+            return f"{said} of {budget} {at_error}"
+        counted = f"{look.exceedances} of {look.n} {timed.unit} ({look.exceedances / look.n:.1%}) took longer than"
+        allowed = f"{format_number(100 * self._rate)}%"
+        return f"{counted} {budget}, too close to {allowed} {at_error} (observed {self._label} {observed})"
+
+    def _held_back(self, timed: Timings, look: Look) -> str | None:
+        """Why these counts do not decide although independent ones would; None where those would not either."""
+        from pytest_edgehil.gates.stats.eprocess import fewest_exceedances_to_fail, most_exceedances_to_pass
+
+        n, unit = look.n, timed.unit
+        if look.exceedances <= most_exceedances_to_pass(n, self._rate, self.alpha):
+            would = "PASS"
+        elif look.exceedances >= fewest_exceedances_to_fail(n, self._rate, self.alpha):
+            would = "FAIL"
+        else:
+            return None
+        counted = f"{look.exceedances} of {n} {unit} took longer than {_ms(self.budget_ns)}"
+        if would == "PASS" and look.ruled_out_at:
+            seen = int((timed.values_ns[: look.ruled_out_at] > self.budget_ns).sum())
+            return (
+                f"{counted}; {seen} of the first {look.ruled_out_at} did, which alone would show that the budget is "
+                f"missed, so that these {unit} cannot PASS any more"
+            )
+        count = f"count as {n / look.inflation:.0f}"
+        alike = f"neighbours are so alike that they {count}"
+        return f"{counted}; that would {would} if each of them told something new, but {alike}"
 
     def _who_asks(self, timed: Timings) -> str:
         """Who says how long a PASS must be watched."""
@@ -347,13 +395,11 @@ class LatencyQuantile:
     def _around(self, timed: Timings, look: Look, judge: Judge | None) -> outlook.QuantileLook:
         """Which other budgets these durations would have passed or missed; none is known to pass without `judge`."""
         from pytest_edgehil.gates.stats.projection import least_to_pass
-        from pytest_edgehil.gates.stats.sequential import Decision
 
         values = timed.values_ns
         low, _ = self._bounds(values[: look.n], look.inflation)
-        passes = None if judge is None else least_to_pass(values, judge)
-        if judge is not None and low > 0 and judge(low - 1.0)[0] is not Decision.ABOVE:
-            low = 0.0  # at a rate V depends on the budget, so another one must be judged to be known
+        passes = None if judge is None else least_to_pass(values, functools.partial(judge, only_below=True))
+        low = 0.0 if judge is None else self._surely_fails_below(low, values[: look.n], judge)
         return outlook.QuantileLook(
             budget_ns=self.budget_ns,
             rate=self._rate,
@@ -364,8 +410,26 @@ class LatencyQuantile:
             fails_below_ns=low,
             passes_from_ns=None if passes is None else passes[0],
             passes_n=0 if passes is None else passes[1],
+            ruled_out=look.ruled_out_at > 0,
             unit=timed.unit,
         )
+
+    def _surely_fails_below(self, low_ns: float, part: npt.NDArray[np.int64], judge: Judge) -> float:
+        """A budget just below which these durations fail, at or below `low_ns`; 0 where none is found.
+
+        V depends on the budget, so another one must be judged to be known.
+        """
+        from pytest_edgehil.gates.stats.sequential import Decision
+
+        for _ in range(4):
+            if low_ns <= 0.0:
+                return 0.0
+            decision, look = judge(low_ns - 1.0, part.shape[0])
+            if decision is Decision.ABOVE or look is None:
+                return low_ns if decision is Decision.ABOVE else 0.0
+            lower, _ = self._bounds(part, look.inflation)
+            low_ns = lower if lower < low_ns else 0.0
+        return 0.0
 
     def _bounds(self, latencies: npt.NDArray[np.int64], inflation: float) -> tuple[float, float | None]:
         """The budgets that would have been neither passed nor failed: an interval for the quantile, at any time valid.
@@ -408,6 +472,8 @@ class LatencyQuantile:
                 "variance_inflation": look.inflation,
                 "effective_n": look.n / look.inflation,
             }
+            if look.ruled_out_at:
+                figures["ruled_out_at"] = float(look.ruled_out_at)
         if timed.interval_ns is not None and timed.services_ns is not None and n:
             figures["rate_hz"] = 1e9 / timed.interval_ns
             figures["load_share"] = float(timed.services_ns[:n].mean() / timed.interval_ns)
@@ -534,7 +600,9 @@ def observed_quantile(latencies: npt.NDArray[np.int64], quantile: float) -> floa
     """The observed quantile: the smallest latency that at least this share of all does not exceed."""
     import numpy as np
 
-    return float(np.quantile(latencies, quantile, method="inverted_cdf"))
+    # numpy's "inverted_cdf" without its overhead, which is longer than the rest of a look
+    index = max(0, math.ceil(latencies.shape[0] * quantile - 1.0))
+    return float(np.partition(latencies, index)[index])
 
 
 def _ms(ns: float) -> str:

@@ -85,6 +85,7 @@ class QuantileLook:
         passes_from_ns: budgets from this on would have passed on the first `passes_n` inferences; None when no budget
             is known to.
         passes_n: see above.
+        ruled_out: a stretch of these inferences had shown that the budget is missed, so that they cannot pass any more.
         unit: what the durations are of.
     """
 
@@ -97,6 +98,7 @@ class QuantileLook:
     fails_below_ns: float
     passes_from_ns: float | None
     passes_n: int
+    ruled_out: bool = False
     unit: str = "inferences"
 
 
@@ -141,11 +143,10 @@ def _more(look: QuantileLook, budget: str) -> str:
     found = project(look.n, look.exceedances, p0=look.rate, alpha=look.alpha, inflation=look.inflation)
     if found is None:
         return f"at {budget} not even a million {look.unit} would decide, {if_so}"
-    if found.trials <= look.n:
-        # the evidence is there, and yet it does not count
-        if look.n < 60:
-            return f"60 {look.unit} at least, however fast they are"
+    if found.below and look.ruled_out:
         return "a new measurement: a slow stretch of this one had shown the opposite, so it cannot PASS any more"
+    if found.trials <= look.n:  # the evidence is there, and yet it does not count
+        return f"60 {look.unit} at least, however fast they are"
     would = "PASS" if found.below else "FAIL"
     return (
         f"at {budget} about {format_count(_about(found.trials - look.n), f'more {look.unit}')} would {would}, {if_so}"

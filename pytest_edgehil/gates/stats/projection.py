@@ -83,7 +83,8 @@ def least_to_pass(
 ) -> tuple[float, int] | None:
     """The smallest budget that these values pass, and with how many of them; None when they pass none.
 
-    Bisection: with a larger budget there are fewer exceedances at every look, so what passes goes on passing.
+    Bisection: with a larger budget there are fewer exceedances at every look, so what passes goes on passing. Nearly:
+    how exceedances cluster depends on the budget too. What is returned does pass; rarely a smaller one would as well.
 
     Args:
         values: shape (n,).

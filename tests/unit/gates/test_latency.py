@@ -124,17 +124,21 @@ def test_more_exceedances_never_turn_a_fail_into_a_pass(values: list[int], raise
 
 @given(n=st.integers(30, 300), more=st.integers(0, 300), seed=st.integers(0, 1000), limit=st.sampled_from([10, 12, 14]))
 @settings(max_examples=40, deadline=None)
-def test_a_reached_verdict_does_not_change_when_more_is_measured(n: int, more: int, seed: int, limit: int) -> None:
+def test_a_reached_verdict_stays_unless_what_is_measured_later_shows_that_a_pass_was_wrong(
+    n: int, more: int, seed: int, limit: int
+) -> None:
     latencies = to_ns(latencies_ms(np.random.default_rng(seed), n + more, rho=0.5))
     early = gate(f"{limit} ms").evaluate(timed(latencies[:n]))
     late = gate(f"{limit} ms").evaluate(timed(latencies))
-    if early.outcome in (Outcome.PASS, Outcome.FAIL):
+    if early.outcome is Outcome.FAIL or (early.outcome is late.outcome is Outcome.PASS):
         assert (late.outcome, late.n, late.observed, late.interval) == (
             early.outcome,
             early.n,
             early.observed,
             early.interval,
         )
+    elif early.outcome is Outcome.PASS:
+        assert late.statistics["ruled_out_at"] > n, "only what came later may take a PASS back"
 
 
 def test_the_demand_is_the_next_look_until_it_has_decided() -> None:

@@ -92,6 +92,42 @@ def test_few_inferences_are_said_to_be_too_few_and_not_too_close() -> None:
     assert "too close" not in verdict.reason
 
 
+def test_a_clock_that_stood_still_for_a_while_is_not_called_close_to_the_budget() -> None:
+    jitter = np.random.default_rng(0).integers(1000, size=800)
+    verdict = judged(np.concatenate((np.full(200, 8 * MS), 8 * MS + jitter)), "12 ms")
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "too close" not in verdict.reason
+    assert "0 of 1000 inferences took longer than 12 ms; that would PASS if each of them told something new, but" in (
+        verdict.reason
+    )
+    assert "neighbours are so alike that they count as 3" in verdict.reason
+
+
+def test_an_observed_quantile_far_from_the_budget_is_not_called_close_to_it() -> None:
+    values = 8 * MS + np.random.default_rng(0).integers(1000, size=585)
+    values[::40] = 14 * MS
+    verdict = judged(values, "12 ms", max_samples=585)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "15 of 585 inferences (2.6%) took longer than 12 ms, too close to 5% to tell" in verdict.reason
+
+
+def test_a_sample_whose_slow_beginning_rules_a_pass_out_says_so_and_promises_none() -> None:
+    values = 8 * MS + np.random.default_rng(0).integers(1000, size=1000)
+    values[:8] = 13 * MS
+    verdict = judged(values, "12 ms")
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "8 of the first 30 did, which alone would show that the budget is missed" in verdict.reason
+    assert "cannot PASS any more" in verdict.would_change
+    assert "inferences would PASS" not in verdict.would_change
+    assert verdict.statistics["ruled_out_at"] == 30
+
+
+def test_a_pass_is_taken_back_by_what_shows_later_that_it_was_wrong() -> None:
+    fast, slow = 8 * MS + np.random.default_rng(0).integers(1000, size=(2, 400))
+    assert judged(fast[:100], "12 ms").outcome is Outcome.PASS
+    assert judged(np.concatenate((fast[:100], slow + 6 * MS)), "12 ms").outcome is Outcome.FAIL
+
+
 def test_a_duration_that_is_missing_is_named() -> None:
     verdict = judged(simulated(1, n=150), "20 ms", min_duration="2 min")
     assert "min_duration" in verdict.would_change

@@ -34,6 +34,28 @@ def test_a_longer_sample_never_changes_what_was_decided(exceeded: list[bool], re
         assert decide(exceeded + rest) == (first, look)
 
 
+def test_bursts_among_the_exceedances_count_for_less_than_as_many_single_ones() -> None:
+    def inflation(_: int) -> float:
+        return 1.0
+
+    single, burst = np.zeros(400, dtype=bool), np.zeros(400, dtype=bool)
+    single[[20, 120, 220]] = burst[20:23] = True
+    assert walk(single, p0=0.05, alpha=0.05, at=looks(400), inflation=inflation)[0] is Decision.BELOW
+    assert walk(burst, p0=0.05, alpha=0.05, at=looks(400))[0] is Decision.BELOW, "as independent trials they would pass"
+    held = walk(burst, p0=0.05, alpha=0.05, at=looks(400), inflation=inflation)
+    assert held[0] is Decision.OPEN
+    assert held[1] is not None
+    assert held[1].inflation > 3.0
+
+
+def test_a_run_that_still_goes_on_is_no_burst_and_can_fail() -> None:
+    exceeded = np.arange(400) >= 200
+    decision, look = walk(exceeded, p0=0.05, alpha=0.05, at=looks(400), inflation=lambda _: 1.0)
+    assert decision is Decision.ABOVE
+    assert look is not None
+    assert look.n < 300
+
+
 @given(exceeded=st.lists(st.booleans(), min_size=30, max_size=400), data=st.data())
 def test_more_exceedances_never_turn_above_into_below(exceeded: list[bool], data: st.DataObject) -> None:
     more = np.array(exceeded) | np.array(
