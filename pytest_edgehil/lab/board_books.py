@@ -7,6 +7,7 @@ free by it. What follows from a check is decided in `health_book`.
 from __future__ import annotations
 
 import abc
+import json
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -15,8 +16,8 @@ import sqlalchemy as sa
 from pytest_edgehil.lab import audit_trail, health_book
 from pytest_edgehil.lab.audit_trail import note
 from pytest_edgehil.lab.health import Checkup, LastCheck
-from pytest_edgehil.lab.lease_tables import FLASH, QUARANTINE
-from pytest_edgehil.lab.leases import AuditEvent, AuditLine, FlashLine, Holder, Lease
+from pytest_edgehil.lab.lease_tables import FLASH, QUARANTINE, VISIT
+from pytest_edgehil.lab.leases import AuditEvent, AuditLine, FlashLine, Holder, Lease, Visit
 from pytest_edgehil.lab.queueing import Rules
 
 T = TypeVar("T")
@@ -24,6 +25,7 @@ Action = Callable[[sa.Connection, float, bool], T]
 """What is done in a transaction: with its connection, the time in it, and whether it was tried before."""
 
 FLASH_LINES = 20_000
+VISIT_LINES = 2_000
 
 
 class BoardBooks(abc.ABC):
@@ -137,6 +139,54 @@ class BoardBooks(abc.ABC):
                 connection.execute(sa.delete(FLASH).where(FLASH.c.id <= number - FLASH_LINES))
 
         self._write_alone(write)
+
+    def note_visit(self, visit: Visit) -> None:
+        """See `leases.Journal.note_visit`."""
+
+        def write(connection: sa.Connection, now: float, _again: bool) -> None:
+            connection.execute(
+                sa.update(VISIT).where(VISIT.c.board_id == visit.board_id, VISIT.c.console != "").values(console="")
+            )
+            number = connection.execute(
+                sa.insert(VISIT)
+                .values(
+                    at=now,
+                    board_id=visit.board_id,
+                    token=visit.token,
+                    run=visit.by,
+                    test=visit.test,
+                    combo=visit.combo,
+                    status=visit.status,
+                    verdicts=json.dumps(visit.verdicts),
+                    message=visit.message,
+                    console=visit.console,
+                )
+                .returning(VISIT.c.id)
+            ).scalar_one()
+            if number % 100 == 0:
+                connection.execute(sa.delete(VISIT).where(VISIT.c.id <= number - VISIT_LINES))
+
+        self._write_alone(write)
+
+    def visits(self) -> tuple[Visit, ...]:
+        """See `leases.Journal.visits`."""
+        return self._read(
+            lambda connection, _now, _again: tuple(
+                Visit(
+                    board_id=row.board_id,
+                    token=row.token,
+                    by=row.run,
+                    test=row.test,
+                    combo=row.combo,
+                    status=row.status,
+                    verdicts=tuple((gate, outcome) for gate, outcome in json.loads(row.verdicts)),
+                    message=row.message,
+                    console=row.console,
+                    at=row.at,
+                )
+                for row in connection.execute(sa.select(VISIT).order_by(VISIT.c.id))
+            )
+        )
 
     def flashes(self, *, after: int = 0) -> tuple[FlashLine, ...]:
         """See `leases.Journal.flashes`."""

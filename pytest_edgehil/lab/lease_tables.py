@@ -105,6 +105,21 @@ FLASH = sa.Table(
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("sent_bytes", sa.BigInteger, nullable=False),
 )
+VISIT = sa.Table(
+    "visit",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("board_id", sa.String, nullable=False),
+    sa.Column("token", sa.BigInteger, nullable=False),
+    sa.Column("run", sa.String, nullable=False),
+    sa.Column("test", sa.String, nullable=False),
+    sa.Column("combo", sa.String, nullable=False),
+    sa.Column("status", sa.String, nullable=False),
+    sa.Column("verdicts", sa.String, nullable=False),  # JSON: [[gate, outcome], …]
+    sa.Column("message", sa.String, nullable=False),
+    sa.Column("console", sa.String, nullable=False),
+)
 AUDIT = sa.Table(
     "audit",
     METADATA,

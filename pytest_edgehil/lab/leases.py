@@ -173,6 +173,35 @@ class FlashLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """What came of one attempt at a test on a board, for people who look at the board later.
+
+    Args:
+        board_id: the board.
+        token: of the lease that it happened under.
+        by: the test run.
+        test: pytest's node id.
+        combo: what was on the board, or empty.
+        status: ``passed``, ``failed``, ``infrastructure``, …
+        verdicts: gate and outcome of each gate, such as ``("p95_latency", "PASS")``.
+        message: one line; empty when it passed.
+        console: the end of what the serial console has said by then; kept for the last visit of a board only.
+        at: when, in seconds since the epoch; set by the store.
+    """
+
+    board_id: str
+    token: int
+    by: str
+    test: str
+    combo: str
+    status: str
+    verdicts: tuple[tuple[str, str], ...]
+    message: str
+    console: str = ""
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
     """That a request has to wait.
 
@@ -340,6 +369,14 @@ class Journal(Protocol):
 
     def note_flash(self, lease: Lease, *, label: str, seconds: float, sent_bytes: int) -> None:
         """Write down how long a flash took."""
+        ...
+
+    def note_visit(self, visit: Visit) -> None:
+        """Write down what came of a test on a board."""
+        ...
+
+    def visits(self) -> tuple[Visit, ...]:
+        """The visits that are kept, oldest first."""
         ...
 
     def flashes(self, *, after: int = 0) -> tuple[FlashLine, ...]:

@@ -86,6 +86,15 @@ MIGRATIONS: tuple[Migration, ...] = (
                 label VARCHAR NOT NULL, seconds {float} NOT NULL, sent_bytes BIGINT NOT NULL)""",
         ),
     ),
+    Migration(
+        number=4,
+        name="visits",
+        statements=(
+            """CREATE TABLE visit (id {serial}, at {float} NOT NULL, board_id VARCHAR NOT NULL, token BIGINT NOT NULL,
+                run VARCHAR NOT NULL, test VARCHAR NOT NULL, combo VARCHAR NOT NULL, status VARCHAR NOT NULL,
+                verdicts VARCHAR NOT NULL, message VARCHAR NOT NULL, console VARCHAR NOT NULL)""",
+        ),
+    ),
 )
 NEWEST = MIGRATIONS[-1].number
 

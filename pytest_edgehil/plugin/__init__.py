@@ -22,6 +22,7 @@ from pytest_edgehil.plugin.progress import Printing
 from pytest_edgehil.plugin.rerun import read_earlier
 from pytest_edgehil.plugin.run import Run
 from pytest_edgehil.plugin.stash import CONTROLLER, OPTIONS, WORKBENCH
+from pytest_edgehil.plugin.visits import Visits
 from pytest_edgehil.plugin.workbench import MAIN, Workbench
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Printing(config, every_s=options.progress_s), "edgehil_progress")
         if config.pluginmanager.has_plugin("dsession") or config.pluginmanager.has_plugin("xdist"):
             config.pluginmanager.register(Distributed(controller), "edgehil_distributed")
+        if lab is not None:
+            config.pluginmanager.register(Visits(controller, lab), "edgehil_visits")
         worker = MAIN
     else:
         # a replacement worker would wipe the Allure results of those before it

@@ -91,6 +91,10 @@ class Controller:
         """Say this at the end, and do not exit with success."""
         self._problems.append(text)
 
+    def note(self, text: str) -> None:
+        """Say this at the end; it changes nothing."""
+        self._notes.append(text)
+
     @property
     def not_run(self) -> tuple[str, ...]:
         """Collected, but without a result."""

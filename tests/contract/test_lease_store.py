@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from support.memory_leases import MemoryLeaseStore
 
 from pytest_edgehil.errors import LeaseLost
 from pytest_edgehil.lab.inventory import Lab
-from pytest_edgehil.lab.leases import AuditEvent, BoardStatus, Holder, LabStore, Lease
+from pytest_edgehil.lab.leases import AuditEvent, BoardStatus, Holder, LabStore, Lease, Visit
 from pytest_edgehil.lab.store import open_store
 
 CI = Holder(name="ci-840", host="runner-1", pid=11, user="ci")
@@ -337,3 +338,31 @@ def test_threads_of_one_process_never_hold_one_board_together(store: LabStore, c
     assert not any(thread.is_alive() for thread in threads)
     assert overlaps == []
     assert len(set(granted)) == len(granted) >= 100
+
+
+def test_what_came_of_tests_on_a_board_is_kept_with_the_last_words_of_its_console(
+    store: LabStore, clock: FakeClock
+) -> None:
+    first = Visit(
+        board_id="hat-1",
+        token=7,
+        by="ci-841",
+        test="suites/test_digits.py::test_digits[a]",
+        combo="digits-int8 1.0.0",
+        status="failed",
+        verdicts=(("p95_latency", "FAIL"), ("peak_rss", "PASS")),
+        message="p95 13 ms, \"quoted\"; 'too'",
+        console="login: \u00b5",
+    )
+    second = replace(first, status="passed", verdicts=(), console="Linux version 6.12")
+    store.note_visit(first)
+    store.note_visit(replace(first, board_id="hat-2"))
+    clock.advance(5)
+    store.note_visit(second)
+    kept = store.visits()
+    assert [one.at - kept[0].at for one in kept] == pytest.approx([0, 0, 5])
+    assert [replace(one, at=0.0) for one in kept] == [
+        replace(first, console=""),
+        replace(first, board_id="hat-2"),
+        second,
+    ]

@@ -23,6 +23,7 @@ from pytest_edgehil.lab.leases import (
     Holder,
     Lease,
     Queued,
+    Visit,
     Waiting,
     lost,
 )
@@ -59,6 +60,7 @@ class MemoryLeaseStore:
         self._failures: dict[str, tuple[int, float]] = {}
         self._checks: dict[str, tuple[Checkup, float]] = {}
         self._flashes: list[FlashLine] = []
+        self._visits: list[Visit] = []
         self._queue: dict[int, Waiter] = {}
         self._lines: list[AuditLine] = []
         self._token = 0
@@ -233,6 +235,17 @@ class MemoryLeaseStore:
                     sent_bytes=sent_bytes,
                 )
             )
+
+    def note_visit(self, visit: Visit) -> None:
+        with self._changed:
+            before = [
+                dataclasses.replace(one, console="") if one.board_id == visit.board_id else one for one in self._visits
+            ]
+            self._visits = [*before, dataclasses.replace(visit, at=self._clock())]
+
+    def visits(self) -> tuple[Visit, ...]:
+        with self._changed:
+            return tuple(self._visits)
 
     def flashes(self, *, after: int = 0) -> tuple[FlashLine, ...]:
         with self._changed:

@@ -16,8 +16,9 @@ from urllib.parse import urlencode
 import pytest
 from support.lab_files import make_lab
 
+from pytest_edgehil.lab.health import Checkup
 from pytest_edgehil.lab.inventory import Lab
-from pytest_edgehil.lab.leases import BoardStatus, Holder
+from pytest_edgehil.lab.leases import BoardStatus, Holder, Visit
 from pytest_edgehil.lab.store import open_store
 
 EDGEHIL = str(Path(sys.executable).with_name("edgehil"))
@@ -74,6 +75,20 @@ def screenshot(url: str, path: Path, *, width: int) -> str:
 def test_people_see_who_holds_what_who_waits_and_why(lab: Lab, tmp_path: Path):
     with open_store(lab) as store:
         (lease,) = store.acquire([["hat-1"]], holder=CI, expiry_s=3600)
+        store.note_check("hat-1", Checkup(temperature_c=61.4), by=CI)
+        store.note_visit(
+            Visit(
+                board_id="bare-1",
+                token=1,
+                by="run-1",
+                test="suites/test_digits.py::test_digits",
+                combo="digits-int8 1.0.0",
+                status="failed",
+                verdicts=(("p95_latency", "FAIL"), ("peak_rss", "PASS")),
+                message="p95 13 ms is above 12 ms",
+                console=f"Linux version 6.12\nlogin: {HOSTILE}",
+            )
+        )
         store.quarantine("bare-1", reason=f"the link was lost: {HOSTILE}", by=CI)
         waiter = Holder(name="nightly", host="runner-8", pid=1, user="ci")
         with store.queue_up([["hat-1"]], holder=waiter, expiry_s=3600, priority=2) as place:
@@ -82,6 +97,7 @@ def test_people_see_who_holds_what_who_waits_and_why(lab: Lab, tmp_path: Path):
                 page = screenshot(f"http://{address}/", tmp_path / "desk.png", width=1280)
                 screenshot(f"http://{address}/", tmp_path / "phone.png", width=390)
                 one = ask(address, "GET", "/boards/bare-1")
+                screenshot(f"http://{address}/boards/bare-1", tmp_path / "board.png", width=1000)
                 wrong = ask(address, "POST", "/boards/bare-1/restore", reason="by anybody")
         store.release(lease)
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
@@ -90,11 +106,15 @@ def test_people_see_who_holds_what_who_waits_and_why(lab: Lab, tmp_path: Path):
     assert re.search(r"nightly \(pid 1 on runner-8\) priority 2 .*hat-1 is held by ci-841", text)
     assert "<script>" not in page
     assert "&lt;script&gt;" in one.text
+    assert "61 °C, healthy" in text
+    assert "test_digits failed p95_latency FAIL peak_rss PASS" in text
+    assert "Linux version 6.12\nlogin: &lt;script&gt;" in one.text
+    assert "p95 13 ms is above 12 ms" in one.text
     assert "read-only" in text
     assert wrong.status == 403
     assert store_states(lab)["bare-1"] is BoardStatus.QUARANTINED
     if os.environ.get("EDGEHIL_KEEP_SCREENSHOTS"):
-        for name in ("desk.png", "phone.png"):
+        for name in ("desk.png", "phone.png", "board.png"):
             (tmp_path / name).rename(Path(os.environ["EDGEHIL_KEEP_SCREENSHOTS"]) / name)
 
 

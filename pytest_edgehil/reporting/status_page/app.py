@@ -94,7 +94,13 @@ class StatusPage:
     def _view(self) -> LabView:
         with self._open_store(self._lab) as store:
             return lab_view(
-                self._lab, states=store.boards(), queue=store.queue(), audit=store.audit(), now=self._clock()
+                self._lab,
+                states=store.boards(),
+                queue=store.queue(),
+                audit=store.audit(),
+                checks=store.checks(),
+                visits=store.visits(),
+                now=self._clock(),
             )
 
     def _show_lab(self, request: Request) -> Response:

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_edgehil.documents.near_miss import listed
+from pytest_edgehil.lab.health import LastCheck
 from pytest_edgehil.lab.inventory import Lab
-from pytest_edgehil.lab.leases import AuditLine, BoardState, BoardStatus, Queued
+from pytest_edgehil.lab.leases import AuditLine, BoardState, BoardStatus, Queued, Visit
 from pytest_edgehil.model.board import Board
 from pytest_edgehil.model.quantity import format_duration
 
 HISTORY_LINES = 200
+VISITS = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisitView:
+    """What came of a test on a board: when, how long ago, and the verdict of each gate."""
+
+    at: str
+    ago: str
+    test: str
+    combo: str
+    status: str
+    verdicts: tuple[tuple[str, str], ...]
+    message: str
+    by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +45,9 @@ class BoardView:
         since_at: the same as ISO 8601, for a tooltip.
         reason: why it is quarantined or in maintenance, or empty.
         expires: how long the lease lasts unless it is renewed, or empty.
+        check: what the last look at the board found, with its temperature, or empty.
+        visits: what came of tests on it, newest first.
+        console: the end of what its serial console said in the last of them, or empty.
     """
 
     board: Board
@@ -39,6 +58,9 @@ class BoardView:
     since_at: str
     reason: str
     expires: str
+    check: str
+    visits: tuple[VisitView, ...]
+    console: str
 
     @property
     def traits(self) -> str:
@@ -86,7 +108,14 @@ class LabView:
 
 
 def lab_view(
-    lab: Lab, *, states: Sequence[BoardState], queue: Sequence[Queued], audit: Sequence[AuditLine], now: float
+    lab: Lab,
+    *,
+    states: Sequence[BoardState],
+    queue: Sequence[Queued],
+    audit: Sequence[AuditLine],
+    checks: Mapping[str, LastCheck],
+    visits: Sequence[Visit],
+    now: float,
 ) -> LabView:
     """What the page shows.
 
@@ -94,6 +123,8 @@ def lab_view(
         lab: the inventory.
         states: of every board.
         queue: who waits, the first one first.
+        checks: the last look at each board.
+        visits: what came of tests, oldest first.
         audit: what happened, oldest first; the page shows the newest `HISTORY_LINES`, newest first.
         now: seconds since the epoch, by the clock of the database.
     """
@@ -102,13 +133,24 @@ def lab_view(
         name=lab.name,
         at=_moment(now),
         counts=tuple(counts.most_common()),
-        boards=tuple(_board(lab.board(state.board_id), state, now=now) for state in states),
+        boards=tuple(
+            _board(
+                lab.board(state.board_id),
+                state,
+                check=checks.get(state.board_id),
+                visits=[one for one in reversed(visits) if one.board_id == state.board_id],
+                now=now,
+            )
+            for state in states
+        ),
         queue=tuple(_queued(one, now=now) for one in queue),
         history=tuple(_line(line) for line in reversed(audit[-HISTORY_LINES:])),
     )
 
 
-def _board(board: Board, state: BoardState, *, now: float) -> BoardView:
+def _board(
+    board: Board, state: BoardState, *, check: LastCheck | None, visits: Sequence[Visit], now: float
+) -> BoardView:
     left_s = 0.0 if state.expires_at is None else state.expires_at - now
     return BoardView(
         board=board,
@@ -119,6 +161,30 @@ def _board(board: Board, state: BoardState, *, now: float) -> BoardView:
         since_at="" if state.since is None else _moment(state.since),
         reason=state.reason or "",
         expires=format_duration(left_s * 1e9) if state.state is BoardStatus.LEASED and left_s > 0 else "",
+        check="" if check is None else _check(check),
+        visits=tuple(_visit(one, now=now) for one in visits[:VISITS]),
+        console=visits[0].console if visits else "",
+    )
+
+
+def _check(check: LastCheck) -> str:
+    """A sentence about the last look at a board."""
+    found = check.checkup
+    told = [] if found.temperature_c is None else [f"{found.temperature_c:.0f} °C"]
+    told += [found.complaint] if found.complaint else ["healthy"]
+    return f"{', '.join(told)} {format_duration(round(check.age_s) * 1e9)} ago"
+
+
+def _visit(one: Visit, *, now: float) -> VisitView:
+    return VisitView(
+        at=_moment(one.at),
+        ago=_ago(one.at, now=now),
+        test=one.test,
+        combo=one.combo,
+        status=one.status,
+        verdicts=one.verdicts,
+        message=one.message,
+        by=one.by,
     )
 
 
