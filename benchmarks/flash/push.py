@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import bench
 from support.boards import BenchBoard, bundle
+from support.env_transport import EnvTransport
 from support.openssh import OpenSshServer
-from support.sshd_board import EnvTransport
 
 from pytest_edgehil.board.flash import flash, plan_flash
 from pytest_edgehil.board.push import push
@@ -50,7 +50,7 @@ from pytest_edgehil.board.push import push
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.board.ssh import connect
 sys.path.insert(0, sys.argv[1])
-from support.sshd_board import EnvTransport
+from support.env_transport import EnvTransport
 board, access, artifact, env, home = pickle.load(sys.stdin.buffer)
 link = connect(access, board_id=board.id, timeout_s=60.0)
 session = BoardSession(board, token=1, holder="bench", connect=lambda timeout_s: EnvTransport(link, env, home))

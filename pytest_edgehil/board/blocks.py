@@ -20,6 +20,7 @@ from pytest_edgehil.model.artifact import Artifact
 
 BLOCK_BYTES = 2**20
 KEPT_BLOCKS = 12
+AHEAD_BLOCKS = 8
 
 
 class Blocks:
@@ -29,13 +30,17 @@ class Blocks:
         artifact: whose file.
         block_bytes: size of all blocks but the last.
         kept: so many blocks stay in memory.
+        ahead: so many are read before they are asked for, by each of those who send them.
 
     Raises:
         CorruptArtifact: it cannot be read.
     """
 
-    def __init__(self, artifact: Artifact, *, block_bytes: int = BLOCK_BYTES, kept: int = KEPT_BLOCKS) -> None:
+    def __init__(
+        self, artifact: Artifact, *, block_bytes: int = BLOCK_BYTES, kept: int = KEPT_BLOCKS, ahead: int = AHEAD_BLOCKS
+    ) -> None:
         self.block_bytes = block_bytes
+        self.ahead = ahead
         self.count = -(-artifact.size_bytes // block_bytes)
         self._artifact = artifact
         self._kept = kept

@@ -30,7 +30,6 @@ from pytest_edgehil.board.zipapp import onboard_zipapp
 from pytest_edgehil.errors import CorruptArtifact, DeadlineExceeded, FlashError, LinkLost
 from pytest_edgehil.model.artifact import Artifact
 
-QUEUE_BLOCKS = 8
 PIECE_S = 60.0
 START_S = 30.0
 LAST_WORDS_S = 3.0
@@ -122,7 +121,7 @@ def push(
                 compress.set()
 
         try:
-            with contextlib.closing(_ahead(_frames(source, start, compress))) as frames:
+            with contextlib.closing(_ahead(_frames(source, start, compress), source.ahead)) as frames:
                 sent = talk.send({"what": "bytes", "from": start}, frames, told)
             talk.finish()
         except FlashError:
@@ -217,13 +216,13 @@ def _regrouped(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield bytes(pending)
 
 
-def _ahead(items: Iterator[_Frame]) -> Generator[_Frame, None, None]:
-    """The same frames, made by a thread ahead of whoever iterates.
+def _ahead(items: Iterator[_Frame], number: int) -> Generator[_Frame, None, None]:
+    """The same frames, so many of them made by a thread ahead of whoever iterates.
 
     Raises:
         CorruptArtifact: making them did.
     """
-    ready: queue.Queue[_Frame | CorruptArtifact | None] = queue.Queue(QUEUE_BLOCKS)
+    ready: queue.Queue[_Frame | CorruptArtifact | None] = queue.Queue(number)
     stop = threading.Event()
 
     def put(item: _Frame | CorruptArtifact | None) -> None:

@@ -24,6 +24,9 @@ BLOCK_BYTES = 2**18
 KEPT_BLOCKS = 32
 """8 MiB: boards that are not further apart share what was read."""
 
+AHEAD_BLOCKS = 2
+"""Boards that are further apart hold blocks of their own: with few of them, fifty boards take 25 MiB."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
@@ -69,7 +72,7 @@ def spread(
             return problem
 
     with (
-        Blocks(artifact, block_bytes=BLOCK_BYTES, kept=KEPT_BLOCKS) as blocks,
+        Blocks(artifact, block_bytes=BLOCK_BYTES, kept=KEPT_BLOCKS, ahead=AHEAD_BLOCKS) as blocks,
         ThreadPoolExecutor(max_workers=max(1, len(sessions)), thread_name_prefix="edgehil-spread") as pool,
     ):
         asked = {board_id: pool.submit(one, board_id, session, blocks) for board_id, session in sessions.items()}

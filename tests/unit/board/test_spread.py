@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from support.boards import BenchBoard
 from support.bundles import manifest
+from support.env_transport import EnvTransport
 from support.openssh import OpenSshServer
-from support.sshd_board import EnvTransport
 
 from pytest_edgehil.artifacts.bundle import pack
 from pytest_edgehil.artifacts.catalog import Catalog
