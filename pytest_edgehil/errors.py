@@ -24,6 +24,7 @@
     ├── Inconclusive                 a gate could not be decided within its budget
     ├── InvalidMeasurement           the measurement must not be used: the verdict is INVALID
     ├── ModelError                   the model itself failed on a healthy board (does not load, crashes, wrong feeds)
+    │   └── ModelTimeout             it did not answer in its time, on a board that went on giving signs of life
     └── BoardError                   a board, link or lab broke: never the model's fault
         ├── ConnectFailed            nobody answers, or the login is refused
         ├── HostKeyMismatch          whoever answers is not the board that lab.yaml pins
@@ -171,6 +172,10 @@ class InvalidMeasurement(EdgehilError):
 
 class ModelError(EdgehilError):
     """The model itself failed on a healthy board: it does not load, crashes, or refuses its feeds."""
+
+
+class ModelTimeout(ModelError):
+    """The model did not answer in the time it was given, while the board went on giving signs of life."""
 
 
 # --- what is not the model's fault -------------------------------------------------------------------

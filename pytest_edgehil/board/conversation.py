@@ -4,7 +4,8 @@ Two threads beside the caller's: one reads frames as they come, one says every f
 (the board ends a session whose host is silent). The board sends a heartbeat twice a second, whatever it does; so
 
 - silence for `SILENCE_S` is `LinkLost`, however long the request may take;
-- a request that takes longer than it was given while the board still breathes is `DeadlineExceeded`.
+- a request that takes longer than it was given while the board still breathes is `DeadlineExceeded`; and if the board
+  says that it is the model's inference which takes so long, `ModelTimeout`: the board does what it should.
 
 After the first error of this kind the conversation is over: what comes later could answer an earlier question.
 """
@@ -31,6 +32,7 @@ from pytest_edgehil.errors import (
     DeadlineExceeded,
     EdgehilError,
     LinkLost,
+    ModelTimeout,
     OutOfMemory,
     ProtocolError,
 )
@@ -47,6 +49,9 @@ TICK_S = 1.0
 LAST_WORDS_S = 3.0
 PIECE_BYTES = 2**20
 MAX_READINGS = 100_000
+
+_INFERRING = frozenset({"run", "measure", "generate"})
+"""What a board is busy with when it waits for the model and for nothing else."""
 
 Answer = tuple[Message, bytes]
 
@@ -204,14 +209,23 @@ class Conversation:
                 frame = self._frames.get(timeout=max(0.0, min(left, TICK_S)))
             except queue.Empty:
                 if left <= 0:
-                    busy = f"; the board is alive and busy with {self._busy!r}" if self._busy else ""
-                    raise self._give_up(DeadlineExceeded(f"{self._board_id}: {what}{busy}")) from None
+                    raise self._give_up(self._late(what)) from None
                 if on_tick is not None:
                     on_tick()
                 continue
             if isinstance(frame, _Over):
                 raise frame.error
             return frame
+
+    def _late(self, what: str) -> EdgehilError:
+        """Whose fault is it? A board that is silent for long ends the conversation in another way."""
+        if self._busy in _INFERRING:
+            return ModelTimeout(
+                f"{self._board_id}: the model did not answer: {what}, while the board is alive and busy with "
+                f"{self._busy!r}; a model that hangs, or one that takes so long"
+            )
+        busy = f"; the board is alive and busy with {self._busy!r}" if self._busy else ""
+        return DeadlineExceeded(f"{self._board_id}: {what}{busy}")
 
     def _send(self, message: Message, blob: bytes | memoryview, deadline: float) -> None:
         data = memoryview(wire.encode(message, blob))

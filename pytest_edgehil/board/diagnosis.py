@@ -22,6 +22,7 @@ from pytest_edgehil.errors import (
     LeaseError,
     LinkLost,
     ModelError,
+    ModelTimeout,
     OutOfMemory,
     Overheated,
     PowerError,
@@ -100,7 +101,10 @@ class Witnesses:
 
     def explain(self, problem: BoardError | ModelError, session: BoardSession) -> BoardError | ModelError:
         """The most exact error there is for a failure; the very same object when nobody knows better."""
-        if isinstance(problem, (ModelError, OutOfMemory)):
+        if isinstance(problem, ModelTimeout):
+            # the board gave signs of life until then, and the session ended with it: nobody is left to be asked
+            said = str(problem)
+        elif isinstance(problem, (ModelError, OutOfMemory)):
             # Its process may have died because the whole board did.
             gone = self._gone(session)
             if gone is None or isinstance(gone, LeaseError):  # somebody else's board tells nothing about our model
@@ -115,7 +119,7 @@ class Witnesses:
             return _error_of(reason)(f"{said}; the console shows: {reason}")
         if self._is_off():
             return BoardCrashed(f"{said}; the board has no power")
-        if isinstance(problem, (ModelError, OutOfMemory)):
+        if isinstance(problem, (ModelError, OutOfMemory)) and not isinstance(problem, ModelTimeout):
             return BoardCrashed(said)
         return problem
 

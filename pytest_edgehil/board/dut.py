@@ -466,7 +466,7 @@ class Dut:
         elif loaded is not None:
             try:
                 self._session.client.unload()
-            except BoardError:
+            except (BoardError, ModelError):
                 # a model that hangs is this test's doing; the next one gets a session of its own
                 self._session.drop()
 

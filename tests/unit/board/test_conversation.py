@@ -19,6 +19,7 @@ from pytest_edgehil.errors import (
     EdgehilError,
     Fenced,
     LinkLost,
+    ModelTimeout,
     OutOfMemory,
     ProtocolError,
 )
@@ -128,13 +129,26 @@ def test_silence_is_a_lost_link_however_long_the_request_may_take(talk, monkeypa
 
 def test_a_board_that_breathes_but_does_not_answer_exceeds_the_deadline(talk, monkeypatch):
     monkeypatch.setattr(module, "SILENCE_S", 5.0)
-    beats = [wire.encode({"type": "heartbeat", "busy": "run"})] * 3
+    beats = [wire.encode({"type": "heartbeat", "busy": "load"})] * 3
     link, channel = talk(HELLO, *beats)
     link.hello(5)
-    with pytest.raises(DeadlineExceeded, match=r"longer than 0\.4 s; the board is alive and busy with 'run'"):
-        link.ask("run", timeout_s=0.4)
+    with pytest.raises(DeadlineExceeded, match=r"longer than 0\.4 s; the board is alive and busy with 'load'"):
+        link.ask("load", timeout_s=0.4)
     assert channel.closed.is_set()
     with pytest.raises(DeadlineExceeded):
+        link.ask("status", timeout_s=5)
+
+
+@pytest.mark.parametrize("busy", ["run", "measure", "generate"])
+def test_a_model_that_does_not_answer_on_a_board_that_breathes_is_the_models_fault(talk, monkeypatch, busy):
+    monkeypatch.setattr(module, "SILENCE_S", 5.0)
+    link, channel = talk(HELLO, wire.encode({"type": "heartbeat", "busy": busy}))
+    link.hello(5)
+    told = rf"the model did not answer: {busy} took longer than 0\.4 s, while the board is alive and busy"
+    with pytest.raises(ModelTimeout, match=told):
+        link.ask(busy, timeout_s=0.4)
+    assert channel.closed.is_set()
+    with pytest.raises(ModelTimeout):
         link.ask("status", timeout_s=5)
 
 

@@ -17,6 +17,7 @@ from pytest_edgehil.errors import (
     Fenced,
     LinkLost,
     ModelError,
+    ModelTimeout,
     OutOfMemory,
     Overheated,
     PowerError,
@@ -136,6 +137,14 @@ def test_the_console_says_why_a_link_is_gone(problem, line, error):
     assert type(found) is error
     assert line in str(found)
     assert str(problem) in str(found)
+
+
+def test_a_model_that_does_not_answer_is_its_own_fault_unless_the_console_shows_that_the_board_crashed():
+    console, problem = FakeConsole(), ModelTimeout("the model did not answer")
+    told = witnesses(console)
+    assert told.explain(problem, DEAD) is problem, "its session is over, which says nothing about the board"
+    console.said += "Kernel panic - not syncing"
+    assert type(told.explain(problem, DEAD)) is BoardCrashed
 
 
 def test_what_the_console_said_before_explains_nothing():
