@@ -7,13 +7,14 @@ within the budget. A handful of starts states no error rate, and the verdict say
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pytest_edgehil.gates import arguments, outlook, validity
 from pytest_edgehil.gates.gate import GateSettings
-from pytest_edgehil.model.quantity import format_duration
+from pytest_edgehil.model.quantity import format_count, format_duration
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -50,7 +51,7 @@ class ColdStartTime:
         valid = validity.of_loading(sample)
         unseen = valid.unseen
         decided, change = True, outlook.AGAIN
-        if loads and min(loads) <= 0:
+        if not all(math.isfinite(one) and one > 0 for one in loads):
             outcome, reason = Outcome.INVALID, "a start took no time at all: the clock did not tick or went backwards"
         elif n > 1 and len(set(loads)) == 1 and not sample.replayed:
             outcome = Outcome.INVALID
@@ -66,7 +67,8 @@ class ColdStartTime:
         elif slowest is None or n < self.starts:
             outcome, decided = Outcome.INCONCLUSIVE, False
             reason = f"{n} of {self.starts} cold starts so far"
-            change = f"{self.starts - n} more cold starts within {budget} would PASS; one beyond it would FAIL"
+            more = format_count(self.starts - n, "more cold starts")
+            change = f"{more} within {budget} would PASS; one beyond it would FAIL"
         else:
             outcome = Outcome.PASS
             reason = f"all {n} cold starts took at most {budget}, {_between(loads)}"
@@ -108,7 +110,7 @@ def _between(loads: list[int]) -> str:
 
 def _figures(loads: list[int]) -> dict[str, float]:
     """What the processes took, and how much they differ; one process tells nothing of that."""
-    if not loads:
+    if not loads or not all(math.isfinite(one) and one > 0 for one in loads):
         return {}
     figures = {"fastest_ns": float(min(loads)), "mean_ns": float(statistics.mean(loads))}
     if len(loads) > 1:

@@ -17,13 +17,14 @@ page cache too.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates import arguments, outlook, validity
 from pytest_edgehil.gates.gate import GateSettings
-from pytest_edgehil.model.quantity import format_size, quoted, size_bytes
+from pytest_edgehil.model.quantity import format_count, format_size, quoted, size_bytes
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -126,7 +127,12 @@ def no_memory(sample: Sample) -> str | None:
     """Why these numbers cannot be what a process held; None when they can."""
     read = [one.rss_bytes for one in sample.readings if one.rss_bytes is not None]
     marks = [one for one in (sample.peak_rss_bytes, sample.steady_peak_rss_bytes) if one is not None]
-    least = min([*read, *marks, *(one.peak_rss_bytes for one in sample.cold_starts)], default=1)
+    held = [*read, *marks, *(one.peak_rss_bytes for one in sample.cold_starts)]
+    swapped = [one.swap_bytes for one in sample.readings if one.swap_bytes is not None]
+    broken = sum(not math.isfinite(one) for one in held) + sum(not math.isfinite(one) or one < 0 for one in swapped)
+    if broken:
+        return f"{format_count(broken, 'amounts')} of memory are negative or no numbers"
+    least = min(held, default=1)
     return f"a process that holds {least} bytes is none" if least <= 0 else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -35,8 +36,11 @@ class Size:
         if size is None:
             outcome, reason = Outcome.INCONCLUSIVE, "no model was flashed, so there is no artifact to weigh"
             change = "a model in the test's combo"
-        elif size <= 0:
-            outcome, reason = Outcome.INVALID, f"an artifact of {size} bytes is no artifact"
+        elif not math.isfinite(size) or size <= 0:
+            outcome, reason = (
+                Outcome.INVALID,
+                f"an artifact of {size} bytes is no artifact" if math.isfinite(size) else "the size is no number",
+            )
             change = outlook.AGAIN
         elif size <= self.budget_bytes:
             outcome, reason = Outcome.PASS, f"the artifact has {format_size(size, digits=4)}, at most {budget}"
