@@ -1,8 +1,9 @@
 """1 000 random cuts of a deployment, each followed by what must hold: one whole combo, and a next run that ends well.
 
 Of ten cuts seven are of the power (a disk that loses whatever was not fsynced), one kills the program, one cuts the
-link in the middle of a push, one makes the medium fail from some operation on (full, read-only, broken). The peer is
-the same program on a disk that ignores fsync: what flushing in the right places is worth. The share of its power cuts
+link in the middle of a push, one makes the medium fail from some operation on (full, read-only, broken). The boards
+have directories for slots, as virtual ones do (also new boards), devices and `tryboot`, and devices and U-Boot. The
+peer is the same program on a disk that ignores fsync: what flushing in the right places is worth. The share of its power cuts
 that is survived is its figure.
 
     python benchmarks/flash/cuts.py [--json] [--quick] [--cuts 1000] [--log FILE]
@@ -63,7 +64,10 @@ def main() -> int:
     arguments = parser.parse_args()
     count = 50 if arguments.quick else arguments.cuts
     with tempfile.TemporaryDirectory(dir=in_memory()) as directory:
-        stands = [Stand(Path(directory) / f"fresh-{fresh}", fresh=fresh) for fresh in (False, True)]
+        stands = [
+            Stand(Path(directory) / f"{kind}-{fresh}", fresh=fresh, kind=kind)
+            for kind, fresh in (("virtual", False), ("virtual", True), ("tryboot", False), ("uboot", False))
+        ]
         done = all_cuts(stands, count)
         peer = power_cuts(stands[0], random.Random(1), max(50, count // 10), honest=False)
     wrong = [(what, faults) for what, faults in done if faults]

@@ -111,7 +111,7 @@ class Home:
 
     def _sweep(self) -> None:
         # A temporary file or directory is locked by whoever writes it: what can be locked is nobody's.
-        for directory in (self.store, self.trees, self.combos, self.root):
+        for directory in (self.store, self.trees, self.combos, self.slots, self.root):
             for path in directory.glob(".*.tmp"):
                 if path.is_symlink():
                     path.unlink(missing_ok=True)

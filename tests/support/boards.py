@@ -33,6 +33,8 @@ HEALTHY = b"#!/bin/sh\nexit 0\n"
 class BenchBoard:
     """Files of one board below `root`."""
 
+    boots = 0
+
     def __init__(self, root: Path, *, board_id: str = "bench") -> None:
         self.root = root
         self.home = root / "home"
@@ -78,7 +80,7 @@ class BenchBoard:
         self.put("boot/autoboot.txt", text)
 
     def booted(self, partition: int, *, tryboot: bool) -> None:
-        self.boots = getattr(self, "boots", 0) + 1
+        self.boots += 1
         self.put("proc/device-tree/chosen/bootloader/partition", struct.pack(">I", partition))
         self.put("proc/device-tree/chosen/bootloader/tryboot", struct.pack(">I", int(tryboot)))
         self.put("proc/sys/kernel/random/boot_id", f"00000000-0000-0000-0000-{self.boots:012d}\n")

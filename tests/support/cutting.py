@@ -10,9 +10,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from support.boards import BenchBoard, bundle, model_bundle
+from support.boards import bundle, model_bundle
 from support.deploying import Deployment, Plan
 from support.lossy_disk import LossyDisk, failing
+from support.slot_boards import SlotBoard
 
 from pytest_edgehil.model import Artifact, Track
 from pytest_edgehil.onboard import combos
@@ -36,28 +37,57 @@ def firmware_bundle(directory: Path, *, version: str = "2.0", **manifest: object
     )
 
 
+DEVICE_BYTES = 6000
+
+
+def _firmware_image(directory: Path) -> Artifact:
+    """A firmware of one image; see `support.slot_boards`."""
+    identity = b'{"name": "edge-os", "version": "2.0"}'
+    files = {"firmware.json": identity, "root.img": identity + b"\n" + b"k" * 5000}
+    return bundle(
+        directory,
+        files,
+        track=Track.FIRMWARE,
+        kind="firmware-image",
+        runtime=None,
+        entry="firmware.json",
+        name="edge-os",
+        version="2.0",
+    )
+
+
 class Stand:
     """A board that is made once and copied for every cut.
 
     Args:
         directory: for everything.
         fresh: nothing of ours is on the board yet; else it is on a proven combo.
+        kind: of its slots; what is not ``virtual`` gets a firmware only, in an image.
     """
 
-    def __init__(self, directory: Path, *, fresh: bool) -> None:
+    def __init__(self, directory: Path, *, fresh: bool, kind: str = "virtual") -> None:
         directory.mkdir()
         self._directory = directory
         self._made = 0
         old, new, unwell = (model_bundle(directory, seed=seed) for seed in (1, 2, 3))
-        system = firmware_bundle(directory)
-        self.plan = Plan(
-            old={} if fresh else {"model": old.digest},
-            new={"model": new.digest, "firmware": system.digest},
-            unwell={"model": unwell.digest, "firmware": system.digest},
-            artifacts={one.digest: one for one in (old, new, unwell, system)},
-        )
+        system = firmware_bundle(directory) if kind == "virtual" else _firmware_image(directory)
+        if kind == "virtual":
+            self.plan = Plan(
+                old={} if fresh else {"model": old.digest},
+                new={"model": new.digest, "firmware": system.digest},
+                unwell={"model": unwell.digest, "firmware": system.digest},
+                artifacts={one.digest: one for one in (old, new, unwell, system)},
+            )
+        else:
+            self.plan = Plan(
+                old={} if fresh else {"model": old.digest},
+                new={"model": old.digest, "firmware": system.digest},
+                unwell={},
+                artifacts={one.digest: one for one in (old, system)},
+                kind=kind,
+            )
         self._template = directory / "template"
-        BenchBoard(self._template)
+        SlotBoard(self._template, kind, device_bytes=DEVICE_BYTES)
         if not fresh:
             deployment = Deployment(self._template, self.plan)
             deployment.enter()
@@ -112,7 +142,7 @@ class Stand:
             found += [f"after the next run: {one}" for one in board.faults()]
             if board.status()["combo"] != self.plan.new:
                 found.append(f"the next run ends on {board.status()['combo']}")
-        except (Problem, OSError, AssertionError) as exc:
+        except (Problem, OSError, AssertionError, LookupError, ValueError) as exc:
             found.append(f"the next run fails: {type(exc).__name__}: {exc}")
         return found
 
@@ -167,7 +197,7 @@ class Stand:
         """The link is cut, or the pusher killed, at any byte of a push; then the next one comes."""
         with self.board() as board:
             board.come_up()
-            digest = chance.choice(sorted(self.plan.new.values()))
+            digest = chance.choice(sorted({*self.plan.new.values()} - {*self.plan.old.values()}))
             size = self.plan.artifacts[digest].size_bytes
             found = []
             try:

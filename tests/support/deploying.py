@@ -7,20 +7,24 @@ model that is not well, and back. `run` goes on from wherever an earlier one was
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import os
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support.slot_boards import SlotBoard
+
 from pytest_edgehil.model import Artifact
 from pytest_edgehil.onboard import combos, fence, firmware, home, sink
-from pytest_edgehil.onboard.durable import sha256_of
-from pytest_edgehil.onboard.slots import chosen
+from pytest_edgehil.onboard.durable import sha256_of, write_atomically
+from pytest_edgehil.onboard.slots import chosen, images
+from pytest_edgehil.onboard.slots.uboot import UBoot
 from pytest_edgehil.onboard.unpack import altered, install, read_manifest
 
 SLOTS = (2, 3)
@@ -33,12 +37,14 @@ class Plan:
     Args:
         old, new, unwell: track → digest.
         artifacts: digest → artifact.
+        kind: of the board's slots, see `support.slot_boards`.
     """
 
     old: Mapping[str, str]
     new: Mapping[str, str]
     unwell: Mapping[str, str]
     artifacts: Mapping[str, Artifact]
+    kind: str = "virtual"
 
 
 class Deployment:
@@ -47,7 +53,11 @@ class Deployment:
     def __init__(self, root: Path, plan: Plan) -> None:
         self.root = root
         self.plan = plan
-        self.slots = chosen(None)
+        self.board = SlotBoard.existing(root, plan.kind)
+        self.slots = chosen(self.board.declared)
+        if plan.kind == "uboot":
+            names = dict(zip("AB", SLOTS, strict=True))
+            self.slots = dataclasses.replace(self.slots, chooser=UBoot(names, run=self._tool))
         self.home = home.Home(root / "home/.edgehil")
 
     def enter(self) -> None:
@@ -59,6 +69,8 @@ class Deployment:
         self.come_up()
         self.to(self.plan.new)
         combos.mark_good(self.home)
+        if not self.plan.unwell:
+            return
         self.push(self.plan.unwell)
         combos.activate(self.home, dict(self.plan.unwell))
         combos.revert(self.home)
@@ -68,13 +80,9 @@ class Deployment:
         self.home.prepare()
         combos.recover(self.home, self.slots)
 
-    def boot(self, *, tryboot: bool = False) -> None:
+    def boot(self, *arguments: str) -> None:
         """What the bootloader does: no work of ours, so nothing of it can be cut."""
-        default = self.slots.chooser.state().default
-        other = next(one for one in SLOTS if one != default)
-        nodes = self.root / "proc/device-tree/chosen/bootloader"
-        (nodes / "partition").write_bytes(struct.pack(">I", other if tryboot else default))
-        (nodes / "tryboot").write_bytes(struct.pack(">I", int(tryboot)))
+        self.board.power_cycle(*arguments)
 
     def to(self, combo: Mapping[str, str]) -> None:
         """Onto a combo, as `board/flash.py` does it."""
@@ -82,6 +90,7 @@ class Deployment:
         state = self.slots.chooser.state()
         running, default = state.running, state.default
         if running != default:
+            self.slots.chooser.retire(running)
             self.boot()  # `leave_trial`: somebody died in the middle of one
             running = default
         wanted, found = combo.get("firmware"), firmware.identity(self.home, running, running=True)
@@ -89,7 +98,7 @@ class Deployment:
         if wanted is not None and (found is None or found["digest"] != wanted):
             trial = next(one for one in SLOTS if one != running)
             firmware.write(self.home, self.slots, wanted, trial)
-            self.boot(tryboot=True)
+            self.boot(*self.slots.chooser.arm(trial))
             reasons = firmware.prove(self.home, self.slots, wanted, trial)["reasons"]
             assert reasons == []
             partitions = {"slots": self.slots, "partition": trial}
@@ -117,6 +126,15 @@ class Deployment:
             link.seek(0)
             sink.sink(self.home, digest=digest, size=size, token=7, holder="me", source=link.fileno(), **more)
 
+    def _tool(self, argv: Sequence[str]) -> str:
+        """U-Boot's tools in this process, to be cut: a redundant environment is the old or the new one."""
+        path = self.root / "uboot.env"
+        if argv[0] == "fw_setenv":
+            wanted = dict(line.split("=", 1) for line in Path(argv[2]).read_text().splitlines())
+            known = {**self.board.environment(), **wanted}
+            write_atomically(path, "".join(f"{name}={value}\n" for name, value in known.items()).encode())
+        return path.read_text()
+
     def status(self) -> dict[str, Any]:
         """What the board says of itself."""
         default = self.slots.chooser.state().default
@@ -140,6 +158,9 @@ class Deployment:
             found.append(f"partition {default} boots with combo {combo}")
         if default != SLOTS[0] and (status["identity"] or {}).get("digest") != combo.get("firmware"):
             found.append(f"partition {default} carries {status['identity']}")
+        if default != SLOTS[0] and combo.get("firmware") in plan.artifacts:
+            manifest = read_manifest(self.home.tree(combo["firmware"]))
+            found += [f"partition {default}: {one}" for one in images.differences(self.slots, manifest, default)]
         for track, digest in combo.items():
             tree = self.home.current / track
             found += [f"{track}: {one}" for one in altered(read_manifest(tree), tree)]

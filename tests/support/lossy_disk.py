@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 CHANGING = ("open", "write", "ftruncate", "rename", "replace", "symlink", "unlink", "remove", "mkdir", "rmdir", "fsync")
+SYNCING = ("fsync", "fdatasync")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +69,12 @@ class LossyDisk:
         self._quiet = False
         self._pending: list[Change] = []
         self._synced: dict[int, bytes] = {}  # inode → what is surely on the medium; only of files written since
-        self._real = {name: getattr(os, name) for name in CHANGING}
+        self._real = {name: getattr(os, name) for name in (*CHANGING, "fdatasync")}
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[LossyDisk]:
         """Replace the functions of `os` for as long as this lasts."""
-        for name in CHANGING:
+        for name in self._real:
             setattr(os, name, getattr(self, f"_{name}"))
         try:
             yield self
@@ -138,7 +139,14 @@ class LossyDisk:
     def _fsync(self, descriptor: int) -> None:
         if self._quiet:
             return
-        self._step("fsync")
+        self._flush("fsync", descriptor)
+
+    def _fdatasync(self, descriptor: int) -> None:
+        if not self._quiet:
+            self._flush("fdatasync", descriptor)
+
+    def _flush(self, name: str, descriptor: int) -> None:
+        self._step(name)
         if not self._honest:
             return
         inode = os.fstat(descriptor).st_ino
@@ -235,7 +243,11 @@ class _Loss:
         for inode, before in synced.items():
             path = self._where.get(inode)
             if path is not None and path.is_file():
-                path.write_bytes(self._remains(before, path.read_bytes()))
+                now = path.read_bytes()
+                left = self._remains(before, now)
+                if path.parent.name == "dev":  # a device keeps its size: what did not arrive is what was there before
+                    left = left[: len(now)] + before[len(left) : len(now)]
+                path.write_bytes(left)
         kept = {one.directory: 0 for one in pending}
         for directory in kept:
             kept[directory] = self._chance.randint(0, sum(one.directory == directory for one in pending))
@@ -298,7 +310,7 @@ def failing(number: int, code: int, *, forever: bool = True) -> Callable[[int, s
 
     def at(now: int, name: str) -> None:
         if now == number or (forever and now > number):
-            if code == errno.ENOSPC and name in {"unlink", "remove", "rmdir", "fsync"}:
+            if code == errno.ENOSPC and name in {"unlink", "remove", "rmdir", *SYNCING}:
                 return  # a full disk does not refuse to become emptier
             raise OSError(code, os.strerror(code))
 

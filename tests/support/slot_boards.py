@@ -24,26 +24,39 @@ class SlotBoard(BenchBoard):
     Args:
         root: for everything.
         kind: ``tryboot`` (a Pi, images), ``virtual`` (directories) or ``uboot`` (images).
+        device_bytes: room in a slot.
     """
 
-    def __init__(self, root: Path, kind: str) -> None:
+    boots = 0
+
+    def __init__(self, root: Path, kind: str, *, device_bytes: int = DEVICE_BYTES) -> None:
         super().__init__(root)
         self.kind = kind
-        devices = {} if kind == "virtual" else {"root": ("/dev/vda2", "/dev/vda3")}
-        self.slots = Slots(backend=kind, partitions=(2, 3), devices=devices)
-        for number in devices and (2, 3):
-            self.put(f"dev/vda{number}", bytes(DEVICE_BYTES))
+        for number in self.slots.devices and (2, 3):
+            self.put(f"dev/vda{number}", bytes(device_bytes))
             self.put(f"sys/class/block/vda{number}/dev", f"{NUMBERS[number]}\n")
         if kind != "virtual":
             (root / "partitions/2/firmware.json").unlink()
-            self.put("dev/vda2", _image("edge-os", "1.0"))
+            self.put("dev/vda2", _image("edge-os", "1.0").ljust(device_bytes, b"\0"))
         if kind == "uboot":
-            for name in ("autoboot.txt",):
-                (root / "boot" / name).unlink()
+            (root / "boot/autoboot.txt").unlink()
             self.environment({"bootcmd": "run a=b", "BOOT_ORDER": "A B", "BOOT_A_LEFT": "3", "BOOT_B_LEFT": "3"})
             self.shim("fw_printenv", 'cat "$EDGEHIL_SYSROOT/uboot.env"')
             self.shim("fw_setenv", _SETENV)
         self.boot_now(2, trial=False)
+
+    @classmethod
+    def existing(cls, root: Path, kind: str) -> SlotBoard:
+        """A board that is there already, or a copy of one."""
+        board = cls.__new__(cls)
+        board.root, board.kind = root, kind
+        return board
+
+    @property
+    def slots(self) -> Slots:
+        """As the lab declares them."""
+        devices = {} if self.kind == "virtual" else {"root": ("/dev/vda2", "/dev/vda3")}
+        return Slots(backend=self.kind, partitions=(2, 3), devices=devices)
 
     @property
     def declared(self) -> str:
@@ -94,7 +107,7 @@ class SlotBoard(BenchBoard):
         nodes = self.root / "proc/device-tree/chosen/bootloader"
         if self.kind == "uboot":
             for name in ("partition", "tryboot"):
-                (nodes / name).unlink()
+                (nodes / name).write_bytes(b"")  # U-Boot has no such nodes; removing them would be an operation of ours
             self.put(
                 "proc/cmdline", f"console=ttyAMA0 root=/dev/vda{partition} rauc.slot={'AB'[partition - 2]} quiet\n"
             )

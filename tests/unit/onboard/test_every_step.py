@@ -17,8 +17,9 @@ from support.cutting import FAULTS, Stand, in_memory
 from support.deploying import Deployment
 from support.lossy_disk import LossyDisk
 
-from pytest_edgehil.onboard import collect, combos
+from pytest_edgehil.onboard import collect, combos, unpack
 from pytest_edgehil.onboard.problem import Problem
+from pytest_edgehil.onboard.slots import images
 from pytest_edgehil.onboard.unpack import altered, read_manifest
 
 pytestmark = pytest.mark.timeout(300)
@@ -83,6 +84,49 @@ def test_the_medium_fails_from_any_operation_on(stand):
         fault = names[number // 2 % len(names)]
         found[f"{fault} from operation {number} on"] = stand.fail(number, fault)
     assert wrong(found) == {}
+
+
+@pytest.fixture(params=["tryboot", "uboot"])
+def images_on(request, room, monkeypatch):
+    """A board whose slots are devices, and what is written to them in small pieces."""
+    for module, name, size in ((unpack, "BLOCK_BYTES", 1000), (images, "FLUSH_BYTES", 2000)):
+        monkeypatch.setattr(module, name, size)
+    return Stand(room / "stand", fresh=False, kind=request.param)
+
+
+def test_an_image_is_written_in_pieces_that_are_flushed(images_on):
+    counted = collections.Counter(images_on.steps())
+    assert counted["fdatasync"] >= 2
+    assert counted["write"] > 10
+
+
+def test_killed_and_without_power_at_every_operation_of_a_firmware_of_images(images_on):
+    steps = len(images_on.steps())
+    found = images_on.cut(lambda number: [None, random.Random(number)])
+    assert len(found) == 2 * steps
+    assert wrong(found) == {}
+
+
+def test_the_medium_fails_from_any_operation_on_of_a_firmware_of_images(images_on):
+    found = {}
+    for number in range(1, len(images_on.steps())):
+        fault = sorted(FAULTS)[number % len(FAULTS)]
+        found[f"{fault} from operation {number} on"] = images_on.fail(number, fault)
+    assert wrong(found) == {}
+
+
+def test_short_writes_to_a_device_are_written_to_their_end(images_on):
+    with images_on.board() as board:
+        with LossyDisk(board.root, at=lambda _number, _name: None, short_writes=300).watching():
+            board.run()
+        assert board.faults() == []
+        assert board.status()["combo"] == images_on.plan.new
+
+
+@pytest.mark.parametrize("images_on", ["tryboot"], indirect=True)  # U-Boot's redundant environment has a checksum
+def test_without_flushing_an_image_the_same_cuts_are_not_survived(images_on):
+    found = images_on.cut(lambda number: [random.Random(number)], honest=False)
+    assert len(wrong(found)) > 3
 
 
 def test_the_link_is_cut_at_any_byte(stand):
