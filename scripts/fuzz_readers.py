@@ -5,8 +5,9 @@
     python scripts/fuzz_readers.py TARGET [-max_total_time=60] [CORPUS…]
 
 Targets: ``manifest`` (host), ``board-manifest``, ``unpack`` (host and board, below the gzip), ``patch`` (deltas of a
-small bundle that is in the store), ``sink`` (the whole of what a host pushes), ``frames`` (board). Each reader may end
-with its own error, in one line; anything else is a finding. Exits with 77 when atheris is not installed.
+small bundle that is in the store), ``sink`` (the whole of what a host pushes), ``frames`` and ``slots`` (board),
+``prompts``, ``recipe`` and ``policy`` (files that people write), ``prompt-artifact``. Each reader may end with its own
+error, in one line; anything else is a finding. Exits with 77 when atheris is not installed.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ except ImportError:
     raise SystemExit(SKIPPED) from None
 
 with atheris.instrument_imports(include=["pytest_edgehil"]):
-    from pytest_edgehil.artifacts import bundle, manifest, ustar
-    from pytest_edgehil.errors import CorruptArtifact, UnsafeArchive
+    from pytest_edgehil.artifacts import bundle, manifest, prompts, recipe, ustar
+    from pytest_edgehil.errors import CorruptArtifact, UnsafeArchive, UserError
     from pytest_edgehil.onboard import frames, patch, sink, unpack
     from pytest_edgehil.onboard.home import Home
     from pytest_edgehil.onboard.problem import Problem
+    from pytest_edgehil.onboard.slots import chosen
+    from pytest_edgehil.release import policy
 
 ROOM = Path(tempfile.mkdtemp())
 CODES = {
@@ -191,6 +194,43 @@ def fuzz_frames(data: bytes) -> None:
         os.close(ours)
 
 
+def read_file(name: str, data: bytes, load: Callable[[Path], object]) -> None:
+    """What people write: a file that is wrong is a user's mistake, told in lines that can be printed."""
+    path = ROOM / name
+    path.write_bytes(data)
+    try:
+        load(path)
+    except UserError as problem:
+        said = str(problem)
+        if not said or "\x1b" in said or not all(line.isprintable() for line in said.splitlines()):
+            raise AssertionError(f"not printable: {said!r}") from problem
+
+
+def fuzz_prompts(data: bytes) -> None:
+    """Prompt bundles, and the tests that they carry."""
+    read_file("prompts.yaml", data, lambda path: prompts.load_prompts(path).failures())
+
+
+def fuzz_prompt_artifact(data: bytes) -> None:
+    """``prompt.json`` of an artifact."""
+    refused_only(lambda: prompts.parse_prompts(data))
+
+
+def fuzz_recipe(data: bytes) -> None:
+    """Recipes; what they name is not there."""
+    read_file("recipe.yaml", data, recipe.load_recipe)
+
+
+def fuzz_policy(data: bytes) -> None:
+    """Release policies."""
+    read_file("policy.yaml", data, policy.load_policy)
+
+
+def fuzz_slots(data: bytes) -> None:
+    """What a host says of a board's slots."""
+    refused_only(lambda: chosen(data.decode(errors="surrogateescape")))
+
+
 TARGETS = {
     "manifest": fuzz_manifest,
     "board-manifest": fuzz_board_manifest,
@@ -198,6 +238,11 @@ TARGETS = {
     "patch": fuzz_patch,
     "sink": fuzz_sink,
     "frames": fuzz_frames,
+    "prompts": fuzz_prompts,
+    "prompt-artifact": fuzz_prompt_artifact,
+    "recipe": fuzz_recipe,
+    "policy": fuzz_policy,
+    "slots": fuzz_slots,
 }
 
 
