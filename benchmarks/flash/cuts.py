@@ -2,9 +2,10 @@
 
 Of ten cuts seven are of the power (a disk that loses whatever was not fsynced), one kills the program, one cuts the
 link in the middle of a push, one makes the medium fail from some operation on (full, read-only, broken). The boards
-have directories for slots, as virtual ones do (also new boards), devices and `tryboot`, and devices and U-Boot. The
-peer is the same program on a disk that ignores fsync: what flushing in the right places is worth. The share of its power cuts
-that is survived is its figure.
+have directories for slots, as virtual ones do (also new boards), devices and `tryboot`, and devices and U-Boot.
+
+The peer is the same program on a disk that ignores fsync: what flushing in the right places is worth. The share of its
+power cuts that is survived is its figure.
 
     python benchmarks/flash/cuts.py [--json] [--quick] [--cuts 1000] [--log FILE]
 
