@@ -53,12 +53,17 @@ _CLOCK_SLACK_S = 0.001
 _BOUND = sa.bindparam
 
 # made once, since making a statement costs as much as running it
-_SELECT_LEASES = sa.select(LEASE).where(LEASE.c.expires_at > _BOUND("now"))
+_SELECT_LEASES = sa.select(LEASE)
 _SELECT_LEASE = sa.select(LEASE).where(LEASE.c.board_id == _BOUND("board"))
 _SELECT_QUARANTINE = sa.select(QUARANTINE.c.board_id, QUARANTINE.c.reason)
 _SELECT_QUEUE = sa.select(QUEUE).where(QUEUE.c.alive_until > _BOUND("now"))
 _SOMEBODY_WAITS = sa.select(sa.exists().where(QUEUE.c.alive_until > _BOUND("now")))
 _DELETE_LEASE = sa.delete(LEASE).where(LEASE.c.token == _BOUND("of"))
+_RETURN_LEASE = (
+    sa.delete(LEASE)
+    .where(LEASE.c.board_id == _BOUND("board"), LEASE.c.token == _BOUND("of"), LEASE.c.expires_at > _BOUND("now"))
+    .returning(LEASE.c.token)
+)
 _EXTEND_LEASE = (
     sa.update(LEASE).where(LEASE.c.token == _BOUND("of")).values(expires_at=_BOUND("end"), expiry_s=_BOUND("lasting"))
 )
@@ -68,8 +73,13 @@ _CUT_LEASES = (
     .values(expires_at=_BOUND("now") + LEASE.c.expiry_s)
 )
 _INSERT_LEASE = sa.insert(LEASE)
-_SELECT_COUNTER = sa.select(COUNTER.c.value).where(COUNTER.c.name == _BOUND("of"))
-_UPDATE_COUNTER = sa.update(COUNTER).where(COUNTER.c.name == _BOUND("of")).values(value=_BOUND("to"))
+_BEGIN = sa.case((COUNTER.c.value < _BOUND("least"), _BOUND("least")), else_=COUNTER.c.value)
+_COUNT_ON = (
+    sa.update(COUNTER)
+    .where(COUNTER.c.name == _BOUND("of"))
+    .values(value=_BEGIN + _BOUND("count"))
+    .returning(COUNTER.c.value)
+)
 
 
 class Bell(Protocol):
@@ -109,6 +119,13 @@ class DatabaseStore(BoardBooks):
     @abc.abstractmethod
     def _write(self, action: Action[T], *, bell: Bell | None = None) -> T:
         """Carry an action out while nobody else decides anything. On the bell's connection, if it has one."""
+
+    def _write_unless(self, useless: Action[bool], action: Action[T | None]) -> T | None:
+        """Carry an action out unless another one, which only reads, says that it would come to nothing.
+
+        Those who ask in vain must not keep those who renew from writing.
+        """
+        return None if self._read(useless) else self._write(action)
 
     @abc.abstractmethod
     def _new_tokens(self, connection: sa.Connection, count: int, *, now: float) -> list[int]:
@@ -156,11 +173,9 @@ class DatabaseStore(BoardBooks):
             boards = self._outcomes(books, asking)[-1].boards
             if boards is None:
                 return None
-            return self._grant(connection, boards, holder=holder, expiry_s=expiry_s, claim=claim, now=now)
+            return self._grant(connection, books, boards, holder=holder, expiry_s=expiry_s, claim=claim)
 
-        if self._read(cannot):
-            return None
-        return self._write(take)
+        return self._write_unless(cannot, take)
 
     def renew(self, lease: Lease, *, expiry_s: float) -> Lease:
         """See `leases.LeaseStore.renew`."""
@@ -193,10 +208,9 @@ class DatabaseStore(BoardBooks):
         """See `leases.LeaseStore.release`."""
 
         def end(connection: sa.Connection, now: float, again: bool) -> bool:
-            row = connection.execute(_SELECT_LEASE, {"board": lease.board_id}).one_or_none()
-            if row is None or row.token != lease.token or row.expires_at <= now:
+            mine = {"board": lease.board_id, "of": lease.token, "now": now}
+            if connection.scalar(_RETURN_LEASE, mine) is None:
                 return again and _was_released(connection, lease)
-            connection.execute(_DELETE_LEASE, {"of": lease.token})
             note(connection, now, lease.board_id, AuditEvent.RELEASED, by=lease.holder, token=lease.token)
             return True
 
@@ -256,7 +270,7 @@ class DatabaseStore(BoardBooks):
             boards = outcomes[-1].boards
             if boards is None:
                 return reasons.waiting(self._rules, books, books.queue, outcomes), ()
-            leases = self._grant(connection, boards, holder=asking.holder, expiry_s=expiry_s, claim=claim, now=now)
+            leases = self._grant(connection, books, boards, holder=asking.holder, expiry_s=expiry_s, claim=claim)
             connection.execute(sa.delete(QUEUE).where(QUEUE.c.ticket == asking.ticket))
             return leases, ready(self._rules, self._books(connection, now=now)) if len(books.queue) > 1 else ()
 
@@ -282,7 +296,8 @@ class DatabaseStore(BoardBooks):
         """See `leases.LabState.boards`."""
 
         def look(connection: sa.Connection, now: float, _again: bool) -> tuple[BoardState, ...]:
-            leases = {row.board_id: lease_of(row, now=now) for row in connection.execute(_SELECT_LEASES, {"now": now})}
+            rows = connection.execute(_SELECT_LEASES)
+            leases = {row.board_id: lease_of(row, now=now) for row in rows if row.expires_at > now}
             quarantined = {row.board_id: row for row in connection.execute(sa.select(QUARANTINE))}
             closed = {
                 board_id: (one.since, one.reason) for board_id, one in self._rules.limits.maintenance(now).items()
@@ -316,11 +331,12 @@ class DatabaseStore(BoardBooks):
     # --- inside a transaction -------------------------------------------------------------------------
 
     def _books(self, connection: sa.Connection, *, now: float) -> Books:
-        rows = connection.execute(_SELECT_LEASES, {"now": now}).all()
+        rows = connection.execute(_SELECT_LEASES).all()
         return Books(
             now=now,
             clock_went_back=any(row.expires_at > now + row.expiry_s + _CLOCK_SLACK_S for row in rows),
-            leases={row.board_id: lease_of(row, now=now) for row in rows},
+            leases={row.board_id: lease_of(row, now=now) for row in rows if row.expires_at > now},
+            expired={row.board_id: lease_of(row, now=now) for row in rows if row.expires_at <= now},
             quarantined={row.board_id: row.reason for row in connection.execute(_SELECT_QUARANTINE)},
             maintenance=self._rules.limits.maintenance(now),
             queue=in_order([waiter_of(row) for row in connection.execute(_SELECT_QUEUE, {"now": now})]),
@@ -379,23 +395,24 @@ class DatabaseStore(BoardBooks):
     def _grant(
         self,
         connection: sa.Connection,
+        books: Books,
         boards: tuple[str, ...],
         *,
         holder: Holder,
         expiry_s: float,
         claim: str,
-        now: float,
     ) -> tuple[Lease, ...]:
+        now = books.now
         end = self._rules.limits.lease_ends(acquired_at=now, now=now, expiry_s=expiry_s, awaited=True)
         leases = tuple(
             Lease(board_id=board_id, token=token, holder=holder, acquired_at=now, expires_at=end, lasts_s=end - now)
             for board_id, token in zip(boards, self._new_tokens(connection, len(boards), now=now), strict=True)
         )
         for lease in leases:
-            old = connection.execute(_SELECT_LEASE, {"board": lease.board_id}).one_or_none()
+            old = books.expired.get(lease.board_id)
             if old is not None:
                 connection.execute(_DELETE_LEASE, {"of": old.token})
-                note(connection, old.expires_at, old.board_id, AuditEvent.EXPIRED, by=holder_of(old), token=old.token)
+                note(connection, old.expires_at, old.board_id, AuditEvent.EXPIRED, by=old.holder, token=old.token)
             connection.execute(
                 _INSERT_LEASE,
                 {
@@ -519,10 +536,4 @@ def _was_released(connection: sa.Connection, lease: Lease) -> bool:
 
 def next_number(connection: sa.Connection, name: str, *, count: int = 1, at_least: int = 0) -> int:
     """Count on by so many, beyond `at_least`; return the last. Counters outlive what they count and never go back."""
-    seen = connection.scalar(_SELECT_COUNTER, {"of": name})
-    last = max(seen or 0, at_least) + count
-    if seen is None:
-        connection.execute(sa.insert(COUNTER).values(name=name, value=last))
-    else:
-        connection.execute(_UPDATE_COUNTER, {"of": name, "to": last})
-    return last
+    return int(connection.execute(_COUNT_ON, {"of": name, "least": at_least, "count": count}).scalar_one())

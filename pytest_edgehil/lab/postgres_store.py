@@ -44,6 +44,8 @@ _SETTINGS = " ".join(
     f"-c {setting}"
     for setting in (
         "synchronous_commit=on",
+        "plan_cache_mode=force_generic_plan",  # statements of one row each: planning costs more than they do
+        "jit=off",
         "lock_timeout=4s",
         "statement_timeout=8s",
         "idle_in_transaction_session_timeout=2s",  # somebody was stopped, and all others wait for him
@@ -164,6 +166,7 @@ class PostgresLeaseStore(DatabaseStore):
         self._pid = os.getpid()
         self._of_parents: list[sa.Engine] = []
         self._reference: _Reference | None = None
+        self._offset_s = 0.0
         try:
             self._open()
         except BaseException:
@@ -320,11 +323,9 @@ class PostgresLeaseStore(DatabaseStore):
                 self._at_once(notify)
 
     def _idle(self, connection: sa.Connection) -> None:
-        if self._clock is None:
+        if self._offset_s:
             connection.execute(
-                sa.update(CLOCK)
-                .where(CLOCK.c.name == "lab", CLOCK.c.offset_s != 0)
-                .values(offset_s=0.0, steps=CLOCK.c.steps + 1)
+                sa.update(CLOCK).where(CLOCK.c.name == "lab").values(offset_s=0.0, steps=CLOCK.c.steps + 1)
             )
 
     # --- time -----------------------------------------------------------------------------------------
@@ -352,7 +353,8 @@ class PostgresLeaseStore(DatabaseStore):
                 .values(offset_s=CLOCK.c.offset_s - step, steps=CLOCK.c.steps + 1)
             )
             steps += 1
-        return float(wall + offset_s - step), _Reference(reading=reading, steps=steps)
+        self._offset_s = offset_s - step
+        return float(wall + self._offset_s), _Reference(reading=reading, steps=steps)
 
     def _expected(self) -> dict[str, float | int | None]:
         """Between which readings of the server's wall clock a statement that is sent now is carried out."""

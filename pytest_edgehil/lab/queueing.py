@@ -83,6 +83,7 @@ class Books:
         leases: those that have not expired, by board.
         quarantined: boards that are not handed out, with the reason.
         maintenance: boards that are not handed out for a while.
+        expired: leases that ended without being returned, by board.
         queue: who waits, the first one first.
         clock_went_back: does a lease end later than it could if time had only ever gone on?
     """
@@ -92,6 +93,7 @@ class Books:
     quarantined: Mapping[str, str]
     maintenance: Mapping[str, Maintenance]
     queue: tuple[Waiter, ...]
+    expired: Mapping[str, Lease] = field(default_factory=dict)
     clock_went_back: bool = False
 
 

@@ -43,8 +43,13 @@ from pytest_edgehil.lab.store_clock import Reading, boot_id, steady_s, step_s
 
 _WALL = "(julianday('now') - 2440587.5) * 86400.0"  # 2440587.5 is the Julian day of 1970-01-01
 _CLOCK = sa.text(f"SELECT offset_s, steps, wall, steady, boot, {_WALL} FROM clock WHERE name = 'lab'")  # noqa: S608
+_AT_ONCE = "IMMEDIATE or not at all"
 _FIRST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.01
+
+
+class _BusyError(Exception):
+    """Somebody else is writing."""
 
 
 class SqliteLeaseStore(DatabaseStore):
@@ -76,6 +81,7 @@ class SqliteLeaseStore(DatabaseStore):
         self._wall = wall
         self._steady = steady
         self._boot = boot_id()
+        self._offset_s = 0.0
         self._busy_s = busy_s
         self._engine = self._new_engine()
         self._pid = os.getpid()
@@ -102,6 +108,13 @@ class SqliteLeaseStore(DatabaseStore):
         with self._transaction("IMMEDIATE") as connection:
             return action(connection, self._now(connection, keep=True), False)
 
+    def _write_unless(self, useless: Action[bool], action: Action[T | None]) -> T | None:
+        try:  # where nobody is writing, nobody is kept from it
+            with self._transaction(_AT_ONCE) as connection:
+                return action(connection, self._now(connection, keep=True), False)
+        except _BusyError:
+            return super()._write_unless(useless, action)
+
     def _new_tokens(self, connection: sa.Connection, count: int, *, now: float) -> list[int]:
         last = next_number(connection, "token", count=count, at_least=int(now * 1000))
         return list(range(last - count + 1, last + 1))
@@ -115,10 +128,8 @@ class SqliteLeaseStore(DatabaseStore):
                 self.leave(waiter.ticket)  # which calls the next one
 
     def _idle(self, connection: sa.Connection) -> None:
-        if self._clock is None:
-            connection.execute(
-                sa.update(CLOCK).where(CLOCK.c.name == "lab", CLOCK.c.offset_s != 0).values(offset_s=0.0)
-            )
+        if self._offset_s:
+            connection.execute(sa.update(CLOCK).where(CLOCK.c.name == "lab").values(offset_s=0.0))
 
     # --- time -----------------------------------------------------------------------------------------
 
@@ -148,7 +159,8 @@ class SqliteLeaseStore(DatabaseStore):
                     boot=self._boot,
                 )
             )
-        return float(at + offset_s - step)
+        self._offset_s = offset_s - step
+        return float(at + self._offset_s)
 
     # --- the file -------------------------------------------------------------------------------------
 
@@ -169,18 +181,19 @@ class SqliteLeaseStore(DatabaseStore):
 
         @sa.event.listens_for(engine, "begin")
         def _begun(connection: sa.Connection) -> None:
-            if connection.get_execution_options()["begin"] == "IMMEDIATE":
-                raw = connection.connection.driver_connection
-                assert raw is not None
-                self._begin_writing(raw)
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            begin = connection.get_execution_options()["begin"]
+            if begin == "DEFERRED":
+                raw.execute("BEGIN DEFERRED")
             else:
-                connection.exec_driver_sql("BEGIN DEFERRED")
+                self._begin_writing(raw, wait_s=0.0 if begin == _AT_ONCE else self._busy_s)
 
         return engine
 
-    def _begin_writing(self, raw: Any) -> None:
+    def _begin_writing(self, raw: Any, *, wait_s: float) -> None:
         """Take the write lock. SQLite itself would look for it at ever longer intervals, up to 100 ms."""
-        end = time.monotonic() + self._busy_s
+        end = time.monotonic() + wait_s
         pause_s = _FIRST_PAUSE_S
         raw.execute("PRAGMA busy_timeout=0")
         try:
@@ -189,7 +202,11 @@ class SqliteLeaseStore(DatabaseStore):
                     raw.execute("BEGIN IMMEDIATE")
                     return
                 except sqlite3.OperationalError as busy:
-                    if busy.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
+                    if busy.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                        raise
+                    if wait_s == 0:
+                        raise _BusyError from busy
+                    if time.monotonic() >= end:
                         raise
                 time.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 -- so that two do not always meet
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
