@@ -1,0 +1,359 @@
+"""Do two ever have one board? Many processes contend for few boards while some are killed, stopped, and lied to about the time.
+
+Each process reserves one to three boards, sends them commands that carry its fencing token, and gives them back, over
+and over. Meanwhile processes are killed (and replaced), stopped for up to twice the expiry, and every one's wall clock
+jumps about by itself. A board is a stand-in that takes commands over a socket and refuses a token lower than it has
+seen, as `onboard/fence.py` does; it writes down whose commands it took and between which of them somebody else came in.
+
+- overlaps: commands that a board took from one holder after it had taken one of a later holder. Must be 0.
+- late: commands that a board refused, because their holder had been stopped past its expiry and did not know it yet.
+- books: leases of one board that overlap in the audit trail. Must be 0.
+- leaked: boards that are not free, and requests that are in the queue, an expiry after the last process ended.
+
+The peer is the same without leases: processes take boards at random. It shows that overlaps are found where there are
+any.
+
+    python benchmarks/leases/exclusivity.py [--json] [--quick] [--store sqlite] [--processes 200] [--boards 20]
+        [--minutes 3]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing as mp
+import os
+import random
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import bench
+
+from pytest_edgehil.errors import LeaseError, LeaseLost
+from pytest_edgehil.lab.inventory import Lab, load_lab
+from pytest_edgehil.lab.leases import AuditEvent, BoardStatus, LabStore, default_holder
+from pytest_edgehil.lab.postgres_store import PostgresLeaseStore
+from pytest_edgehil.lab.reservation import reserve
+from pytest_edgehil.lab.sqlite_store import SqliteLeaseStore
+from pytest_edgehil.lab.store import open_store, rules_of
+from pytest_edgehil.model.board import Requirement
+
+EXPIRY_S = 3.0
+PATIENCE_S = 60.0
+FORK = mp.get_context("fork")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What one run came to."""
+
+    leases: int
+    commands: int
+    kills: int
+    stops: int
+    clock_steps: int
+    late: int
+    overlaps: int
+    books: int
+    leaked: int
+
+
+# --- the boards ----------------------------------------------------------------------------------------
+
+
+def boards(path: Path, names: list[str], result: Any) -> None:
+    """Serve all boards in one process; a line is ``BOARD TOKEN VISIT``, the answer ``+`` or ``-``."""
+    seen = dict.fromkeys(names, 0)
+    newest: dict[str, str] = dict.fromkeys(names, "")  # the visit that came in last
+    left: dict[str, set[str]] = {name: set() for name in names}
+    told: Counter[str] = Counter()
+    chooser = selectors.DefaultSelector()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen(1000)
+        path.with_suffix(".up").touch()
+        server.setblocking(False)
+        chooser.register(server, selectors.EVENT_READ)
+        while not path.with_suffix(".end").exists():
+            for key, _ in chooser.select(timeout=0.2):
+                if key.fileobj is server:
+                    link, _ = server.accept()
+                    chooser.register(link, selectors.EVENT_READ, bytearray())
+                    continue
+                link = key.fileobj
+                try:
+                    data = link.recv(4096)
+                except ConnectionError:
+                    data = b""
+                if not data:
+                    chooser.unregister(link)
+                    link.close()
+                    continue
+                key.data.extend(data)
+                while b"\n" in key.data:
+                    line, _, rest = bytes(key.data).partition(b"\n")
+                    key.data[:] = rest
+                    name, token, visit = line.decode().split()
+                    taken = int(token) >= seen[name]
+                    if taken:
+                        told["commands"] += 1
+                        seen[name] = int(token)
+                        if visit != newest[name]:
+                            if visit in left[name]:
+                                told["overlaps"] += 1  # it was here, somebody else came, and it is here again
+                            left[name].add(newest[name])
+                            newest[name] = visit
+                    else:
+                        told["late"] += 1
+                    with contextlib.suppress(ConnectionError):
+                        link.sendall(b"+" if taken else b"-")
+    result.put(dict(told))
+
+
+class Link:
+    """To the boards."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
+
+    def send(self, board: str, token: int, visit: str) -> bool:
+        """One command; False: refused."""
+        self._socket.sendall(f"{board} {token} {visit}\n".encode())
+        return self._socket.recv(1) == b"+"
+
+
+# --- those who contend ---------------------------------------------------------------------------------
+
+
+_honest = time.time
+
+
+class Liar:
+    """A wall clock that jumps about."""
+
+    def __init__(self, draw: random.Random, steps: Any, slot: int) -> None:
+        self._draw, self._steps, self._slot, self._off, self._due = draw, steps, slot, 0.0, 0.0
+
+    def __call__(self) -> float:
+        here = time.monotonic()
+        if here > self._due:
+            self._due = here + self._draw.uniform(0.2, 2.0)
+            self._off = self._draw.choice((0.0, -3600.0, 3600.0, self._draw.uniform(-10, 10)))
+            self._steps[self._slot] += 1
+        return _honest() + self._off
+
+
+def opened(lab: Lab, liar: Liar) -> LabStore:
+    """A store whose database, as far as one can make it, believes the liar."""
+    if lab.lease_url.startswith("sqlite"):
+        return SqliteLeaseStore(lab.lease_url, rules=rules_of(lab), wall=liar)
+    return PostgresLeaseStore(lab.lease_url, lab=lab.name, rules=rules_of(lab))
+
+
+def contend(path: Path, lab: Lab, leased: bool, until: float, seed: int, slot: int, granted: Any, steps: Any) -> None:
+    """Reserve, use, give back. Counts in a slot of its own, since it may be killed while it holds a lock."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    draw = random.Random(seed)
+    liar = Liar(draw, steps, slot)
+    time.time = liar  # whoever asks this process for the time gets that
+    link = Link(path)
+    if not leased:
+        while time.monotonic() < until:
+            visit, token = f"{os.getpid()}-{draw.random()}", 1
+            board = draw.choice(lab.boards).id
+            use(link, [(board, token)], visit, draw, lambda: None)
+        return
+    with opened(lab, liar) as store:
+        while time.monotonic() < until:
+            wanted = [Requirement()] * draw.choices((1, 2, 3), (8, 1, 1))[0]
+            try:
+                with reserve(
+                    lab, wanted, store=store, holder=default_holder(), wait_s=max(0.5, until - time.monotonic())
+                ) as held:
+                    granted[slot] += len(held.leases)
+                    visit = f"{os.getpid()}-{held.leases[0].token}"
+                    use(link, [(one.board_id, one.token) for one in held.leases], visit, draw, held.check)
+            except (LeaseError, LeaseLost):
+                continue  # stopped past the expiry, or the end
+
+
+def use(link: Link, on: list[tuple[str, int]], visit: str, draw: random.Random, check: Any) -> None:
+    """Some commands to each board."""
+    for _ in range(draw.randint(1, 6)):
+        for board, token in on:
+            check()
+            if not link.send(board, token, visit):
+                raise LeaseLost("the board refuses us")
+        time.sleep(draw.uniform(0, 0.05))
+
+
+# --- the run -------------------------------------------------------------------------------------------
+
+
+def run(lab: Lab, directory: Path, *, leased: bool, processes: int, seconds: float, seed: int = 0) -> Found:
+    """One run."""
+    draw = random.Random(seed)
+    path = directory / f"{lab.name}-{seed}"
+    result, granted, steps = FORK.Queue(), FORK.RawArray("q", processes), FORK.RawArray("q", processes)
+    served = FORK.Process(target=boards, args=(path, [board.id for board in lab.boards], result), daemon=True)
+    served.start()
+    while not path.with_suffix(".up").exists():
+        time.sleep(0.01)
+    until = time.monotonic() + seconds
+    numbers = iter(range(10**9))
+
+    def start(slot: int) -> mp.process.BaseProcess:
+        one = FORK.Process(
+            target=contend, args=(path, lab, leased, until, next(numbers), slot, granted, steps), daemon=True
+        )
+        one.start()
+        return one
+
+    crowd = [start(slot) for slot in range(processes)]
+    stopped: dict[int, float] = {}
+    kills = stops = 0
+    while time.monotonic() < until and leased:
+        time.sleep(draw.uniform(0.02, 0.15))
+        for at, when in list(stopped.items()):
+            if time.monotonic() > when:
+                del stopped[at]
+                os.kill(crowd[at].pid or 0, signal.SIGCONT)
+        victim = draw.randrange(processes)
+        if victim in stopped or not crowd[victim].is_alive():
+            continue
+        if draw.random() < 0.4:
+            crowd[victim].kill()
+            crowd[victim].join()
+            crowd[victim] = start(victim)
+            kills += 1
+        else:
+            os.kill(crowd[victim].pid or 0, signal.SIGSTOP)
+            stopped[victim] = time.monotonic() + draw.uniform(0.1, 2 * EXPIRY_S)
+            stops += 1
+    for at in stopped:
+        os.kill(crowd[at].pid or 0, signal.SIGCONT)
+    for one in crowd:
+        one.join(PATIENCE_S)
+        if one.is_alive():
+            raise SystemExit(f"process {one.pid} does not end")
+    path.with_suffix(".end").touch()
+    told = Counter(result.get())
+    served.join()
+    books, leaked = (0, 0) if not leased else afterwards(lab)
+    return Found(
+        leases=sum(granted),
+        commands=told["commands"],
+        kills=kills,
+        stops=stops,
+        clock_steps=sum(steps),
+        late=told["late"],
+        overlaps=told["overlaps"],
+        books=books,
+        leaked=leaked,
+    )
+
+
+def afterwards(lab: Lab) -> tuple[int, int]:
+    """Overlaps in the books, and what is not free when everybody's time is up."""
+    with open_store(lab) as store:
+        time.sleep(EXPIRY_S + 0.5)
+        leaked = sum(state.state is not BoardStatus.FREE for state in store.boards()) + len(store.queue())
+        open_until: dict[str, int | None] = {}
+        overlaps = 0
+        for line in store.audit():
+            if line.event is AuditEvent.LEASED:
+                overlaps += open_until.get(line.board_id) is not None
+                open_until[line.board_id] = line.token
+            elif open_until.get(line.board_id) == line.token:
+                open_until[line.board_id] = None
+    return overlaps, leaked
+
+
+@contextlib.contextmanager
+def labs(which: list[str], directory: Path, count: int) -> Iterator[dict[str, Lab]]:
+    """A lab in each kind of database."""
+    text = f"lab: bench\nlease_expiry: {EXPIRY_S:g} s\nboards:\n" + "".join(
+        f"  vb-{number}: {{class: pi5-8gb, environment: virtual}}\n" for number in range(count)
+    )
+    found = {}
+    with contextlib.ExitStack() as stack:
+        if "sqlite" in which:
+            (directory / "lab.yaml").write_text(text)
+            found["sqlite"] = load_lab(directory / "lab.yaml")
+            open_store(found["sqlite"]).close()
+        if "postgres" in which:
+            from support.postgres import PostgresServer
+
+            (directory / "postgres").mkdir()
+            server = stack.enter_context(PostgresServer("max_connections=500"))
+            found["postgres"] = server.new_lab(directory / "postgres", text)
+        yield found
+
+
+def main() -> int:
+    """Runs the benchmark."""
+    parser = bench.parser(__doc__)
+    parser.add_argument("--store", choices=("sqlite", "postgres", "both"), default="both")
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--boards", type=int)
+    parser.add_argument("--minutes", type=float)
+    arguments = parser.parse_args()
+    quick: bool = arguments.quick
+    processes = arguments.processes or (12 if quick else 200)
+    count = arguments.boards or (4 if quick else 20)
+    seconds = 60 * (arguments.minutes or (0.05 if quick else 3))
+    which = ["sqlite", "postgres"] if arguments.store == "both" else [arguments.store]
+    if "postgres" in which and not postgres_is_here():
+        if arguments.store == "postgres":
+            return bench.missing_status("postgres")
+        which.remove("postgres")
+    found: dict[str, Found] = {}
+    with bench.workplace() as directory, labs(which, directory, count) as prepared:
+        for name, lab in prepared.items():
+            found[name] = run(lab, directory, leased=True, processes=processes, seconds=seconds)
+        lab = next(iter(prepared.values()))
+        peer = run(lab, directory, leased=False, processes=processes, seconds=min(seconds, 10), seed=1)
+    wrong = sum(one.overlaps + one.books + one.leaked for one in found.values())
+    figure = bench.Figure(
+        name=f"overlaps on {count} boards, {processes} processes",
+        value=float(wrong),
+        unit="overlaps",
+        peer="boards taken at random, without leases",
+        peer_value=float(max(1, peer.overlaps)),
+        also={name: {key: getattr(one, key) for key in Found.__slots__} for name, one in found.items()},
+    )
+    rows = [("", *Found.__slots__)]
+    rows += [(name, *(str(getattr(one, key)) for key in Found.__slots__)) for name, one in found.items()]
+    rows.append(("no leases", *(str(getattr(peer, key)) for key in Found.__slots__)))
+    where = bench.machine()
+    table = ["  ".join(f"{cell:>11}" for cell in row) for row in rows]
+    table.append(
+        f"{processes} processes, {count} boards, {seconds:.0f} s, expiry {EXPIRY_S:g} s; {where['cpu']}, {where['cpus']} "
+        f"CPUs, load average {where['load_average']}"
+    )
+    bench.publish(arguments, figure, table)
+    return 1 if wrong else 0
+
+
+def postgres_is_here() -> bool:
+    """Is a server installed?"""
+    from support.postgres import binaries
+
+    if binaries() is None:
+        print("not measured: postgres not installed", file=sys.stderr)
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
