@@ -29,6 +29,7 @@ SCRIPTS = (
     "plugin/import_cost.py",
     "measuring/overhead.py",
     "leases/throughput.py",
+    "leases/exclusivity.py",
     "transport/commands.py",
     "flash/push.py",
     "flash/many.py",
@@ -57,6 +58,7 @@ PARTS = ("measuring/bare_loop.py", "leases/waiter.py", "statistics/cases.py")
 
 LONG = frozenset(
     {
+        "leases/exclusivity.py",
         "flash/cuts.py",
         "statistics/open_loop.py",
         "statistics/open_loop_drawn.py",

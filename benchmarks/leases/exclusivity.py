@@ -1,4 +1,4 @@
-"""Do two ever have one board? Many processes contend for few boards while some are killed, stopped, and lied to about the time.
+"""Do two ever have one board? Many contend for few while some are killed, stopped, and lied to about the time.
 
 Each process reserves one to three boards, sends them commands that carry its fencing token, and gives them back, over
 and over. Meanwhile processes are killed (and replaced), stopped for up to twice the expiry, and every one's wall clock
@@ -145,6 +145,7 @@ class Liar:
         self._draw, self._steps, self._slot, self._off, self._due = draw, steps, slot, 0.0, 0.0
 
     def __call__(self) -> float:
+        """Now, or not."""
         here = time.monotonic()
         if here > self._due:
             self._due = here + self._draw.uniform(0.2, 2.0)
@@ -160,7 +161,9 @@ def opened(lab: Lab, liar: Liar) -> LabStore:
     return PostgresLeaseStore(lab.lease_url, lab=lab.name, rules=rules_of(lab))
 
 
-def contend(path: Path, lab: Lab, leased: bool, until: float, seed: int, slot: int, granted: Any, steps: Any) -> None:
+def contend(
+    path: Path, lab: Lab, *, leased: bool, until: float, seed: int, slot: int, granted: Any, steps: Any
+) -> None:
     """Reserve, use, give back. Counts in a slot of its own, since it may be killed while it holds a lock."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     draw = random.Random(seed)
@@ -214,7 +217,17 @@ def run(lab: Lab, directory: Path, *, leased: bool, processes: int, seconds: flo
 
     def start(slot: int) -> mp.process.BaseProcess:
         one = FORK.Process(
-            target=contend, args=(path, lab, leased, until, next(numbers), slot, granted, steps), daemon=True
+            target=contend,
+            args=(path, lab),
+            kwargs={
+                "leased": leased,
+                "until": until,
+                "seed": next(numbers),
+                "slot": slot,
+                "granted": granted,
+                "steps": steps,
+            },
+            daemon=True,
         )
         one.start()
         return one
@@ -338,8 +351,8 @@ def main() -> int:
     where = bench.machine()
     table = ["  ".join(f"{cell:>11}" for cell in row) for row in rows]
     table.append(
-        f"{processes} processes, {count} boards, {seconds:.0f} s, expiry {EXPIRY_S:g} s; {where['cpu']}, {where['cpus']} "
-        f"CPUs, load average {where['load_average']}"
+        f"{processes} processes, {count} boards, {seconds:.0f} s, expiry {EXPIRY_S:g} s; {where['cpu']}, "
+        f"{where['cpus']} CPUs, load average {where['load_average']}"
     )
     bench.publish(arguments, figure, table)
     return 1 if wrong else 0

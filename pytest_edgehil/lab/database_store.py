@@ -227,7 +227,7 @@ class DatabaseStore(BoardBooks):
             held = board_id in books.leases
             if held or (only_due and board_id not in health_book.due(connection, now=now)):
                 return None
-            return self._grant(connection, (board_id,), holder=holder, expiry_s=expiry_s, claim=claim, now=now)[0]
+            return self._grant(connection, books, (board_id,), holder=holder, expiry_s=expiry_s, claim=claim)[0]
 
         return self._write(take)
 
@@ -536,4 +536,8 @@ def _was_released(connection: sa.Connection, lease: Lease) -> bool:
 
 def next_number(connection: sa.Connection, name: str, *, count: int = 1, at_least: int = 0) -> int:
     """Count on by so many, beyond `at_least`; return the last. Counters outlive what they count and never go back."""
-    return int(connection.execute(_COUNT_ON, {"of": name, "least": at_least, "count": count}).scalar_one())
+    last = connection.scalar(_COUNT_ON, {"of": name, "least": at_least, "count": count})
+    if last is None:
+        last = at_least + count
+        connection.execute(sa.insert(COUNTER).values(name=name, value=last))
+    return int(last)

@@ -27,6 +27,7 @@ from pytest_edgehil.documents.reading import Document, KeyPath, Problem, read_do
 from pytest_edgehil.errors import BoardUnavailable
 from pytest_edgehil.lab.health import HealthRules
 from pytest_edgehil.lab.limits import Limits
+from pytest_edgehil.lab.limits_file import limits_of
 from pytest_edgehil.lab.schema import (
     IDENTIFIER,
     LAB_FILE,
@@ -127,6 +128,7 @@ def load_lab(path: Path) -> Lab:
     lease_url = _lease_url(section, document, state_dir, problems)
     boards = tuple(_board(section, board_id, document, problems) for board_id in section.boards)
     problems.extend(_shared(boards, document))
+    limits = limits_of(section, boards, document, problems)
     if problems:
         raise document.refuse(problems)
     health = section.health
@@ -149,6 +151,7 @@ def load_lab(path: Path) -> Lab:
             longest_recheck_s=health.longest_recheck,
             give_up=health.give_up,
         ),
+        limits=limits,
         labgrid=None
         if section.labgrid is None
         else Coordinator(address=section.labgrid.coordinator, python=_labgrid_python(section, path)),

@@ -15,7 +15,9 @@ from pytest_edgehil.lab.leases import Holder
 
 LOWEST, HIGHEST = -100, 100
 """Priorities that may be asked for."""
-_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+BRANCH_VARIABLES = ("EDGEHIL_BRANCH", "GITHUB_HEAD_REF", "GITHUB_REF_NAME", "CI_COMMIT_REF_NAME", "BRANCH_NAME")
+"""Where the branch that is worked on is read: ours, GitHub's, GitLab's, Jenkins'."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,12 +187,14 @@ class Limits:
             return end
         return max(now, min(end, acquired_at + self.max_lease_s))
 
-    def priority_of(self, branch: str | None) -> int:
-        """The priority of work on a branch; 0 unless a rule says otherwise.
+    def priority(self, environment: Mapping[str, str]) -> int:
+        """The priority of work in this environment: by its branch; 0 unless a rule says otherwise.
 
-        >>> Limits(priorities=(PriorityRule(branch="release/*", priority=10),)).priority_of("release/2.1")
-        10
+        >>> limits = Limits(priorities=(PriorityRule(branch="release/*", priority=10),))
+        >>> limits.priority({"CI_COMMIT_REF_NAME": "release/2.1"}), limits.priority({"CI_COMMIT_REF_NAME": "main"})
+        (10, 0)
         """
+        branch = next((environment[name] for name in BRANCH_VARIABLES if environment.get(name)), None)
         for rule in self.priorities:
             if branch is not None and fnmatch.fnmatchcase(branch, rule.branch):
                 return rule.priority

@@ -70,8 +70,6 @@ MIGRATIONS: tuple[Migration, ...] = (
             """CREATE TABLE clock (name VARCHAR NOT NULL PRIMARY KEY, offset_s {float} NOT NULL,
                 steps INTEGER NOT NULL, wall {float} NOT NULL, steady {float} NOT NULL, boot VARCHAR NOT NULL)""",
             "INSERT INTO clock VALUES ('lab', 0, 0, 0, 0, '')",
-            "INSERT INTO counter SELECT 'token', 0 WHERE NOT EXISTS (SELECT 1 FROM counter WHERE name = 'token')",
-            "INSERT INTO counter VALUES ('ticket', 0)",
         ),
         # tokens of leases that are granted side by side, without waiting for each other
         only_on=(("postgresql", "CREATE SEQUENCE token AS BIGINT START WITH 1"),),

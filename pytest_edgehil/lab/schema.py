@@ -435,6 +435,55 @@ class HealthSection(Section):
     ] = 6
 
 
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+class LimitsSection(Section):
+    """How long a lease may last, and how many boards somebody may have at a time."""
+
+    max_lease: Annotated[
+        Annotated[float, _duration(at_least="1 s", at_most="365 d")] | None,
+        WithJsonSchema({"anyOf": [{"type": "string", "examples": ["4 h"]}, {"type": "null"}]}),
+        Field(description="a lease ends so long after it began, renewed or not; no limit when left out"),
+    ] = None
+    extend: Annotated[
+        Literal["never", "while-idle"],
+        Field(description="what happens then: it ends, or goes on while nobody waits for a board"),
+    ] = "never"
+    per_user: Annotated[Count | None, Field(description="boards that each user may have at a time")] = None
+    users: Annotated[dict[str, Count], Field(description="other limits for some users, by login")] = {}
+    per_project: Annotated[Count | None, Field(description="boards that each project may have at a time")] = None
+    projects: Annotated[dict[str, Count], Field(description="other limits for some projects, by name")] = {}
+
+
+class PrioritySection(Section):
+    """Who goes first in the queue: work on some branches."""
+
+    branch: Annotated[Text, Field(description="shell pattern for the branch's name, such as release/*")]
+    priority: Annotated[int, Field(ge=-100, le=100, description="the higher one goes first; 0 is everybody else's")]
+
+
+class MaintenanceSection(Section):
+    """A time in which boards are not handed out. Who holds one then keeps it."""
+
+    start: Annotated[
+        Text, Field(description="when it begins: 'Sun 02:00' each week, '02:00' each day, '2026-11-22 02:00' once")
+    ]
+    lasts: Annotated[
+        float, _duration(at_least="1 min", at_most="30 d"), _quantity("2 h"), Field(description="how long")
+    ]
+    zone: Annotated[Text, Field(description="time zone of the start, such as Europe/Berlin")] = "UTC"
+    drain: Annotated[
+        float,
+        _duration(at_least="0 s", at_most="7 d"),
+        _quantity("10 min"),
+        _field("boards are not handed out any more so long before it begins", default="0 s"),
+    ] = 0.0
+    boards: Annotated[list[Word], Field(description="ids of the boards; all of the lab when neither is given")] = []
+    classes: Annotated[list[Word], Field(description="shell patterns for classes of boards")] = []
+    reason: Annotated[Text, Field(description="what those are told who wait")] = "maintenance"
+
+
 class LabSection(Section):
     """The whole file."""
 
@@ -463,6 +512,11 @@ class LabSection(Section):
         HealthSection,
         Field(description="looking at boards before they are handed out", json_schema_extra={"default": {}}),
     ] = HealthSection()
+    limits: Annotated[LimitsSection, Field(description="how long and how many boards somebody may have")] = (
+        LimitsSection()
+    )
+    priorities: Annotated[list[PrioritySection], Field(description="the first that fits the branch counts")] = []
+    maintenance: Annotated[list[MaintenanceSection], Field(description="when boards are not handed out")] = []
     labgrid: Annotated[
         LabgridSection | None, Field(description="the labgrid lab that boards with a 'place' belong to")
     ] = None

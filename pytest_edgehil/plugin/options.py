@@ -30,6 +30,7 @@ class Options:
         require: no lab is an error instead of a skip.
         report: results directory, or None.
         wait_s: how long a test waits for a board.
+        priority: in the lab's queue; None: what the lab file says for the branch.
         soak_ns: overrides the duration of every soak.
         artifacts, datasets: where to look for artifacts and held-out sets, in this order.
         model, prompt, firmware: default combo of tests that name none.
@@ -55,6 +56,7 @@ class Options:
     require: bool
     report: Path | None
     wait_s: float
+    priority: int | None
     soak_ns: int | None
     artifacts: tuple[Path, ...]
     datasets: tuple[Path, ...]
@@ -105,6 +107,13 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="TIME",
         default="10 min",
         help="wait so long for a free board (default: %(default)s)",
+    )
+    add(
+        "--edgehil-priority",
+        metavar="N",
+        type=int,
+        help="place in the lab's queue: the higher number goes first, -100 to 100 (default: what the lab file says for "
+        "the branch, else 0)",
     )
     add("--edgehil-soak", metavar="TIME", help="override the duration of every soak; the evidence states the real one")
     add("--edgehil-artifacts", metavar="DIR", action="append", default=[], help="look for artifacts here (repeatable)")
@@ -207,6 +216,7 @@ def read_options(config: pytest.Config) -> Options:
         require=option("--edgehil-require"),
         report=None if report is None else Path(report).resolve(),
         wait_s=_duration_s("--edgehil-wait", option("--edgehil-wait")),
+        priority=_priority(option("--edgehil-priority")),
         soak_ns=None if option("--edgehil-soak") is None else _duration("--edgehil-soak", option("--edgehil-soak")),
         artifacts=(*map(Path, option("--edgehil-artifacts")), *config.getini("edgehil_artifacts")),
         datasets=tuple(config.getini("edgehil_datasets")),
@@ -273,6 +283,12 @@ def _duration(name: str, text: str) -> int:
         return duration_ns(text)
     except QuantityError as problem:
         raise pytest.UsageError(f"{name}: {problem}") from problem
+
+
+def _priority(number: int | None) -> int | None:
+    if number is not None and not -100 <= number <= 100:
+        raise pytest.UsageError(f"--edgehil-priority: {number} is out of range: expected -100 to 100")
+    return number
 
 
 def _duration_s(name: str, text: str) -> float:

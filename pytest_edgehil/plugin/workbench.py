@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.plugin.options import Options
     from pytest_edgehil.plugin.run import Run
 
+log = logging.getLogger("edgehil.lab")
 HELDOUT = "heldout.npz"
 MAIN = "main"
 """The worker's name where there are no workers."""
@@ -86,6 +89,12 @@ class Workbench:
     def holder(self) -> Holder:
         """Who we are in the lab's books."""
         return holder_of(self.run.run_id, self.worker)
+
+    @property
+    def priority(self) -> int:
+        """Ours in the lab's queue: the command line's, else what the lab file says for the branch."""
+        asked = self.options.priority
+        return self.lab.limits.priority(os.environ) if asked is None else asked
 
     # --- artifacts and data --------------------------------------------------------------------------
 
@@ -227,6 +236,8 @@ class Workbench:
             store=self.store,
             holder=self.holder,
             wait_s=self.options.wait_s,
+            priority=self.priority,
+            on_wait=log.info,
             tied_to_parent=self.worker != MAIN,  # a worker that outlives its controller must not keep its board
         )
         token = reservation.leases[0].token
