@@ -49,7 +49,7 @@ def errors(n: int, margin: float, gained_rate: float, repetitions: int) -> dict[
         for row, (lost, gained) in enumerate(counts.tolist()):
             key = (count, lost, gained)
             if key not in known:
-                known[key] = tango.score(count, lost, gained, margin)
+                known[key] = tango.cautious(count, lost, gained, margin)
             scores[row] = known[key]
         decided = np.where((decided == 0) & (np.abs(scores) >= z), np.sign(-scores), decided)
     lost, gained = counts[:, 0], counts[:, 1]

@@ -40,7 +40,7 @@ def sizes(n: int, margin: float, gained_rate: float) -> tuple[float, float]:
             p = _multinomial((lost, gained, n - lost - gained), (lost_rate, gained_rate, rest))
             drop = (lost - gained) / n
             spread = np.sqrt(max((lost + gained) / n - drop**2, 0.0) / n)
-            score += p * (tango.score(n, lost, gained, margin) <= -Z)
+            score += p * (tango.cautious(n, lost, gained, margin) <= -Z)
             wald += p * bool(drop + Z * spread < margin)
     return score, wald
 

@@ -128,7 +128,7 @@ class Controller:
             return
         self._note_idle_rerun()
         try:
-            self._write(session.config)
+            self._write(session.config, hurried=session.exitstatus == pytest.ExitCode.INTERRUPTED)
         except (EdgehilError, OSError) as problem:
             self._problems.append(f"the results could not be written: {_said(problem)}")
         incomplete = self._problems or (self.not_run and self.options.lab is not None)
@@ -136,12 +136,12 @@ class Controller:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self.run.close()
 
-    def _write(self, config: pytest.Config) -> None:
+    def _write(self, config: pytest.Config, *, hurried: bool) -> None:
         from pytest_edgehil.reporting import results, summary
 
         if not self._has_something_to_say:
             return
-        self._draw(config)
+        self._draw(config, hurried=hurried)
         allure.write_run(
             config,
             self.records,
@@ -186,14 +186,14 @@ class Controller:
             "error_rate": self.error_rate,
         }
 
-    def _draw(self, config: pytest.Config) -> None:
+    def _draw(self, config: pytest.Config, *, hurried: bool) -> None:
         """Draw the plots that the workers promised; what cannot be drawn is no failure."""
         with_allure = allure.sink_of(config) is not None
         note = plots.hint(self.options, self.records, allure=with_allure)
         if note:
             self._notes.append(note)
         try:
-            drawn = plots.draw(config, self.options, self.records, run=self.run)
+            drawn = plots.draw(config, self.options, self.records, run=self.run, hurried=hurried)
         except Exception as problem:  # noqa: BLE001 - nobody's results are lost for a picture
             self._notes.append(f"no plots: {type(problem).__name__}: {problem}")
             return

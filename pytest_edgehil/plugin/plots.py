@@ -51,8 +51,14 @@ def promise(attempt: Attempt, workbench: Workbench, *, allure: bool) -> None:
     attempt.files |= {one.purpose: one.path for one in promised}
 
 
-def draw(config: pytest.Config, options: Options, records: Sequence[TestRecord], *, run: Run) -> Drawn:
-    """Controller: draw what was promised, into the report and into Allure's results."""
+def draw(
+    config: pytest.Config, options: Options, records: Sequence[TestRecord], *, run: Run, hurried: bool = False
+) -> Drawn:
+    """Controller: draw what was promised, into the report and into Allure's results.
+
+    Args:
+        hurried: somebody has pressed Ctrl-C and waits: only as many as a few seconds allow.
+    """
     from pytest_edgehil.reporting.plots import album, canvas
 
     if not any(album.is_picture(path) for one in records for path in one.files.values()):
@@ -68,7 +74,14 @@ def draw(config: pytest.Config, options: Options, records: Sequence[TestRecord],
         else:
             target.write_bytes(canvas.apology(f"no picture: {drawn}", file_format=options.plots))
 
-    return album.draw_all(records, run.directory, file_format=options.plots, clock=time.monotonic, publish=publish)
+    return album.draw_all(
+        records,
+        run.directory,
+        file_format=options.plots,
+        clock=time.monotonic,
+        publish=publish,
+        time_s=album.HURRIED_S if hurried else album.TIME_S,
+    )
 
 
 def hint(options: Options, records: Sequence[TestRecord], *, allure: bool) -> str:

@@ -4,6 +4,10 @@ Only the items count on which one of both is right: `lost` (the baseline right, 
 other way round). McNemar's test asks whether the drop is zero, which is the wrong question for a budget; Wald's
 interval errs far too often when few items differ.
 
+The score is asymptotic, and counts come in whole items: enumerated exactly over sets of 200 to 1000 items, at a stated
+5 % it passes falsely in up to 6.0 % and fails falsely in up to 8.3 % of all sets. So the gate uses `cautious`, which is
+short of a decision by a part of an item: at most 4.9 and 5.4 % (``benchmarks/statistics/tango_size.py``).
+
 Source: Tango 1998, Statistics in Medicine 17:891–908.
 """
 
@@ -38,12 +42,29 @@ def score(n: int, lost: int, gained: int, drop: float) -> float:
     return distance / math.sqrt(variance)
 
 
+PASS_ITEMS, FAIL_ITEMS = 0.1, 0.5
+"""By so many items the observed drop is taken to be nearer to the one that is held against it, below it and above."""
+
+
+def cautious(n: int, lost: int, gained: int, drop: float) -> float:
+    """`score` with a correction for counts being whole; it never changes sign.
+
+    >>> round(cautious(500, 3, 1, 0.02), 3), round(cautious(300, 0, 0, 0.01), 3)
+    (-2.388, -1.683)
+    """
+    found, distance = score(n, lost, gained, drop), lost - gained - n * drop
+    if distance == 0.0 or math.isinf(found):
+        return found
+    kept = 1.0 - (PASS_ITEMS if distance < 0.0 else FAIL_ITEMS) / abs(distance)
+    return found * max(0.0, kept)
+
+
 def interval(n: int, lost: int, gained: int, z: float) -> tuple[float, float]:
-    """The drops whose `score` lies within ±z.
+    """The drops whose `cautious` score lies within ±z.
 
     >>> low, high = interval(500, 3, 1, 1.645)
     >>> round(low, 4), round(high, 4)
-    (-0.0035, 0.0132)
+    (-0.005, 0.0134)
     """
     observed = (lost - gained) / n
     low = _crossing(n, lost, gained, z=z, between=(-1.0 + 1e-9, observed))
@@ -56,6 +77,7 @@ def _crossing(n: int, lost: int, gained: int, *, z: float, between: tuple[float,
     outside, inside = between
     for _ in range(80):
         middle = 0.5 * (outside + inside)
-        beyond = score(n, lost, gained, middle) > z if z > 0 else score(n, lost, gained, middle) < z
+        found = cautious(n, lost, gained, middle)
+        beyond = found > z if z > 0 else found < z
         outside, inside = (middle, inside) if beyond else (outside, middle)
     return inside

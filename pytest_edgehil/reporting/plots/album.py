@@ -27,6 +27,9 @@ DIRECTORY: Final = "plots"
 TIME_S: Final = 60.0
 """No picture is begun after so long; those of tests that did not pass come first."""
 
+HURRIED_S: Final = 5.0
+"""The same after an interrupt: somebody waits for the prompt."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
@@ -146,6 +149,7 @@ def draw_all(
 def _draw(record: TestRecord, promised: dict[str, str], directory: Path, *, file_format: str) -> dict[str, str]:
     """Draw the pictures of one record; returns those that could not be drawn, with the reason."""
     from pytest_edgehil.evidence import raw
+    from pytest_edgehil.gates import continued
     from pytest_edgehil.gates.registry import from_arguments
 
     missing = dict.fromkeys(promised.values(), "it is not what these samples call for")
@@ -154,7 +158,9 @@ def _draw(record: TestRecord, promised: dict[str, str], directory: Path, *, file
         sample = raw.read_sample(directory / samples)
         gates = [from_arguments(one.name, one.arguments) for one in record.gates]
         slug = Path(samples).name.removesuffix(".json.gz")
-        wanted = pictures(slug, gates, [gate.evaluate(sample) for gate in gates], sample, file_format=file_format)
+        wanted = pictures(
+            slug, gates, [continued.evaluate(gate, sample) for gate in gates], sample, file_format=file_format
+        )
         (directory / DIRECTORY).mkdir(exist_ok=True)
     except Exception as problem:  # noqa: BLE001 - a picture is for convenience: whatever is wrong, the run goes on
         return dict.fromkeys(promised.values(), _said(problem))

@@ -156,17 +156,17 @@ def test_a_set_too_small_is_named_before_anything_runs(size: int) -> None:
 
 def test_a_set_too_small_for_a_drop_with_labels_depends_on_what_may_be_gained() -> None:
     one = gate(drop=0.01)
-    assert one.too_small(300, labelled=True) is None
-    said = one.too_small(299, labelled=True)
+    assert one.too_small(320, labelled=True) is None
+    said = one.too_small(319, labelled=True)
     assert said == (
-        "300 items are needed to certify a drop in accuracy of at most 1% at an error rate of 5%; the set has 299"
+        "320 items are needed to certify a drop in accuracy of at most 1% at an error rate of 5%; the set has 319"
     )
-    assert one.too_small(299, labelled=True, gained=3) is None
+    assert one.too_small(319, labelled=True, gained=3) is None
     assert one.too_small(20, labelled=True, gained=20) is not None  # no look at so few
     assert "299 items are needed" in str(one.too_small(298))  # without labels
-    best = one.evaluate(labelled(300, lost=0, gained=0))
+    best = one.evaluate(labelled(320, lost=0, gained=0))
     assert best.outcome is Outcome.PASS
-    assert one.evaluate(labelled(299, lost=0, gained=0)).outcome is Outcome.INCONCLUSIVE
+    assert one.evaluate(labelled(319, lost=0, gained=0)).outcome is Outcome.INCONCLUSIVE
 
 
 def test_every_verdict_says_what_would_change_it() -> None:

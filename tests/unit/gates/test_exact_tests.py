@@ -76,8 +76,8 @@ def test_tango_uses_the_constrained_maximum_likelihood(n: int, lost: int, gained
 
 def test_tango_interval_ends_where_the_score_is_z() -> None:
     low, high = tango.interval(300, 12, 4, 1.645)
-    assert tango.score(300, 12, 4, low) == pytest.approx(1.645, abs=1e-6)
-    assert tango.score(300, 12, 4, high) == pytest.approx(-1.645, abs=1e-6)
+    assert tango.cautious(300, 12, 4, low) == pytest.approx(1.645, abs=1e-6)
+    assert tango.cautious(300, 12, 4, high) == pytest.approx(-1.645, abs=1e-6)
     assert low < 8 / 300 < high
 
 
@@ -98,6 +98,17 @@ def test_the_score_test_has_its_size_at_the_margin(n: int, drop: float, gained_r
     assert p.sum() == pytest.approx(1.0, abs=1e-4)
     score = np.vectorize(lambda b, c: tango.score(n, b, c, drop))(lost, gained)
     assert 0.031 <= float(p[score <= -1.6449].sum()) <= 0.052
+
+
+@pytest.mark.parametrize(("n", "drop"), [(300, 0.01), (300, 0.02), (500, 0.01)])
+@pytest.mark.parametrize("gained_rate", [0.0, 0.01])
+def test_the_gates_cautious_score_errs_in_at_most_its_error_rate(n: int, drop: float, gained_rate: float) -> None:
+    lost, gained = np.meshgrid(np.arange(40), np.arange(25), indexing="ij")
+    p = stats.binom.pmf(gained, n, gained_rate)
+    p = p * stats.binom.pmf(lost, n - gained, (drop + gained_rate) / (1.0 - gained_rate))
+    score = np.vectorize(lambda b, c: tango.cautious(n, b, c, drop))(lost, gained)
+    assert float(p[score <= -1.6449].sum()) <= 0.052
+    assert float(p[score >= 1.6449].sum()) <= 0.055
 
 
 def test_where_nothing_is_gained_walds_interval_passes_almost_one_set_in_five() -> None:
