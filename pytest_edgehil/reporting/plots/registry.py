@@ -13,7 +13,7 @@ from typing import Any, Final
 from pytest_edgehil.gates.gate import Gate
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Verdict
-from pytest_edgehil.reporting.plots import canvas, distribution, drift, evidence, memory, ratios, temperature
+from pytest_edgehil.reporting.plots import canvas, distribution, drift, evidence, items, memory, ratios, temperature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Kind:
 
 KINDS: Final = tuple(
     Kind(name=one.NAME, applies=one.applies, draw=one.draw)
-    for one in (distribution, evidence, ratios, memory, drift, temperature)
+    for one in (distribution, evidence, ratios, items, memory, drift, temperature)
 )
 
 

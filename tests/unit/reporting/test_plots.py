@@ -354,3 +354,20 @@ except UserError as problem:
     assert "pip install 'pytest-edgehil[plots]'" in told.stdout
     assert "--edgehil-plots=off" in told.stdout
     assert json.dumps(told.stderr) == '""'
+
+
+def test_the_share_of_items_is_drawn_over_the_items_that_decided() -> None:
+    agreed = np.arange(600) != 20
+    sample = Sample.empty().replace(agreed=agreed, evaluated_of=600)
+    of = gate("accuracy", agreement=0.95)
+    verdict = of.evaluate(sample)
+    assert registry.names(of, sample, verdict) == ("items",)
+    svg = drawn("items", of, sample)
+    assert "1 exception" in "".join(svg.itertext())
+    assert len(path_of(svg, "observed")) > 10
+    close = gate("cosine_similarity", 0.99)
+    cosines = Sample.empty().replace(cosines=np.where(agreed, 0.999, np.nan), evaluated_of=600)
+    assert registry.names(close, cosines, close.evaluate(cosines)) == ("items",)
+    assert registry.draw("items", close, cosines, file_format="png")[:4] == b"\x89PNG"
+    drop = gate("accuracy", drop=0.05)
+    assert registry.names(drop, sample, drop.evaluate(sample)) == ()
