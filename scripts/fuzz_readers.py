@@ -213,7 +213,7 @@ def fuzz_prompts(data: bytes) -> None:
 
 def fuzz_prompt_artifact(data: bytes) -> None:
     """``prompt.json`` of an artifact."""
-    refused_only(lambda: prompts.parse_prompts(data))
+    read_file("prompt.json", data, lambda path: prompts.parse_prompts(path.read_bytes()))
 
 
 def fuzz_recipe(data: bytes) -> None:

@@ -80,7 +80,7 @@ def build(recipe: Recipe, *, out_dir: Path, progress: Progress = lambda _: None,
 
 
 def _build_model(recipe: Recipe, step: ModelStep, out_dir: Path, progress: Progress, *, measure: bool) -> BuildReport:
-    source = step.source.read_bytes()
+    source = _whole(step.source)
     how = step.quantise
     # loaded before anything slow: a source that is no model is told of at once
     session = OnnxSession(source, label=str(step.source))
@@ -141,6 +141,33 @@ def _build_model(recipe: Recipe, step: ModelStep, out_dir: Path, progress: Progr
     report = _evaluated(report, step.evaluate, session, progress, source=source, made=data)
     _hold_to(report, step.evaluate, recipe)
     return report
+
+
+def _whole(path: Path) -> bytes:
+    """A model's bytes, with the weights in it that exporters of large models put into files beside it.
+
+    Raises:
+        RecipeError: such a file is missing, or all of it is more than one file of ONNX may hold (2 GiB).
+    """
+    data = path.read_bytes()
+    if b"location" not in data:  # the key of such a reference, whatever it is about
+        return data
+    try:
+        import onnx
+        from onnx.external_data_helper import load_external_data_for_model
+    except ImportError:
+        return data  # ONNX Runtime will say what is missing
+    try:
+        model = onnx.load_model_from_string(data)
+        if not any(one.data_location == onnx.TensorProto.EXTERNAL for one in model.graph.initializer):
+            return data
+        load_external_data_for_model(model, str(path.parent))
+        for one in model.graph.initializer:
+            one.ClearField("data_location")  # now as if they had never been elsewhere
+        return bytes(model.SerializeToString(deterministic=True))
+    except Exception as problem:
+        said = " ".join(str(problem).split())[:200]
+        raise RecipeError(f"{path}: its weights in other files cannot be taken in: {said}") from problem
 
 
 def _health_items(step: HealthStep, model: bytes) -> bytes:

@@ -80,9 +80,11 @@ class Store:
 
         Raises:
             ExtraMissing: the URL needs a package that is not installed.
-            UserError: no file system of that kind is known.
+            UserError: no file system of that kind is known, or the place is a file.
         """
         if "://" not in place:
+            if Path(place).exists() and not Path(place).is_dir():
+                raise UserError(f"{place}: is a file; a store is a directory or a URL")
             return cls(place, _Directory(Path(place) / DIRECTORY), local=Path(place))
         return cls(place, _Remote(place), local=None)
 

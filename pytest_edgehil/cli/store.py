@@ -86,8 +86,13 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from pytest_edgehil.errors import UserError
+
     checked = damaged = 0
-    for _, problem in _store(options).verify():
+    store = _store(options)
+    if store.local is not None and not store.local.is_dir():
+        raise UserError(f"{store.place}: there is no such store, so nothing can be said of it")
+    for _, problem in store.verify():
         checked += 1
         if problem:
             damaged += 1

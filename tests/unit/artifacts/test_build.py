@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from support.onnx_models import classifier
 
@@ -163,6 +164,25 @@ def test_the_report_is_written_beside_the_artifact(room: Path) -> None:
     assert document["host_latency"]["artifact_p50_ns"] > 0
     assert f"| digest | {report.artifact.digest} |" in as_markdown.read_text()
     assert "agreement" in report.to_text()
+
+
+def test_weights_beside_the_model_are_taken_in_and_their_change_is_a_change_of_the_source(room: Path) -> None:
+    plain = made(room, RECIPE.replace("method: static, calibration: items.npz", "method: dynamic")).artifact
+    model = onnx.load(room / "model.onnx")
+    onnx.save(model, room / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert (room / "weights.bin").stat().st_size > 0
+    text = RECIPE.replace("method: static, calibration: items.npz", "method: dynamic")
+    beside = made(room, text, out="beside").artifact
+    assert file_bytes(beside, "model.onnx") == file_bytes(plain, "model.onnx")
+    data = bytearray((room / "weights.bin").read_bytes())
+    data[3] ^= 0x01
+    (room / "weights.bin").write_bytes(data)
+    changed = made(room, text, out="changed").artifact
+    assert changed.manifest.provenance.source != beside.manifest.provenance.source
+    (room / "weights.bin").unlink()
+    with pytest.raises(RecipeError, match="weights in other files cannot be taken in") as refused:
+        made(room, text, out="gone")
+    assert "\n" not in str(refused.value)
 
 
 def test_without_labels_there_is_agreement_but_no_accuracy(room: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from support.bundles import manifest
@@ -148,3 +149,12 @@ def test_the_commands_say_what_they_did(artifact, other, tmp_path, capsys, monke
     assert "2 bundles removed" in said("gc", *place, "--keep", "0 B")
     monkeypatch.delenv("EDGEHIL_STORE", raising=False)
     assert "set EDGEHIL_STORE" in said("list", status=2)
+
+
+def test_a_store_that_is_a_file_or_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    for place, line in ((tmp_path / "file", "is a file; a store is a directory"), (tmp_path / "none", "no such store")):
+        assert main(["store", "verify", "--store", str(place)]) == 2
+        error = capsys.readouterr().err.strip()
+        assert line in error
+        assert "\n" not in error
