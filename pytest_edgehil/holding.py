@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from pytest_edgehil.board.console import Console
     from pytest_edgehil.board.power import Power
     from pytest_edgehil.board.session import BoardSession
+    from pytest_edgehil.lab.health import Checkup
     from pytest_edgehil.lab.inventory import Lab
+    from pytest_edgehil.lab.leases import Lease
     from pytest_edgehil.lab.reservation import Reservation
     from pytest_edgehil.virtual.control import VirtualControl
     from pytest_edgehil.virtual.farm import RunningBoard
@@ -97,6 +100,11 @@ class Holding:
     def holder(self) -> str:
         """Who holds it, as the lab knows us."""
         return self._reservation.leases[0].holder.name
+
+    @property
+    def lease(self) -> Lease:
+        """The lease, as last renewed."""
+        return self._reservation.leases[0]
 
     @property
     def console(self) -> Console:
@@ -204,6 +212,30 @@ class Holding:
             self._console = Console.open(
                 self._board.console, log_path=self._console_log, board_id=self.id, check=self.check
             )
+
+    def check_up(self) -> Checkup:
+        """Look at the board afresh: one round trip to its on-board program.
+
+        Raises:
+            BoardError: it is not reached, or another one answers under its address.
+        """
+        from pytest_edgehil.lab.health import Vitals, clock_offset_s, judge
+
+        self.forget_link()
+        asked_at_s = time.time()
+        told = self.session.client.platform
+        answered_at_s = time.time()
+        vitals = Vitals(
+            serial=told.serial,
+            runtimes=told.runtimes,
+            accelerator=told.accelerator,
+            disk_free_bytes=told.disk_free_bytes,
+            temperature_c=told.temperature_c,
+            clock_offset_s=None
+            if told.time_s is None
+            else clock_offset_s(told.time_s, asked_at_s=asked_at_s, answered_at_s=answered_at_s),
+        )
+        return judge(self._board, vitals, self._lab.health)
 
     def check(self) -> None:
         """Raise `LeaseLost` if the board is not ours any more, as far as the last heartbeat could tell."""

@@ -85,8 +85,15 @@ def board(request: pytest.FixtureRequest, combo: Combo) -> Holding:
             where=workbench.dataset_path,
             baseline=lambda: _baseline_of(request, combo),
         )
+
+    def note_unfit(board_id: str, why: str) -> None:
+        attempt.holding, attempt.board = None, None
+        attempt.note_progress(f"{board_id} did not pass its check and is quarantined: {why}")
+
     with attempt.step("reserve"):
-        return workbench.hold(attempt.requirement, combo, note, beside=tuple(attempt.against.values()))
+        return workbench.hold(
+            attempt.requirement, combo, note, beside=tuple(attempt.against.values()), on_unfit=note_unfit
+        )
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.holding import Holding
     from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.lab.leases import Holder, LabStore
+    from pytest_edgehil.lab.reservation import Reservation
     from pytest_edgehil.model.artifact import Artifact, Combo, Track
     from pytest_edgehil.model.board import Board
     from pytest_edgehil.plugin.options import Options
@@ -212,15 +213,16 @@ class Workbench:
         on_lease: Callable[[Holding], None],
         *,
         beside: Sequence[Artifact] = (),
+        on_unfit: Callable[[str, str], None] = lambda _board_id, _why: None,
     ) -> Holding:
         """The board in our hands if it will do, else another one, waiting for it if need be.
 
         Args:
             on_lease: told of the new board as soon as it is leased, before it is brought up.
             beside: baselines that it must be able to take as well.
+            on_unfit: told of each board that did not pass its check and was quarantined, and why.
         """
-        from pytest_edgehil.holding import Holding
-        from pytest_edgehil.lab.reservation import reserve
+        from pytest_edgehil.handout import HandOut
 
         fitting = self.suitable(requirement, combo, beside=beside)
         if self._holding is not None and self._holding.id in {board.id for board in fitting}:
@@ -230,22 +232,31 @@ class Workbench:
                 return self._holding
         self.let_go()
         narrowed = Requirement(among=frozenset(board.id for board in fitting))
-        reservation = reserve(
+        handing_out = HandOut(
             self.lab,
-            (narrowed,),
-            store=self.store,
-            holder=self.holder,
-            wait_s=self.options.wait_s,
-            priority=self.priority,
+            self.store,
+            self.holder,
+            hold=self._holding_of,
             on_wait=log.info,
             tied_to_parent=self.worker != MAIN,  # a worker that outlives its controller must not keep its board
+            on_unfit=on_unfit,
         )
+
+        def leased(holding: Holding) -> None:
+            self._holding = holding
+            on_lease(holding)
+
+        self._holding = handing_out.board(
+            narrowed, wait_s=self.options.wait_s, priority=self.priority, on_lease=leased
+        )
+        return self._holding
+
+    def _holding_of(self, reservation: Reservation) -> Holding:
+        from pytest_edgehil.holding import Holding
+
         token = reservation.leases[0].token
         console_log = self.run.directory / "console" / f"{reservation.boards[0].id}-{token}.log"
-        self._holding = Holding(lab=self.lab, reservation=reservation, console_log=console_log)
-        on_lease(self._holding)
-        self._holding.open()
-        return self._holding
+        return Holding(lab=self.lab, reservation=reservation, console_log=console_log)
 
     def another_board(
         self, requirement: Requirement, combo: Combo, *, than: str | None, beside: Sequence[Artifact] = ()
@@ -268,7 +279,7 @@ class Workbench:
         """
         if self._holding is not None:
             try:
-                self.store.quarantine(self._holding.id, reason=reason, by=self.holder)
+                self.store.quarantine(self._holding.id, reason=reason, by=self.holder, automatic=True)
             finally:
                 self.let_go()
 

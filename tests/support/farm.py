@@ -22,7 +22,8 @@ NOTHING = "sha256:" + "0" * 64
 
 def lab_text(*, name: str, boards: int, expiry: str = "5 s", **virtual: Any) -> str:
     """A lab of virtual boards ``b1`` …; odd ones are of class ``pi5-8gb-hat2``, even ones ``pi5-4gb``."""
-    lines = [f"lab: {name}", f"lease_expiry: {expiry}", "boards:"]
+    # no board that a test has broken comes back while the test looks, however slow the machine
+    lines = [f"lab: {name}", f"lease_expiry: {expiry}", "health: {recheck: 1 d, longest_recheck: 1 d}", "boards:"]
     for number in range(1, boards + 1):
         spec = {"serial": f"{number:016x}", "memory": "2 GiB", **virtual}
         lines += [
