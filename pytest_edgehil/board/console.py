@@ -107,6 +107,11 @@ class Console:
         with self._changed:
             return self._text(since)
 
+    def raw(self, since: int = 0) -> tuple[int, bytes]:
+        """The position now, and the bytes that have come since another one; at most the last 4 MiB."""
+        with self._changed:
+            return self._position(), bytes(self._kept[max(0, since - self._dropped_bytes) :])
+
     def wait_for(self, pattern: str | re.Pattern[str], timeout_s: float, *, since: int | None = None) -> re.Match[str]:
         """Waits until the board has said something.
 

@@ -6,20 +6,20 @@ The lab is ``--lab FILE``, else ``$EDGEHIL_LAB``, else ``lab.yaml`` in the curre
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
 import os
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_edgehil.cli import lab_serve
-from pytest_edgehil.errors import ConfigError, LabFileError
+from pytest_edgehil.cli import lab_audit, lab_hands, lab_health, lab_serve
+from pytest_edgehil.cli.columns import ago, iso, print_table
+from pytest_edgehil.errors import ConfigError
 from pytest_edgehil.model.quantity import format_duration
 
 if TYPE_CHECKING:
+    from pytest_edgehil.lab.health import LastCheck
     from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.lab.leases import BoardState, Holder
     from pytest_edgehil.model.board import Board
@@ -29,13 +29,6 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Add the verb and its actions."""
     parser = subparsers.add_parser("lab", help="the inventory, and who holds which board", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    check = actions.add_parser("check", help="check a lab file and the key files that it names; prints every problem")
-    check.add_argument("file", type=Path, metavar="FILE")
-    check.add_argument(
-        "--no-keys", action="store_true", help="check the lab file only: the keys that it names are on another host"
-    )
-    check.set_defaults(run=_check)
 
     schema = actions.add_parser("schema", help="print the JSON Schema of a lab file, for editors")
     schema.set_defaults(run=_schema)
@@ -48,11 +41,6 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     release.add_argument("board", metavar="BOARD")
     release.add_argument("--reason", required=True, help="why; the holder is told, and the audit trail keeps it")
     release.set_defaults(run=_release)
-
-    restore = actions.add_parser("restore", help="hand a quarantined board out again")
-    restore.add_argument("board", metavar="BOARD")
-    restore.add_argument("--reason", default="", help="what was mended; the audit trail keeps it")
-    restore.set_defaults(run=_restore)
 
     survey = actions.add_parser("labgrid", help="print the beginning of a lab file from the places of a labgrid lab")
     survey.add_argument("coordinator", metavar="HOST:PORT", help="its coordinator")
@@ -70,9 +58,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     migrate.set_defaults(run=_migrate)
 
+    lab_health.add(actions, chosen=chosen_lab)
+    lab_hands.add(actions, chosen=chosen_lab)
+    lab_audit.add(actions, chosen=chosen_lab)
     lab_serve.add(actions, chosen=chosen_lab)
 
-    for action in (boards, release, restore, migrate):
+    for action in (boards, release, migrate):
         action.add_argument("--lab", type=Path, metavar="FILE", help="lab file (default: $EDGEHIL_LAB, or lab.yaml)")
 
 
@@ -103,52 +94,6 @@ def _operator() -> Holder:
     return default_holder()
 
 
-def _check(options: argparse.Namespace) -> int:
-    from pytest_edgehil.lab.files import check_files
-    from pytest_edgehil.lab.inventory import load_lab
-
-    try:
-        lab = load_lab(options.file)
-        if not options.no_keys:
-            check_files(lab)
-        _check_faults(lab)
-    except LabFileError as wrong:
-        for problem in wrong.problems:
-            print(f"edgehil: {problem}", file=sys.stderr)
-        return 2
-    classes = Counter(board.cls for board in lab.boards)
-    environments = Counter(str(board.environment) for board in lab.boards)
-    print(f"{options.file}: ok")
-    print(f"  lab:     {lab.name}")
-    print(f"  boards:  {len(lab.boards)} ({_counted(environments)})")
-    print(f"  classes: {_counted(classes)}")
-    print(f"  leases:  {lab.lease_url}, expiry {format_duration(lab.lease_expiry_s * 1e9)}")
-    return 0
-
-
-def _check_faults(lab: Lab) -> None:
-    """Ask the virtual boards, which know what options each fault has, about the faults of the lab file."""
-    from pytest_edgehil.documents.reading import read_document
-    from pytest_edgehil.lab.schema import LAB_FILE
-    from pytest_edgehil.virtual.faults import check_fault
-
-    document = read_document(lab.path, LAB_FILE)
-    problems = []
-    for board in lab.boards:
-        for index, fault in enumerate(board.virtual.faults if board.virtual is not None else ()):
-            try:
-                check_fault(fault)
-            except ConfigError as wrong:
-                where = ("boards", board.id, "virtual", "faults", index)
-                problems.append(document.problem(where, str(wrong)))
-    if problems:
-        raise document.refuse(problems)
-
-
-def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-
-
 def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001 -- every action takes the options
     from pytest_edgehil.lab.schema import lab_schema
 
@@ -177,9 +122,9 @@ def _boards(options: argparse.Namespace) -> int:
 
     lab = _lab(options)
     with open_store(lab) as store:
-        states = store.boards()
+        states, checks = store.boards(), store.checks()
     if options.json:
-        described = [_described(lab.board(state.board_id), state) for state in states]
+        described = [_described(lab.board(state.board_id), state, checks.get(state.board_id)) for state in states]
         print(json.dumps({"lab": lab.name, "file": str(lab.path), "boards": described}, indent=2, ensure_ascii=False))
         return 0
     now = time.time()
@@ -190,19 +135,33 @@ def _boards(options: argparse.Namespace) -> int:
             lab.board(state.board_id).cls,
             str(lab.board(state.board_id).environment),
             str(state.state),
-            f"{format_duration(max(0.0, now - state.since) * 1e9)} ago" if state.since is not None else "-",
-            str(state.holder) if state.holder is not None else "-",
-            state.reason or "-",
+            ago(now - state.since) if state.since is not None else "",
+            str(state.holder) if state.holder is not None else "",
+            _why(state, now=now),
         )
         for state in states
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(rows)
     return 0
 
 
-def _described(board: Board, state: BoardState) -> dict[str, Any]:
+def _why(state: BoardState, *, now: float) -> str:
+    """Why it is not handed out, how often in a row, and what will be done about it."""
+    from pytest_edgehil.lab.leases import BoardStatus
+
+    told = state.reason or ""
+    if state.state is BoardStatus.QUARANTINED and state.failures:
+        times = "" if state.failures == 1 else f"{state.failures} failures in a row; "
+        if state.next_check_at is None:
+            told += f" ({times}a person has to restore it)"
+        elif state.next_check_at <= now:
+            told += f" ({times}to be looked at again by whoever wants it next)"
+        else:
+            told += f" ({times}to be looked at again in {format_duration((state.next_check_at - now) * 1e9)})"
+    return told
+
+
+def _described(board: Board, state: BoardState, last: LastCheck | None) -> dict[str, Any]:
     """One board for scripts; times are ISO 8601 in UTC."""
     holder = state.holder
     return {
@@ -212,20 +171,26 @@ def _described(board: Board, state: BoardState) -> dict[str, Any]:
         "environment": str(board.environment),
         "pool": board.pool,
         "state": str(state.state),
-        "since": _iso(state.since),
+        "since": iso(state.since),
         "reason": state.reason,
         "holder": None
         if holder is None
         else {"name": holder.name, "host": holder.host, "pid": holder.pid, "user": holder.user},
         "token": state.token,
-        "expires_at": _iso(state.expires_at),
+        "expires_at": iso(state.expires_at),
+        "failures": state.failures,
+        "next_check_at": iso(state.next_check_at),
+        "last_check": None
+        if last is None
+        else {
+            "at": iso(last.at),
+            "passed": last.checkup.passed,
+            "complaint": last.checkup.complaint or None,
+            "temperature_c": last.checkup.temperature_c,
+            "disk_free_bytes": last.checkup.disk_free_bytes,
+            "clock_offset_s": last.checkup.clock_offset_s,
+        },
     }
-
-
-def _iso(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    return dt.datetime.fromtimestamp(seconds, tz=dt.UTC).isoformat(timespec="milliseconds")
 
 
 def _migrate(options: argparse.Namespace) -> int:
@@ -250,15 +215,4 @@ def _release(options: argparse.Namespace) -> int:
         print(f"{board.id}: nobody holds it")
     else:
         print(f"{board.id}: taken away from {lease.holder}; commands that carry its token are refused by the board")
-    return 0
-
-
-def _restore(options: argparse.Namespace) -> int:
-    from pytest_edgehil.lab.store import open_store
-
-    lab = _lab(options)
-    board = lab.board(options.board)
-    with open_store(lab) as store:
-        restored = store.restore(board.id, by=_operator(), reason=options.reason)
-    print(f"{board.id}: handed out again" if restored else f"{board.id}: it was not quarantined")
     return 0

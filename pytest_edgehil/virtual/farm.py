@@ -150,6 +150,19 @@ def _exclusively(layout: Layout, *, board_id: str, deadline_s: float) -> Iterato
         os.close(descriptor)
 
 
+def running_control(directory: Path) -> VirtualControl | None:
+    """The control of a board that somebody runs from this directory, None when nobody does; for looking only."""
+    endpoint = Endpoint.read(Layout(root=directory.absolute()).endpoint)
+    if endpoint is None:
+        return None
+    control = VirtualControl(Path(endpoint.socket))
+    try:
+        control.status()
+    except PowerError:
+        return None
+    return control
+
+
 def _is_of_a_lease(layout: Layout, endpoint: Endpoint) -> bool:
     """Was this supervisor started by a leaseholder, and not by `edgehil farm up`?"""
     try:

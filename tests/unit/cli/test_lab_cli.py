@@ -186,6 +186,9 @@ def test_boards_as_json_has_everything_for_scripts(
         "reason": "hot",
         "holder": {"name": "ci-841", "host": "runner-2", "pid": 22, "user": "ci"},
         "token": held.token,
+        "failures": 0,
+        "next_check_at": None,
+        "last_check": None,
     }
 
 
