@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_edgehil.cli import lab_audit, lab_hands, lab_health, lab_serve
+from pytest_edgehil.cli import lab_audit, lab_hands, lab_health, lab_metrics, lab_serve
 from pytest_edgehil.cli.columns import ago, iso, print_table
 from pytest_edgehil.errors import ConfigError
 from pytest_edgehil.model.quantity import format_duration
@@ -61,6 +61,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     lab_health.add(actions, chosen=chosen_lab)
     lab_hands.add(actions, chosen=chosen_lab)
     lab_audit.add(actions, chosen=chosen_lab)
+    lab_metrics.add(actions, chosen=chosen_lab)
     lab_serve.add(actions, chosen=chosen_lab)
 
     for action in (boards, release, migrate):
