@@ -82,12 +82,14 @@ class HandOut:
             BoardError: it could not be brought up, and the lab file says that boards are not looked at.
         """
         end = self._steady() + wait_s
+        left_s = wait_s
         lost = 0
         while True:
-            reservation = self._reserve(requirement, end=end, priority=priority)
+            reservation = self._reserve(requirement, wait_s=left_s, priority=priority)
             holding = self._hold(reservation)
             if on_lease is not None:
                 on_lease(holding)
+            left_s = max(0.0, end - self._steady())
             try:
                 complaint = self._complaint(holding)
             except LeaseLost:
@@ -146,7 +148,7 @@ class HandOut:
 
     # --- inside --------------------------------------------------------------------------------------
 
-    def _reserve(self, requirement: Requirement, *, end: float, priority: int) -> Reservation:
+    def _reserve(self, requirement: Requirement, *, wait_s: float, priority: int) -> Reservation:
         def asked(wait_s: float) -> Reservation:
             return reserve(
                 self._lab,
@@ -164,7 +166,7 @@ class HandOut:
                 return asked(0.0)
             except LeaseTimeout:
                 self.look_again([board.id for board in candidates(self._lab, requirement)])
-        return asked(max(0.0, end - self._steady()))
+        return asked(wait_s)
 
     def _complaint(self, holding: Holding) -> str:
         """Why the board is not to be used; empty if it is. It is quarantined then."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_edgehil.errors import BoardError, ConfigError, DeadlineExceeded, LabFileError, LeaseLost
+from pytest_edgehil.errors import BoardError, ConfigError, DeadlineExceeded, LabFileError, LeaseError, LeaseLost
 from pytest_edgehil.model.board import Board, Environment
 from pytest_edgehil.model.fencing import Bearer, Right
 from pytest_edgehil.model.record import BoardRef
@@ -212,6 +212,13 @@ class Holding:
             self._console = Console.open(
                 self._board.console, log_path=self._console_log, board_id=self.id, check=self.check
             )
+
+    def note_flash(self, label: str, *, seconds: float, sent_bytes: int) -> None:
+        """Write down in the lab's books how long a flash took. A book that does not open is no reason to fail."""
+        try:
+            self._reservation.store.note_flash(self.lease, label=label, seconds=seconds, sent_bytes=sent_bytes)
+        except LeaseError as problem:
+            log.warning("the flash of %s is not in the lab's books: %s", self.id, problem)
 
     def check_up(self) -> Checkup:
         """Look at the board afresh: one round trip to its on-board program.

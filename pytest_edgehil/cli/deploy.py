@@ -64,6 +64,8 @@ def _deploy(options: argparse.Namespace) -> int:
         power = holding.power if holding.board.power is not None else None
         teller = Teller(sys.stderr, terminal=sys.stderr.isatty())
         done = flash(plan, session, power=power, way=way, on_progress=teller)
+        if done.activated:
+            holding.note_flash(combo.label, seconds=done.duration_s, sent_bytes=done.sent_bytes)
         for one in done.deliveries:
             print(f"  {one.describe()}")
         print(f"  sent {format_size(done.sent_bytes)} in {format_duration(done.duration_s * 1e9)}")

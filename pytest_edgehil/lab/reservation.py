@@ -290,7 +290,7 @@ class Reservation:
         monotonic: Callable[[], float],
     ) -> None:
         self.boards = boards
-        self._store = store
+        self.store = store
         self._expiry_s = expiry_s
         self._monotonic = monotonic
         self._pid = os.getpid()
@@ -369,7 +369,7 @@ class Reservation:
             self._claim.release()
         for lease in self.leases:
             try:
-                self._store.release(lease)
+                self.store.release(lease)
             except LeaseError as wrong:  # the others must be given back all the same
                 trouble = wrong
         if trouble is not None:
@@ -418,7 +418,7 @@ class Reservation:
         for lease in self.leases:
             asked = self._monotonic()
             try:
-                renewed = self._store.renew(lease, expiry_s=self._expiry_s)
+                renewed = self.store.renew(lease, expiry_s=self._expiry_s)
             except LeaseLost as gone:
                 with self._lock:
                     self._lost = self._lost or str(gone)
@@ -454,7 +454,7 @@ class Reservation:
 
     def _held_now(self, board_id: str) -> str:
         try:
-            states = {state.board_id: state for state in self._store.boards()}
+            states = {state.board_id: state for state in self.store.boards()}
         except LeaseError:
             return "who holds it now is unknown"
         holder = states[board_id].holder

@@ -64,6 +64,8 @@ def open_dut(
             ),
             on_progress=on_progress,
         )
+    if dut.flashed is not None and dut.flashed.activated:
+        holding.note_flash(attempt.combo.label, seconds=dut.flashed.duration_s, sent_bytes=dut.flashed.sent_bytes)
     attempt.board = dut.ref
     try:
         for gate in attempt.gates:
