@@ -246,9 +246,7 @@ class Workbench:
             self._holding = holding
             on_lease(holding)
 
-        self._holding = handing_out.board(
-            narrowed, wait_s=self.options.wait_s, priority=self.priority, on_lease=leased
-        )
+        self._holding = handing_out.board(narrowed, wait_s=self.options.wait_s, priority=self.priority, on_lease=leased)
         return self._holding
 
     def _holding_of(self, reservation: Reservation) -> Holding:
