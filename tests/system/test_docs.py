@@ -364,12 +364,20 @@ def options() -> tuple[set[str], set[str]]:
 def test_options_markers_and_commands_exist(page: str, options: tuple[set[str], set[str]]) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     assert set(re.findall(r"--edgehil-[a-z-]*[a-z]", text)) <= options[0]
-    assert set(re.findall(r"(?<!pytest_)\bedgehil_[a-z_]+", text)) <= options[1]
+    assert set(re.findall(r"(?<!pytest_)\bedgehil_[a-z_]+", text)) <= options[1] | metrics()
     markers = {*SIGNATURES, "combo", "board", "parametrize", "timeout"}
     assert set(re.findall(r"@pytest\.mark\.(\w+)", text)) <= markers
     for verbs in re.findall(r"(?:`|\$ )edgehil ([a-z-]+(?: [a-z-]+)?)", text):
         there = is_command(verbs.split())
         assert there != (page == NOT_BUILT), f"{page}: edgehil {verbs} {'exists' if there else 'does not exist'}"
+
+
+@cache
+def metrics() -> set[str]:
+    """Names of what ``edgehil lab metrics`` serves; a counter's sample has another one than its family."""
+    source = (ROOT / "pytest_edgehil/reporting/metrics.py").read_text(encoding="utf-8")
+    families = set(re.findall(r'"(edgehil_[a-z_]+)"', source))
+    return families | {f"{name}_total" for name in families}
 
 
 def is_command(words: list[str]) -> bool:
