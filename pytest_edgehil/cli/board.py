@@ -58,7 +58,7 @@ def board_arguments(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def held(options: argparse.Namespace, *, doing: str = "working on it") -> Iterator[Holding]:
-    """The board of a command line, reserved and up.
+    """The board of a command line, reserved and up; one that is quarantined as well.
 
     Args:
         options: with those of `board_arguments`.
@@ -69,8 +69,9 @@ def held(options: argparse.Namespace, *, doing: str = "working on it") -> Iterat
         LeaseTimeout: somebody else has it.
         BoardError: it cannot be reached.
     """
+    from pytest_edgehil.handout import HandOut
     from pytest_edgehil.holding import Holding
-    from pytest_edgehil.lab.leases import default_holder
+    from pytest_edgehil.lab.leases import BoardStatus, default_holder
     from pytest_edgehil.lab.reservation import reserve
     from pytest_edgehil.lab.store import open_store
     from pytest_edgehil.model.board import Requirement
@@ -79,18 +80,29 @@ def held(options: argparse.Namespace, *, doing: str = "working on it") -> Iterat
     lab = chosen_lab(options.lab)
     board = lab.board(options.board)
     wait_s = duration_ns(options.wait) / 1e9
-    reservation = reserve(
-        lab,
-        [Requirement(among=frozenset({board.id}))],
-        store=open_store(lab),
-        holder=default_holder(),
-        wait_s=wait_s,
-        on_wait=say,
-    )
-    holding = Holding(lab=lab, reservation=reservation, console_log=None)
-    with contextlib.closing(holding), holding.doing(doing):
-        holding.open()
-        yield holding
+    with open_store(lab) as store:
+        handing_out = HandOut(
+            lab, store, default_holder(), hold=lambda one: Holding(lab=lab, reservation=one, console_log=None)
+        )
+        state = next(one for one in store.boards() if one.board_id == board.id)
+        reservation = None
+        if state.state is BoardStatus.QUARANTINED:
+            reservation = handing_out.closed(board.id)  # who works on a board by hand may be mending it
+            if reservation is not None:
+                say(f"{board.id} is quarantined ({state.reason}): nobody else gets it meanwhile")
+        if reservation is None:
+            reservation = reserve(
+                lab,
+                [Requirement(among=frozenset({board.id}))],
+                store=store,
+                holder=default_holder(),
+                wait_s=wait_s,
+                on_wait=say,
+            )
+        holding = Holding(lab=lab, reservation=reservation, console_log=None)
+        with contextlib.closing(holding), holding.doing(doing):
+            holding.open()
+            yield holding
 
 
 def say(line: str) -> None:

@@ -130,3 +130,20 @@ def test_power_is_cut_and_comes_back(place: Place):
     assert Path(place.running.endpoint.socket).exists()
     until(lambda: place.running.control.status().state == "running", timeout_s=60)
     assert place.edgehil("check", "--board", "v1").returncode == 0
+
+
+def test_somebody_works_by_hand_on_a_board_that_is_out(place: Place):
+    with open_store(place.lab) as store:
+        store.quarantine("v1", reason="no room", by=CI)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest_edgehil", "board", "gc", "v1"],
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+            env={**os.environ, "EDGEHIL_LAB": str(place.lab.path)},
+        )
+        assert done.returncode == 0, done.stderr
+        assert "v1 is quarantined (no room): nobody else gets it meanwhile" in done.stderr
+        assert "v1: removed 0 bundles" in done.stdout
+        assert store.restore("v1", by=CI)
