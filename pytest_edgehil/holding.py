@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.lab.health import Checkup
     from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.lab.leases import Lease
-    from pytest_edgehil.lab.reservation import Reservation
+    from pytest_edgehil.lab.reservation import Reservation, Share
     from pytest_edgehil.virtual.control import VirtualControl
     from pytest_edgehil.virtual.farm import RunningBoard
 
@@ -44,7 +44,7 @@ class Holding:
         console_log: where the console is written from now until `close`; None: the console is not opened.
     """
 
-    def __init__(self, *, lab: Lab, reservation: Reservation, console_log: Path | None) -> None:
+    def __init__(self, *, lab: Lab, reservation: Reservation | Share, console_log: Path | None) -> None:
         self._lab = lab
         self._reservation = reservation
         self._console_log = console_log

@@ -58,6 +58,11 @@ _SELECT_LEASE = sa.select(LEASE).where(LEASE.c.board_id == _BOUND("board"))
 _SELECT_QUARANTINE = sa.select(QUARANTINE.c.board_id, QUARANTINE.c.reason)
 _SELECT_QUEUE = sa.select(QUEUE).where(QUEUE.c.alive_until > _BOUND("now"))
 _SOMEBODY_WAITS = sa.select(sa.exists().where(QUEUE.c.alive_until > _BOUND("now")))
+_STAY = (
+    sa.update(QUEUE)
+    .where(QUEUE.c.ticket == _BOUND("of"), QUEUE.c.alive_until > _BOUND("now"))
+    .values(alive_until=_BOUND("until"))
+)
 _DELETE_LEASE = sa.delete(LEASE).where(LEASE.c.token == _BOUND("of"))
 _RETURN_LEASE = (
     sa.delete(LEASE)
@@ -96,8 +101,8 @@ class Bell(Protocol):
         """On which its owner works while it waits, if it has one of its own."""
         ...
 
-    def wait(self, timeout_s: float) -> None:
-        """Until it rings, at most so long; may return for no reason."""
+    def wait(self, timeout_s: float) -> bool:
+        """Until it rings, at most so long; return whether it rang. May say so for no reason."""
         ...
 
     def close(self) -> None:
@@ -258,11 +263,8 @@ class DatabaseStore(BoardBooks):
                 if granted:
                     return granted, ()
             alive_until = now + expiry_s
-            living = connection.execute(
-                sa.update(QUEUE)
-                .where(QUEUE.c.ticket == asking.ticket, QUEUE.c.alive_until > now)
-                .values(alive_until=alive_until)
-            ).rowcount
+            mine = {"of": asking.ticket, "now": now, "until": alive_until}
+            living = connection.execute(_STAY, mine).rowcount
             if not living:
                 return self._join(connection, asking, bell, now=now, alive_until=alive_until), ()
             books = self._fresh_books(connection, now=now)
@@ -277,6 +279,15 @@ class DatabaseStore(BoardBooks):
         result, called = self._write(step, bell=bell)
         self._ring(called)
         return result
+
+    def stay(self, ticket: int, *, expiry_s: float, bell: Bell) -> bool:
+        """Keep a place in the queue for another expiry; return False if it was lost."""
+        return self._write(
+            lambda connection, now, _again: bool(
+                connection.execute(_STAY, {"of": ticket, "now": now, "until": now + expiry_s}).rowcount
+            ),
+            bell=bell,
+        )
 
     def leave(self, ticket: int) -> None:
         """Leave the queue; those behind may have what was kept."""
@@ -482,11 +493,17 @@ class QueuePlace:
                 return step
             self._waiter = step
 
-    def wait(self, timeout_s: float) -> None:
+    def wait(self, timeout_s: float) -> bool:
         """See `leases.Place.wait`."""
         if self._bell is None:
             raise RuntimeError("advance first: there is nothing to wait for yet")
-        self._bell.wait(timeout_s)
+        return self._bell.wait(timeout_s)
+
+    def stay(self) -> bool:
+        """See `leases.Place.stay`."""
+        if self._bell is None:
+            return False
+        return self._store.stay(self._waiter.ticket, expiry_s=self._expiry_s, bell=self._bell)
 
     def __enter__(self) -> QueuePlace:
         return self

@@ -42,14 +42,16 @@ class FifoBell:
             # for reading and writing: then it never reads as ended when whoever rang goes away (fifo(7), Linux)
             self._reader = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
 
-    def wait(self, timeout_s: float) -> None:
-        """Until it rings, at most so long."""
+    def wait(self, timeout_s: float) -> bool:
+        """Until it rings, at most so long; return whether it did, or may have."""
         if self._reader is None:
             time.sleep(max(0.0, min(timeout_s, _WITHOUT_FIFO_S)))
-            return
-        if select.select([self._reader], [], [], max(0.0, timeout_s))[0]:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._reader, 4096)
+            return True
+        if not select.select([self._reader], [], [], max(0.0, timeout_s))[0]:
+            return False
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._reader, 4096)
+        return True
 
     def close(self) -> None:
         """Take it down."""

@@ -250,8 +250,16 @@ class Place(Protocol):
         """
         ...
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait to be called, at most so long. May return for no reason."""
+    def wait(self, timeout_s: float) -> bool:
+        """Wait to be called, at most so long; return whether we were. May say so for no reason."""
+        ...
+
+    def stay(self) -> bool:
+        """Say that we still live, and nothing else; return False if the place was lost: only `advance` gets a new one.
+
+        Raises:
+            LeaseError: the store cannot be reached; the place is kept for an expiry.
+        """
         ...
 
     def __enter__(self) -> Place: ...

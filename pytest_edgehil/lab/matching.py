@@ -90,7 +90,9 @@ def _refusal(lab: Lab, requirement: Requirement) -> str:
         meant = did_you_mean(requirement.cls, classes) or f"; its classes are {listed(classes)}"
     for tag in sorted(requirement.tags.difference(tags)):
         meant = meant or did_you_mean(tag, tags) or (f"; its tags are {listed(tags)}" if tags else "; it has no tags")
-    return (
-        f"no board of {lab.path} can ever fulfil the requirement: {describe(requirement)}; "
-        f"nearest is {nearest.id}: {mismatch(nearest, requirement)}{meant}"
-    )
+    missed = requirement.tags - nearest.tags
+    if len(mismatches(nearest, requirement)) == 1 and len(missed) == 1 and not missed & set(tags):
+        found = f"no board has tag {min(missed)}; {nearest.id} has everything else"
+    else:
+        found = f"nearest is {nearest.id}: {mismatch(nearest, requirement)}"
+    return f"no board of {lab.path} can ever fulfil the requirement: {describe(requirement)}; {found}{meant}"

@@ -471,16 +471,16 @@ class ListeningBell:
             self._opened = opened
         return self._opened
 
-    def wait(self, timeout_s: float) -> None:
-        """Until it rings, at most so long."""
+    def wait(self, timeout_s: float) -> bool:
+        """Until it rings, at most so long; return whether it did, or may have."""
         if self._opened is None or self._opened.invalidated:
-            return
+            return True
         raw: Any = self._opened.connection.driver_connection
         try:
-            for _ in raw.notifies(timeout=max(0.0, timeout_s), stop_after=1):
-                pass
+            return any(True for _ in raw.notifies(timeout=max(0.0, timeout_s), stop_after=1))
         except raw_errors() as broken:
             self._opened.invalidate(broken)
+            return True
 
     def close(self) -> None:
         """Not to be rung any more."""

@@ -9,7 +9,7 @@ from pytest_edgehil.lab.leases import Queued, Waiting
 from pytest_edgehil.lab.queueing import Books, Outcome, Rules, Waiter, hopeless, settle, used
 
 _SHOWN = 8
-_LONGEST_S = 3600.0
+_LONGEST_S = 30.0
 
 
 def waiting(rules: Rules, books: Books, queue: Sequence[Waiter], outcomes: Sequence[Outcome]) -> Waiting:
@@ -95,4 +95,4 @@ def _look_again_s(rules: Rules, books: Books, outcomes: Sequence[Outcome]) -> fl
     ]
     ends += [books.maintenance[board].until for board in wanted if board in books.maintenance]
     ends += [outcome.waiter.alive_until for outcome in outcomes[:-1]]
-    return min((end - books.now for end in ends), default=_LONGEST_S)
+    return min([_LONGEST_S, *(end - books.now for end in ends)])

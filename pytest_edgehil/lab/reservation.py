@@ -44,7 +44,7 @@ from pytest_edgehil.lab.store_clock import steady_s
 from pytest_edgehil.model.board import Board, Requirement
 from pytest_edgehil.model.quantity import format_duration
 
-__all__ = ["Reservation", "default_holder", "free_boards", "reserve"]
+__all__ = ["Reservation", "Share", "default_holder", "free_boards", "reserve", "shares_of"]
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
@@ -161,19 +161,23 @@ def _lease(
 
     with contextlib.ExitStack() as leaving:
         place: Place | None = None
+        look_at: float | None = None
         while True:
             asked = monotonic()
             try:
-                if place is None:
+                if place is not None and look_at is not None:
+                    _until_called(place, look_at, every_s=expiry / 3, monotonic=monotonic)
+                elif place is None:
                     leases = store.acquire(requests, holder=holder, expiry_s=expiry, priority=priority)
                     if leases is not None:
                         return ours(leases, asked)
                     place = leaving.enter_context(
                         store.queue_up(requests, holder=holder, expiry_s=expiry, priority=priority)
                     )
-                    asked = monotonic()
+                asked = monotonic()
                 step = place.advance()
             except LeaseError as trouble:
+                look_at = None
                 left_s = end - monotonic()
                 if left_s <= 0:
                     raise
@@ -200,7 +204,17 @@ def _lease(
             if on_wait is not None and said != (step.place, step.why):
                 said = (step.place, step.why)
                 on_wait(f"waiting for {wanted}{where}: {step.why}")
-            place.wait(min(left_s, step.look_again_s + _JUST_AFTER_S, expiry / 3))
+            look_at = monotonic() + min(left_s, step.look_again_s + _JUST_AFTER_S)
+
+
+def _until_called(place: Place, look_at: float, *, every_s: float, monotonic: Callable[[], float]) -> None:
+    """Wait until we are called, or it is time to look; say every now and then that we live."""
+    while True:
+        left_s = look_at - monotonic()
+        if left_s <= 0 or place.wait(min(left_s, every_s)):
+            return
+        if monotonic() < look_at and not place.stay():
+            return
 
 
 def free_boards(lab: Lab, requirement: Requirement, store: LabState) -> tuple[Board, ...]:
@@ -459,3 +473,54 @@ class Reservation:
             return "who holds it now is unknown"
         holder = states[board_id].holder
         return f"it is held by {holder} now" if holder is not None else "nobody holds it now"
+
+
+class Share:
+    """One board of a reservation of several, with what a holder of one board needs. Made by `shares_of`.
+
+    They are kept and lost together; they are given back when the last share is.
+
+    Args:
+        whole: the reservation.
+        index: which of its boards.
+        open_shares: the indices that are not given back, shared by all.
+    """
+
+    def __init__(self, whole: Reservation, index: int, open_shares: set[int]) -> None:
+        self._whole = whole
+        self._index = index
+        self._open = open_shares
+
+    @property
+    def boards(self) -> tuple[Board, ...]:
+        """Its board."""
+        return (self._whole.boards[self._index],)
+
+    @property
+    def leases(self) -> tuple[Lease, ...]:
+        """Its lease."""
+        return (self._whole.leases[self._index],)
+
+    def check(self) -> None:
+        """See `Reservation.check`."""
+        self._whole.check()
+
+    def beat(self) -> float:
+        """See `Reservation.beat`."""
+        return self._whole.beat()
+
+    def left_s(self) -> float:
+        """See `Reservation.left_s`."""
+        return self._whole.left_s()
+
+    def release(self) -> None:
+        """Give this one back; see `Reservation.release`."""
+        self._open.discard(self._index)
+        if not self._open:
+            self._whole.release()
+
+
+def shares_of(reservation: Reservation) -> tuple[Share, ...]:
+    """A share for each board of a reservation."""
+    still_open = set(range(len(reservation.boards)))
+    return tuple(Share(reservation, index, still_open) for index in range(len(reservation.boards)))

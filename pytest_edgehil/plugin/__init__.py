@@ -16,7 +16,7 @@ from pytest_edgehil.plugin import ending, markers, runner
 from pytest_edgehil.plugin.controller import Controller
 from pytest_edgehil.plugin.distributed import WORKERINPUT, Distributed, auto_workers
 from pytest_edgehil.plugin.error_rate import ErrorRate
-from pytest_edgehil.plugin.fixtures import baseline, board, combo, console, dut, heldout, rng
+from pytest_edgehil.plugin.fixtures import baseline, board, boards, combo, console, dut, heldout, rng
 from pytest_edgehil.plugin.options import Options, add_options, read_options
 from pytest_edgehil.plugin.progress import Printing
 from pytest_edgehil.plugin.rerun import read_earlier
@@ -28,7 +28,7 @@ from pytest_edgehil.plugin.workbench import MAIN, Workbench
 if TYPE_CHECKING:
     from pytest_edgehil.lab.inventory import Lab
 
-__all__ = ["baseline", "board", "combo", "console", "dut", "heldout", "rng"]
+__all__ = ["baseline", "board", "boards", "combo", "console", "dut", "heldout", "rng"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

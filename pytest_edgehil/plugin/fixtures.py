@@ -10,6 +10,7 @@ import pytest
 
 from pytest_edgehil.errors import ConfigError, MarkerError
 from pytest_edgehil.plugin import foresight, markers
+from pytest_edgehil.plugin.boards import Boards, roles_of
 from pytest_edgehil.plugin.progress import TellingOfSending
 from pytest_edgehil.plugin.stash import ATTEMPT, OPTIONS, WORKBENCH
 
@@ -94,6 +95,35 @@ def board(request: pytest.FixtureRequest, combo: Combo) -> Holding:
         return workbench.hold(
             attempt.requirement, combo, note, beside=tuple(attempt.against.values()), on_unfit=note_unfit
         )
+
+
+@pytest.fixture
+def boards(request: pytest.FixtureRequest) -> Iterator[Boards]:
+    """Several leased boards, all at once or none, by the roles or the count of the marker ``boards``."""
+    from pytest_edgehil.board.dut import Dut
+
+    workbench, attempt = _workbench(request), _attempt(request)
+    roles = {role.name: role for role in roles_of(request.node.iter_markers())}
+    combos = {name: workbench.combo(role.combo) for name, role in roles.items()}
+    common = request.config.stash[OPTIONS].board
+    with attempt.step("reserve"):
+        holdings = workbench.hold_several(
+            [(markers.merged(role.requirement, common), combos[name]) for name, role in roles.items()]
+        )
+    attempt.board = holdings[0].ref
+
+    def flash(name: str, holding: Holding) -> Dut:
+        if not combos[name].artifacts:
+            raise MarkerError(f"boards: {name}: nothing to flash; name a model, as in {name}={{'model': …}}")
+        return Dut.open(holding.session, combo=combos[name], step=attempt.step)
+
+    held = Boards(dict(zip(roles, holdings, strict=True)), flash)
+    try:
+        for holding in held:
+            holding.open()
+        yield held
+    finally:
+        held.close(blamed=attempt.board_error if attempt.blames_board else None, condemn=workbench.quarantine)
 
 
 @pytest.fixture

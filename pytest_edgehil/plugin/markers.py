@@ -31,7 +31,7 @@ BOARD = (
 )
 DUT_FIXTURES = frozenset({"dut"})
 BOARD_FIXTURES = frozenset({"board", "dut", "console"})
-COMBO_FIXTURES = BOARD_FIXTURES | {"combo", "baseline"}
+COMBO_FIXTURES = BOARD_FIXTURES | {"combo", "baseline", "boards"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,9 @@ class ComboRequest:
 
 def register(config: pytest.Config) -> None:
     """Make the markers known, with their signatures (``pytest --markers``)."""
-    for line in (COMBO, BOARD, *SIGNATURES.values()):
+    from pytest_edgehil.plugin.boards import MARKER
+
+    for line in (COMBO, BOARD, MARKER, *SIGNATURES.values()):
         config.addinivalue_line("markers", line)
 
 
@@ -65,6 +67,7 @@ def check(metafunc: pytest.Metafunc, options: Options) -> None:
         gates = gates_of(marks, options, alpha=options.loosest_alpha)
         combo_of(marks)
         requirement_of(marks)
+        _check_several(marks, metafunc.fixturenames)
         _refuse_gates_without_dut(gates, metafunc.fixturenames)
         _refuse_several_baselines(gates)
     except MarkerError as problem:
@@ -72,6 +75,28 @@ def check(metafunc: pytest.Metafunc, options: Options) -> None:
     if complaint:  # outside the handler: pytest would show the whole chain of exceptions
         path, line, _ = metafunc.definition.location
         pytest.fail(f"{path}:{(line or 0) + 1}: {metafunc.definition.name}: {complaint}", pytrace=False)
+
+
+def _check_several(marks: list[pytest.Mark], fixtures: Iterable[str]) -> None:
+    from pytest_edgehil.plugin.boards import roles_of
+
+    roles, wanted = roles_of(marks), set(fixtures)
+    if "boards" in wanted and not roles:
+        raise MarkerError("boards: how many? add @pytest.mark.boards(2), or roles as in boards(server={}, client={})")
+    if "boards" in wanted and wanted & BOARD_FIXTURES:
+        other = min(wanted & BOARD_FIXTURES)
+        raise MarkerError(
+            f"boards: a test that asks for 'boards' and for {other!r} would hold one while it waits for the others; "
+            "make it one more of the boards"
+        )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'client'?``, or nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _refuse_gates_without_dut(gates: tuple[Gate, ...], fixtures: Iterable[str]) -> None:
@@ -196,10 +221,7 @@ def _bind(mark: pytest.Mark, shape: Callable[..., None]) -> dict[str, Any]:
     signature = inspect.signature(shape)
     for name in mark.kwargs:
         if name not in signature.parameters:
-            import difflib
-
-            near = difflib.get_close_matches(name, signature.parameters, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(signature.parameters)}"
+            hint = did_you_mean(name, signature.parameters) or f"; known: {', '.join(signature.parameters)}"
             raise MarkerError(f"{mark.name}: unknown argument {name!r}{hint}")
     try:
         bound = signature.bind(*mark.args, **mark.kwargs)

@@ -225,7 +225,8 @@ class Workbench:
         from pytest_edgehil.handout import HandOut
 
         fitting = self.suitable(requirement, combo, beside=beside)
-        if self._holding is not None and self._holding.id in {board.id for board in fitting}:
+        fits = self._holding is not None and self._holding.id in {board.id for board in fitting}
+        if self._holding is not None and fits and not self._awaited(self._holding.id):
             with contextlib.suppress(LeaseLost):  # this test has not touched it yet: it gets another one
                 self._holding.check()
                 on_lease(self._holding)
@@ -255,6 +256,60 @@ class Workbench:
         token = reservation.leases[0].token
         console_log = self.run.directory / "console" / f"{reservation.boards[0].id}-{token}.log"
         return Holding(lab=self.lab, reservation=reservation, console_log=console_log)
+
+    def _awaited(self, board_id: str) -> bool:
+        """Does another worker of this run wait for the board in our hands? Then it is its turn between two tests.
+
+        Other runs wait until we are done: a run keeps its boards. But our own workers would wait for each other, where
+        one of them needs several boards at once.
+        """
+        if self.worker == MAIN:
+            return False
+        run = holder_suffix(self.run.run_id, "")
+        return any(
+            run in one.holder.name and board_id in {board for request in one.wanted for board in request}
+            for one in self.store.queue()
+        )
+
+    def hold_several(self, wanted: Sequence[tuple[Requirement, Combo]]) -> tuple[Holding, ...]:
+        """Boards for all of these at once, waiting for them if need be; each has to be opened, and closed.
+
+        Raises:
+            BoardUnavailable: the lab can never fulfil them at once.
+            LeaseTimeout: they did not become free in time.
+        """
+        from pytest_edgehil.holding import Holding
+        from pytest_edgehil.lab.reservation import reserve, shares_of
+
+        among = [self.suitable(requirement, combo) for requirement, combo in wanted]
+        self.let_go()  # who keeps one while he waits for others may wait for somebody who does the same
+        reservation = reserve(
+            self.lab,
+            [Requirement(among=frozenset(board.id for board in fitting)) for fitting in among],
+            store=self.store,
+            holder=self.holder,
+            wait_s=self.options.wait_s,
+            priority=self.priority,
+            on_wait=log.info,
+            tied_to_parent=self.worker != MAIN,
+        )
+        logs = self.run.directory / "console"
+        return tuple(
+            Holding(
+                lab=self.lab,
+                reservation=share,
+                console_log=logs / f"{share.boards[0].id}-{share.leases[0].token}.log",
+            )
+            for share in shares_of(reservation)
+        )
+
+    def quarantine(self, board_id: str, reason: str) -> None:
+        """Quarantine a board.
+
+        Raises:
+            LeaseError: the lease store cannot be reached.
+        """
+        self.store.quarantine(board_id, reason=reason, by=self.holder)
 
     def another_board(
         self, requirement: Requirement, combo: Combo, *, than: str | None, beside: Sequence[Artifact] = ()

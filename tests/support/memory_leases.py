@@ -308,17 +308,26 @@ class MemoryLeaseStore:
             self._changed.notify_all()
             return self._grant(boards, place.holder, place.expiry_s)
 
+    def stay(self, ticket: int, expiry_s: float) -> bool:
+        with self._changed:
+            now, mine = self._clock(), self._queue.get(ticket)
+            if mine is None or mine.alive_until <= now:
+                return False
+            self._queue[ticket] = dataclasses.replace(mine, alive_until=now + expiry_s)
+            return True
+
     def leave(self, ticket: int) -> None:
         with self._changed:
             self._queue.pop(ticket, None)
             self._changed.notify_all()
 
-    def sleep(self, timeout_s: float) -> None:
+    def sleep(self, timeout_s: float) -> bool:
         if self._wait is not None:
             self._wait(timeout_s)
-            return
+            return True
         with self._changed:
             self._changed.wait(min(timeout_s, 0.05))
+        return True
 
     def _books(self) -> Books:
         now = self._clock()
@@ -430,8 +439,11 @@ class MemoryPlace:
     def advance(self) -> tuple[Lease, ...] | Waiting:
         return self._store.advance(self)
 
-    def wait(self, timeout_s: float) -> None:
-        self._store.sleep(timeout_s)
+    def wait(self, timeout_s: float) -> bool:
+        return self._store.sleep(timeout_s)
+
+    def stay(self) -> bool:
+        return self._store.stay(self.ticket, self.expiry_s)
 
     def __enter__(self) -> MemoryPlace:
         return self

@@ -99,3 +99,8 @@ def test_an_impossible_requirement_names_the_nearest_miss(lab: Lab) -> None:
 def test_a_word_that_the_lab_does_not_know_gets_a_near_miss(lab: Lab, requirement: Requirement, meant: str) -> None:
     with pytest.raises(BoardUnavailable, match=meant.replace("?", r"\?")):
         candidates(lab, requirement)
+
+
+def test_a_tag_that_no_board_has_is_named_beside_the_board_that_has_everything_else(lab: Lab) -> None:
+    with pytest.raises(BoardUnavailable, match=r"; no board has tag hailo8; hat-1 has everything else"):
+        candidates(lab, Requirement(cls="pi5-8gb-hat2", tags=frozenset({"hailo8", "cooled"})))

@@ -1,0 +1,112 @@
+"""Several boards for one test: all at once or none, by count or by role, alone and between two workers."""
+
+from __future__ import annotations
+
+import pytest
+from support.farm import Farm
+
+from pytest_edgehil.errors import MarkerError
+from pytest_edgehil.plugin.boards import roles_of
+
+SUITE = """
+    import numpy as np
+    import pytest
+
+    X = {"image": np.ones((1, 4), dtype=np.float32)}
+
+    def test_one(board):
+        assert board.run("true").exit_status == 0
+
+    @pytest.mark.boards(server={"cls": "pi5-8gb-*", "model": "steady"}, client={"id": "b2"})
+    def test_pair(boards):
+        assert boards.roles == ("server", "client")
+        assert (boards["server"].id, boards["client"].id) == ("b1", "b2")
+        assert len({holding.token for holding in boards}) == 2
+        for holding in boards:
+            assert holding.run("true").exit_status == 0
+        assert "logits" in boards.dut("server").run(X)
+
+    def test_another_one(board):
+        assert board.run("true").exit_status == 0
+
+    @pytest.mark.boards(2)
+    def test_two(boards):
+        assert {holding.id for holding in boards} == {"b1", "b2"}
+        assert boards[0].run("true").exit_status == boards[1].run("true").exit_status == 0
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
+def test_boards_are_reserved_together_and_given_back(farm: Farm, workers: tuple[str, ...]) -> None:
+    farm.pytester.makepyfile(SUITE)
+
+    result = farm.run(*workers, "--edgehil-wait=3 min")
+
+    assert result.ret == 0, result.stdout.str() + result.stderr.str()
+    assert {one["status"] for one in farm.results["tests"]} == {"passed"}
+    assert len(farm.results["tests"]) == 4
+    assert {one["state"] for one in farm.board_states().values()} == {"free"}
+
+
+def test_more_than_the_lab_has_is_refused_with_one_line_and_without_waiting(farm: Farm) -> None:
+    farm.pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.boards(3)
+        def test_three(boards): ...
+
+        @pytest.mark.boards(server={"cls": "pi4"}, client={})
+        def test_class(boards): ...
+    """)
+
+    result = farm.run("--edgehil-wait=10 min")
+
+    output = result.stdout.str()
+    assert "can never fulfil" in output
+    assert "2 boards (b1, b2) for 3 requirements" in output
+    assert "can ever fulfil the requirement: a board of class pi4; nearest is b1" in output
+
+
+def test_what_cannot_be_meant_is_said_at_collection(farm: Farm) -> None:
+    farm.pytester.makepyfile(
+        test_unmarked="def test_it(boards): ...",
+        test_both="import pytest\n@pytest.mark.boards(2)\ndef test_it(boards, dut): ...",
+        test_misspelt="import pytest\n@pytest.mark.boards(2, tgas=['cooled'])\ndef test_it(boards): ...",
+    )
+
+    output = farm.run("--collect-only").stdout.str()
+
+    assert "boards: how many? add @pytest.mark.boards(2)" in output
+    assert "boards: a test that asks for 'boards' and for 'dut' would hold one while it waits" in output
+    assert "did you mean 'tags'?" in output
+
+
+def asked(*args: object, **kwargs: object) -> list[tuple[str, str | None, str | None]]:
+    mark = pytest.mark.boards(*args, **kwargs).mark
+    return [(role.name, role.requirement.cls, role.combo.model) for role in roles_of([mark])]
+
+
+def test_a_count_gives_numbered_boards_of_one_kind() -> None:
+    assert asked(2, cls="pi5-*") == [("0", "pi5-*", None), ("1", "pi5-*", None)]
+    assert asked(count=1) == [("0", None, None)]
+
+
+def test_roles_keep_their_order_and_what_is_said_of_all_holds_for_each() -> None:
+    assert asked(z={"model": "digits"}, a={"cls": "pi4"}, cls="pi5") == [("z", "pi5", "digits"), ("a", "pi4", None)]
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "told"),
+    [
+        ((), {}, "expected either a count, as in boards"),
+        ((2,), {"server": {}}, "expected either a count, as in boards"),
+        ((0,), {}, "count must be a number from 1 to 1000, not 0"),
+        ((True,), {}, "count must be a number"),
+        ((), {"server": "pi5"}, "'server' must be a role with what its board must be"),
+        ((), {"server": {"class": "pi5"}}, "server: unknown argument 'class'; did you mean 'cls'"),
+        ((), {"server": {"environment": "real"}}, "server: board: environment 'real' is none of"),
+    ],
+)
+def test_a_marker_that_cannot_be_understood_says_what_is_wrong(args: tuple, kwargs: dict, told: str) -> None:
+    with pytest.raises(MarkerError, match=told):
+        asked(*args, **kwargs)
