@@ -84,7 +84,7 @@ def _check_several(marks: list[pytest.Mark], fixtures: Iterable[str]) -> None:
     if "boards" in wanted and not roles:
         raise MarkerError("boards: how many? add @pytest.mark.boards(2), or roles as in boards(server={}, client={})")
     if "boards" in wanted and wanted & BOARD_FIXTURES:
-        other = min(wanted & BOARD_FIXTURES)
+        other = max(wanted & BOARD_FIXTURES, key=("board", "console", "dut").index)  # the others come with a board
         raise MarkerError(
             f"boards: a test that asks for 'boards' and for {other!r} would hold one while it waits for the others; "
             "make it one more of the boards"

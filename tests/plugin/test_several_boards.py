@@ -26,9 +26,6 @@ SUITE = """
             assert holding.run("true").exit_status == 0
         assert "logits" in boards.dut("server").run(X)
 
-    def test_another_one(board):
-        assert board.run("true").exit_status == 0
-
     @pytest.mark.boards(2)
     def test_two(boards):
         assert {holding.id for holding in boards} == {"b1", "b2"}
@@ -44,7 +41,7 @@ def test_boards_are_reserved_together_and_given_back(farm: Farm, workers: tuple[
 
     assert result.ret == 0, result.stdout.str() + result.stderr.str()
     assert {one["status"] for one in farm.results["tests"]} == {"passed"}
-    assert len(farm.results["tests"]) == 4
+    assert len(farm.results["tests"]) == 3
     assert {one["state"] for one in farm.board_states().values()} == {"free"}
 
 
