@@ -501,6 +501,11 @@ class Share:
         """Its lease."""
         return (self._whole.leases[self._index],)
 
+    @property
+    def store(self) -> LabStore:
+        """Where it is kept."""
+        return self._whole.store
+
     def check(self) -> None:
         """See `Reservation.check`."""
         self._whole.check()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.holding import Holding
     from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.lab.leases import Holder, LabStore
-    from pytest_edgehil.lab.reservation import Reservation
+    from pytest_edgehil.lab.reservation import Reservation, Share
     from pytest_edgehil.model.artifact import Artifact, Combo, Track
     from pytest_edgehil.model.board import Board
     from pytest_edgehil.plugin.options import Options
@@ -250,7 +250,7 @@ class Workbench:
         self._holding = handing_out.board(narrowed, wait_s=self.options.wait_s, priority=self.priority, on_lease=leased)
         return self._holding
 
-    def _holding_of(self, reservation: Reservation) -> Holding:
+    def _holding_of(self, reservation: Reservation | Share) -> Holding:
         from pytest_edgehil.holding import Holding
 
         token = reservation.leases[0].token
@@ -278,7 +278,6 @@ class Workbench:
             BoardUnavailable: the lab can never fulfil them at once.
             LeaseTimeout: they did not become free in time.
         """
-        from pytest_edgehil.holding import Holding
         from pytest_edgehil.lab.reservation import reserve, shares_of
 
         among = [self.suitable(requirement, combo) for requirement, combo in wanted]
@@ -293,15 +292,7 @@ class Workbench:
             on_wait=log.info,
             tied_to_parent=self.worker != MAIN,
         )
-        logs = self.run.directory / "console"
-        return tuple(
-            Holding(
-                lab=self.lab,
-                reservation=share,
-                console_log=logs / f"{share.boards[0].id}-{share.leases[0].token}.log",
-            )
-            for share in shares_of(reservation)
-        )
+        return tuple(self._holding_of(share) for share in shares_of(reservation))
 
     def quarantine(self, board_id: str, reason: str) -> None:
         """Quarantine a board.
