@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_edgehil.errors import LeaseError, MarkerError, UserError
-from pytest_edgehil.model.record import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,6 +196,8 @@ def _default_trust() -> Trust:
 
 def _counts(record: TestRecord) -> bool:
     """Were verdicts reached, on a board that was ours? A broken board was quarantined, a lost one was not."""
+    from pytest_edgehil.model.record import Status
+
     return bool(record.verdicts) and (record.status is not Status.INFRASTRUCTURE or bool(record.quarantined))
 
 

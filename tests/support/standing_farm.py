@@ -16,12 +16,14 @@ import textwrap
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.farm import Farm
+from support.postgres import PostgresServer
 
 
 class _Place:
@@ -147,7 +149,11 @@ def kept(directory: Path) -> pytest.RunResult:
 
 
 def run_once(
-    factory: pytest.TempPathFactory, name: str, prepare: Callable[[StandingFarm], None], *arguments: str
+    factory: pytest.TempPathFactory,
+    name: str,
+    prepare: Callable[[StandingFarm], None],
+    *arguments: str,
+    postgres: bool = False,
 ) -> Ran:
     """One run of a suite on a farm, for every test that looks at it.
 
@@ -155,13 +161,18 @@ def run_once(
         name: of the run.
         prepare: writes the lab, artifacts and suite of the farm.
         arguments: of the run.
+        postgres: leases are in a server of the run's own, and not in a file.
     """
 
     def run(directory: Path) -> None:
         farm = StandingFarm(directory)
         prepare(farm)
-        farm.keep(farm.run(*arguments))
-        (directory / "states.json").write_text(json.dumps(farm.board_states()), encoding="utf-8")
+        with PostgresServer("fsync=off") if postgres else nullcontext() as server:
+            if server is not None:
+                farm.lab.write_text(f"leases: {server.url}\n{farm.lab.read_text()}")
+                farm.edgehil("lab", "migrate", "--lab", str(farm.lab))
+            farm.keep(farm.run(*arguments))
+            (directory / "states.json").write_text(json.dumps(farm.board_states()), encoding="utf-8")
 
     farm = StandingFarm(once(factory, name, run))
     states = json.loads((farm.path / "states.json").read_text(encoding="utf-8"))

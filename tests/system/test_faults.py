@@ -1,5 +1,6 @@
 """Each fault in the middle of a test: the run ends, the model is not blamed, the board is quarantined with its reason,
-the test runs on another board, and exit status and summary tell the truth. Alone and with two workers.
+the test runs on another board, and exit status and summary tell the truth. Alone with leases in a file, and with four
+workers and leases in PostgreSQL.
 
 Every fault has a test of its own, all of them in one pytest run; the tests below look at what came of it.
 """
@@ -108,9 +109,14 @@ def prepare(farm: StandingFarm) -> None:
     farm.suite(PRELUDE + "".join(victim(name, case) for name, case in CASES.items()))
 
 
-@pytest.fixture(scope="module", params=[(), ("-n2",)], ids=["alone", "n2"])
+@pytest.fixture(
+    scope="module",
+    params=[(), pytest.param(("-n4",), marks=pytest.mark.needs("postgres"))],
+    ids=["alone with SQLite", "n4 with PostgreSQL"],
+)
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    return run_once(tmp_path_factory, f"faults{''.join(request.param)}", prepare, "-rA", *request.param)
+    workers = request.param
+    return run_once(tmp_path_factory, f"faults{''.join(workers)}", prepare, "-rA", *workers, postgres=bool(workers))
 
 
 @pytest.mark.timeout(600)  # the first one waits for all of them
