@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from pytest_edgehil.errors import BoardUnavailable, ConfigError, DatasetError, LeaseLost, WrongTarget
 from pytest_edgehil.model.requirement import Requirement
-from pytest_edgehil.plugin import evidence
 from pytest_edgehil.plugin.markers import ComboRequest
 from pytest_edgehil.plugin.rerun import Reruns
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.artifacts.catalog import Catalog
     from pytest_edgehil.artifacts.dataset import Dataset
     from pytest_edgehil.artifacts.reference import ReferenceModel
+    from pytest_edgehil.evidence.trust import Trust
     from pytest_edgehil.gates.gate import Gate
     from pytest_edgehil.holding import Holding
     from pytest_edgehil.lab.inventory import Lab
@@ -55,7 +55,7 @@ class Workbench:
         self.options = options
         self.run = run
         self.worker = worker
-        self.reruns = Reruns(options.rerun, run_id=run.run_id, trust=lambda: evidence.trust_of(options))
+        self.reruns = Reruns(options.rerun, run_id=run.run_id, trust=lambda: _trust_of(options))
         self._lab = lab
         self._holding: Holding | None = None
         self._references: dict[str, ReferenceModel] = {}
@@ -351,3 +351,9 @@ def holder_of(run_id: str, worker: str) -> Holder:
 def holder_suffix(run_id: str, worker: str) -> str:
     """What the name of a run's worker ends with."""
     return f"-{run_id[-8:]}-{worker}"
+
+
+def _trust_of(options: Options) -> Trust:
+    from pytest_edgehil.plugin.evidence import trust_of
+
+    return trust_of(options)
