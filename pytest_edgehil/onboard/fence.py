@@ -6,9 +6,10 @@ stopped by the board, whatever it believes itself (Kleppmann, "How to do distrib
 
 A check at the beginning does not stop what has begun already. So whoever comes in with a higher token also makes an end
 of every program that was started under a lower one, and is told that it is in only when none of them is left. They are
-found by EDGEHIL_LEASE in their environment, by the arguments of their guard (see ``board/fenced.py`` on the host), and
-by the session that the guard is in, which also holds programs with a cleared environment. What somebody hands over to
-the system itself (a unit of systemd, say) belongs to no lease and goes on.
+found by EDGEHIL_LEASE in their environment, by the arguments of their guard (see ``board/fenced.py`` on the host), by
+the session that the guard is in, and as descendants of all these: ``sudo`` clears an environment and makes a session.
+What runs as root cannot be ended by us: then nobody comes in, and the board's power has to be cycled. What somebody
+hands over to the system itself (a unit of systemd, say) belongs to no lease and goes on.
 
 ``fence`` is one line of JSON, which the guard, a shell, reads and writes too: ``{"token": 5, "holder": "ci-841"}``.
 """
@@ -20,6 +21,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from .durable import write_atomically
@@ -147,7 +149,17 @@ def _programs(root: Path, *, below: int) -> set[int]:
                 sessions[pid] = os.getsid(pid)
         led = {sessions[pid] for pid in guards if sessions.get(pid) == pid} - {own}
         found |= {pid for pid, session in sessions.items() if session in led}
-    return {pid for pid in found if pid != os.getpid() and not _zombie(pid)}
+    if found:
+        found |= _descendants(found, sessions)
+    return {pid for pid in found if pid != os.getpid() and _stat(pid)[0] not in "ZX"}
+
+
+def _descendants(of: set[int], among: Iterable[int]) -> set[int]:
+    parents = {pid: _stat(pid)[1] for pid in among}
+    reached, front = set(of), set(of)
+    while front := {pid for pid, parent in parents.items() if parent in front} - reached:
+        reached |= front
+    return reached
 
 
 def _token_of(pid: int, root: Path) -> tuple[int, bool] | None:
@@ -181,8 +193,10 @@ def _same(path: Path, root: Path) -> bool:
     return path == root or path.resolve() == root
 
 
-def _zombie(pid: int) -> bool:
+def _stat(pid: int) -> tuple[str, int]:
+    """State and parent of a process, proc(5); a dead one's when it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2][:1] in "ZX"
-    except OSError:
-        return True
+        state, parent = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()[:2]
+    except (OSError, ValueError):
+        return "X", 0
+    return state, int(parent)

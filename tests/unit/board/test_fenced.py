@@ -108,7 +108,12 @@ CLEARED = f"echo $$; exec env -i /bin/sh -c {shlex.quote('while :; do /bin/sleep
 DAEMON = "setsid sh -c 'echo $$; while :; do sleep 0.05; done' & wait"
 
 
-@pytest.mark.parametrize("script", [HARD, CLEARED, DAEMON], ids=["ignores-sigterm", "env-cleared", "own-session"])
+AS_SUDO = f"setsid env -i /bin/sh -c {shlex.quote('echo $$; while :; do /bin/sleep 0.05; done')} & wait"
+
+
+@pytest.mark.parametrize(
+    "script", [HARD, CLEARED, DAEMON, AS_SUDO], ids=["ignores-sigterm", "env-cleared", "own-session", "both"]
+)
 def test_a_program_of_an_earlier_lease_is_gone_before_the_next_one_is_told_that_it_is_in(bench, world, script):
     old, pid = start(under(world, 5, "sleeper"), "sh", "-c", script)
     with BoardSessionOf(bench, world, token=6) as later:
