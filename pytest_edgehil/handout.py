@@ -10,13 +10,14 @@ cannot have one at once. If it passes, it is free for whoever is first in the qu
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_edgehil.errors import BoardError, LeaseError, LeaseLost, LeaseTimeout
 from pytest_edgehil.lab.health import Checkup
 from pytest_edgehil.lab.matching import candidates
-from pytest_edgehil.lab.reservation import Reservation, reserve
+from pytest_edgehil.lab.reservation import Reservation, Share, reserve, shares_of
 from pytest_edgehil.lab.store_clock import steady_s
 from pytest_edgehil.model.requirement import Requirement
 
@@ -49,7 +50,7 @@ class HandOut:
         store: LabStore,
         holder: Holder,
         *,
-        hold: Callable[[Reservation], Holding],
+        hold: Callable[[Reservation | Share], Holding],
         tied_to_parent: bool = False,
         on_wait: Callable[[str], None] | None = None,
         on_unfit: Callable[[str, str], None] = lambda _board_id, _why: None,
@@ -65,47 +66,69 @@ class HandOut:
         self._steady = steady
 
     def board(
-        self, requirement: Requirement, *, wait_s: float, priority: int = 0, on_lease: Callable[[Holding], None] | None
+        self,
+        requirement: Requirement,
+        *,
+        wait_s: float,
+        priority: int = 0,
+        on_lease: Callable[[Holding], None] | None = None,
     ) -> Holding:
-        """A board that is ours, up, and fit to be used.
+        """A board that is ours, up, and fit to be used; arguments and errors are those of `boards`."""
+        return self.boards((requirement,), wait_s=wait_s, priority=priority, on_lease=on_lease)[0]
+
+    def boards(
+        self,
+        requirements: Sequence[Requirement],
+        *,
+        wait_s: float,
+        priority: int = 0,
+        on_lease: Callable[[Holding], None] | None = None,
+    ) -> tuple[Holding, ...]:
+        """A board for each requirement, all or nothing; all are ours, up, and fit to be used.
 
         Args:
-            requirement: what it must be.
-            wait_s: how long to wait for one.
+            requirements: what they must be.
+            wait_s: how long to wait for them.
             priority: see `reserve`.
-            on_lease: told of each board as soon as it is leased, before it is brought up.
+            on_lease: told of each board as soon as it is leased, before it is brought up; whoever is told closes it if
+                boards are not looked at and it cannot be brought up.
 
         Raises:
-            BoardUnavailable: the lab can never fulfil the requirement.
-            LeaseTimeout: none became free in time, or none is fit.
+            BoardUnavailable: the lab can never fulfil the requirements.
+            LeaseTimeout: they did not become free in time, or are not fit.
             LeaseError: the store cannot be reached.
-            BoardError: it could not be brought up, and the lab file says that boards are not looked at.
+            BoardError: one could not be brought up, and the lab file says that boards are not looked at.
         """
         end = self._steady() + wait_s
         left_s = wait_s
         lost = 0
         while True:
-            reservation = self._reserve(requirement, wait_s=left_s, priority=priority)
-            holding = self._hold(reservation)
-            if on_lease is not None:
-                on_lease(holding)
-            left_s = max(0.0, end - self._steady())
-            try:
-                complaint = self._complaint(holding)
-            except LeaseLost:
-                holding.close()  # nothing was done with it yet: another one will do
-                lost += 1
-                if lost >= MOST_LOST:
+            reservation = self._reserve(requirements, wait_s=left_s, priority=priority)
+            one = len(reservation.boards) == 1
+            holdings = tuple(self._hold(part) for part in ((reservation,) if one else shares_of(reservation)))
+            with contextlib.ExitStack() as if_unfit:
+                for holding in holdings:
+                    if_unfit.callback(holding.close)
+                    if on_lease is not None:
+                        on_lease(holding)
+                left_s = max(0.0, end - self._steady())
+                try:
+                    complaints = {holding.id: self._complaint(holding) for holding in holdings}
+                except LeaseLost:
+                    lost += 1  # nothing was done with them yet: others will do
+                    if lost >= MOST_LOST:
+                        raise
+                    continue
+                except BaseException:
+                    if on_lease is not None and not self._lab.health.check:
+                        if_unfit.pop_all()
                     raise
-                continue
-            except BaseException:
-                if self._lab.health.check:
-                    holding.close()
-                raise
-            if not complaint:
-                return holding
-            holding.close()
-            self._on_unfit(holding.id, complaint)
+                if not any(complaints.values()):
+                    if_unfit.pop_all()
+                    return holdings
+            for board_id, complaint in complaints.items():
+                if complaint:
+                    self._on_unfit(board_id, complaint)
 
     def look_again(self, board_ids: Sequence[str]) -> tuple[str, ...]:
         """Look at those quarantined boards among these whose time has come; return those that are handed out again.
@@ -148,11 +171,11 @@ class HandOut:
 
     # --- inside --------------------------------------------------------------------------------------
 
-    def _reserve(self, requirement: Requirement, *, wait_s: float, priority: int) -> Reservation:
+    def _reserve(self, requirements: Sequence[Requirement], *, wait_s: float, priority: int) -> Reservation:
         def asked(wait_s: float) -> Reservation:
             return reserve(
                 self._lab,
-                (requirement,),
+                requirements,
                 store=self._store,
                 holder=self._holder,
                 wait_s=wait_s,
@@ -165,7 +188,7 @@ class HandOut:
             try:
                 return asked(0.0)
             except LeaseTimeout:
-                self.look_again([board.id for board in candidates(self._lab, requirement)])
+                self.look_again([board.id for wanted in requirements for board in candidates(self._lab, wanted)])
         return asked(wait_s)
 
     def _complaint(self, holding: Holding) -> str:

@@ -108,7 +108,8 @@ def boards(request: pytest.FixtureRequest) -> Iterator[Boards]:
     common = request.config.stash[OPTIONS].board
     with attempt.step("reserve"):
         holdings = workbench.hold_several(
-            [(markers.merged(role.requirement, common), combos[name]) for name, role in roles.items()]
+            [(markers.merged(role.requirement, common), combos[name]) for name, role in roles.items()],
+            lambda board_id, why: attempt.note_progress(f"{board_id} did not pass its check and is quarantined: {why}"),
         )
     attempt.board = holdings[0].ref
 
@@ -119,8 +120,6 @@ def boards(request: pytest.FixtureRequest) -> Iterator[Boards]:
 
     held = Boards(dict(zip(roles, holdings, strict=True)), flash)
     try:
-        for holding in held:
-            holding.open()
         yield held
     finally:
         held.close(blamed=attempt.board_error if attempt.blames_board else None, condemn=workbench.quarantine)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.artifacts.reference import ReferenceModel
     from pytest_edgehil.evidence.trust import Trust
     from pytest_edgehil.gates.gate import Gate
+    from pytest_edgehil.handout import HandOut
     from pytest_edgehil.holding import Holding
     from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.lab.leases import Holder, LabStore
@@ -222,8 +223,6 @@ class Workbench:
             beside: baselines that it must be able to take as well.
             on_unfit: told of each board that did not pass its check and was quarantined, and why.
         """
-        from pytest_edgehil.handout import HandOut
-
         fitting = self.suitable(requirement, combo, beside=beside)
         fits = self._holding is not None and self._holding.id in {board.id for board in fitting}
         if self._holding is not None and fits and not self._awaited(self._holding.id):
@@ -233,7 +232,19 @@ class Workbench:
                 return self._holding
         self.let_go()
         narrowed = Requirement(among=frozenset(board.id for board in fitting))
-        handing_out = HandOut(
+        handing_out = self._handing_out(on_unfit)
+
+        def leased(holding: Holding) -> None:
+            self._holding = holding
+            on_lease(holding)
+
+        self._holding = handing_out.board(narrowed, wait_s=self.options.wait_s, priority=self.priority, on_lease=leased)
+        return self._holding
+
+    def _handing_out(self, on_unfit: Callable[[str, str], None]) -> HandOut:
+        from pytest_edgehil.handout import HandOut
+
+        return HandOut(
             self.lab,
             self.store,
             self.holder,
@@ -242,13 +253,6 @@ class Workbench:
             tied_to_parent=self.worker != MAIN,  # a worker that outlives its controller must not keep its board
             on_unfit=on_unfit,
         )
-
-        def leased(holding: Holding) -> None:
-            self._holding = holding
-            on_lease(holding)
-
-        self._holding = handing_out.board(narrowed, wait_s=self.options.wait_s, priority=self.priority, on_lease=leased)
-        return self._holding
 
     def _holding_of(self, reservation: Reservation | Share) -> Holding:
         from pytest_edgehil.holding import Holding
@@ -271,28 +275,28 @@ class Workbench:
             for one in self.store.queue()
         )
 
-    def hold_several(self, wanted: Sequence[tuple[Requirement, Combo]]) -> tuple[Holding, ...]:
-        """Boards for all of these at once, waiting for them if need be; each has to be opened, and closed.
+    def hold_several(
+        self,
+        wanted: Sequence[tuple[Requirement, Combo]],
+        on_unfit: Callable[[str, str], None] = lambda _board_id, _why: None,
+    ) -> tuple[Holding, ...]:
+        """Boards for all of these at once, waiting for them if need be; they are up, and each has to be closed.
+
+        Args:
+            wanted: what each must be, and be able to take.
+            on_unfit: told of each board that did not pass its check and was quarantined, and why.
 
         Raises:
             BoardUnavailable: the lab can never fulfil them at once.
             LeaseTimeout: they did not become free in time.
         """
-        from pytest_edgehil.lab.reservation import reserve, shares_of
-
         among = [self.suitable(requirement, combo) for requirement, combo in wanted]
         self.let_go()  # who keeps one while he waits for others may wait for somebody who does the same
-        reservation = reserve(
-            self.lab,
+        return self._handing_out(on_unfit).boards(
             [Requirement(among=frozenset(board.id for board in fitting)) for fitting in among],
-            store=self.store,
-            holder=self.holder,
             wait_s=self.options.wait_s,
             priority=self.priority,
-            on_wait=log.info,
-            tied_to_parent=self.worker != MAIN,
         )
-        return tuple(self._holding_of(share) for share in shares_of(reservation))
 
     def quarantine(self, board_id: str, reason: str) -> None:
         """Quarantine a board.
@@ -300,7 +304,7 @@ class Workbench:
         Raises:
             LeaseError: the lease store cannot be reached.
         """
-        self.store.quarantine(board_id, reason=reason, by=self.holder)
+        self.store.quarantine(board_id, reason=reason, by=self.holder, automatic=True)
 
     def another_board(
         self, requirement: Requirement, combo: Combo, *, than: str | None, beside: Sequence[Artifact] = ()

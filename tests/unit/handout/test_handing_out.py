@@ -173,6 +173,23 @@ def test_a_lease_that_is_lost_while_the_board_is_looked_at_is_tried_again(world)
         world.board()
 
 
+def test_several_boards_are_handed_out_together_and_an_unfit_one_costs_nobody_the_others(world):
+    world.wrong["b1"] = HOT
+    first, second = world.handing_out.boards((PI5, Requirement(cls="pi4")), wait_s=0)
+    assert (first.id, second.id) == ("b2", "b3")
+    assert world.closed == ["b3", "b1"]
+    assert world.unfit == [("b1", HOT)]
+    assert [world.state(one) for one in ("b1", "b2", "b3")] == [
+        BoardStatus.QUARANTINED,
+        BoardStatus.LEASED,
+        BoardStatus.LEASED,
+    ]
+    first.close()
+    assert world.state("b2") is BoardStatus.LEASED  # they are given back together
+    second.close()
+    assert world.state("b2") is BoardStatus.FREE
+
+
 # --- boards whose time has come ------------------------------------------------------------------------------
 
 
