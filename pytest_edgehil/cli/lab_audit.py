@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_edgehil.cli.columns import iso, print_table
 from pytest_edgehil.errors import ConfigError, QuantityError
-from pytest_edgehil.model.quantity import duration_ns
+from pytest_edgehil.model.quantity import duration_ns, format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ def _audit(options: argparse.Namespace, lab: Lab) -> int:
             line.by.name,
             f"{line.by.user}@{line.by.host}, pid {line.by.pid}",
             "" if line.token is None else str(line.token),
-            line.reason,
+            line.reason or ("" if not line.waited_s else f"waited {format_duration(line.waited_s * 1e9)}"),
         )
         for line in lines
     ]
@@ -96,4 +96,5 @@ def _plain(line: AuditLine) -> dict[str, object]:
         "by": {"name": by.name, "host": by.host, "pid": by.pid, "user": by.user},
         "token": line.token,
         "reason": line.reason,
+        "waited_s": line.waited_s,
     }

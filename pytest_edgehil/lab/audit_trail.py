@@ -21,6 +21,7 @@ def note(
     by: Holder,
     token: int | None = None,
     reason: str = "",
+    waited_s: float | None = None,
 ) -> None:
     """Write a line into the audit trail; now and then the oldest ones are dropped."""
     line = connection.execute(
@@ -35,6 +36,7 @@ def note(
             "user": by.user,
             "token": token,
             "reason": reason,
+            "waited_s": waited_s,
         },
     ).scalar_one()
     if line % 1000 == 0:

@@ -272,7 +272,15 @@ class DatabaseStore(BoardBooks):
             boards = outcomes[-1].boards
             if boards is None:
                 return reasons.waiting(self._rules, books, books.queue, outcomes), ()
-            leases = self._grant(connection, books, boards, holder=asking.holder, expiry_s=expiry_s, claim=claim)
+            leases = self._grant(
+                connection,
+                books,
+                boards,
+                holder=asking.holder,
+                expiry_s=expiry_s,
+                claim=claim,
+                waited_s=now - asking.asked_at,
+            )
             connection.execute(sa.delete(QUEUE).where(QUEUE.c.ticket == asking.ticket))
             return leases, ready(self._rules, self._books(connection, now=now)) if len(books.queue) > 1 else ()
 
@@ -412,6 +420,7 @@ class DatabaseStore(BoardBooks):
         holder: Holder,
         expiry_s: float,
         claim: str,
+        waited_s: float | None = None,
     ) -> tuple[Lease, ...]:
         now = books.now
         end = self._rules.limits.lease_ends(acquired_at=now, now=now, expiry_s=expiry_s, awaited=True)
@@ -436,7 +445,7 @@ class DatabaseStore(BoardBooks):
                     **columns_of(holder),
                 },
             )
-            note(connection, now, lease.board_id, AuditEvent.LEASED, by=holder, token=lease.token)
+            note(connection, now, lease.board_id, AuditEvent.LEASED, by=holder, token=lease.token, waited_s=waited_s)
         return leases
 
     def _lost(self, connection: sa.Connection, lease: Lease, *, now: float) -> Exception:

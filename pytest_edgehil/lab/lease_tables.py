@@ -130,6 +130,7 @@ AUDIT = sa.Table(
     *_who(),
     sa.Column("token", sa.BigInteger, nullable=True, index=True),
     sa.Column("reason", sa.String, nullable=False),
+    sa.Column("waited_s", sa.Float, nullable=True),
 )
 
 
@@ -184,6 +185,7 @@ def audit_line(row: Any) -> AuditLine:
         token=row.token,
         reason=row.reason,
         number=row.id,
+        waited_s=row.waited_s,
     )
 
 

@@ -140,6 +140,7 @@ class AuditLine:
         token: the lease that it was about, if any.
         reason: what was given as reason; empty for leases that come and go.
         number: grows with every line.
+        waited_s: how long a lease was waited for in the queue; None if it was had at once, and for other lines.
     """
 
     at: float
@@ -149,6 +150,7 @@ class AuditLine:
     token: int | None
     reason: str
     number: int = field(default=0, compare=False)
+    waited_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,6 +95,11 @@ MIGRATIONS: tuple[Migration, ...] = (
                 verdicts VARCHAR NOT NULL, message VARCHAR NOT NULL, console VARCHAR NOT NULL)""",
         ),
     ),
+    Migration(
+        number=5,
+        name="waiting",
+        statements=("ALTER TABLE audit ADD COLUMN waited_s {float}",),
+    ),
 )
 NEWEST = MIGRATIONS[-1].number
 

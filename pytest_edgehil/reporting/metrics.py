@@ -81,6 +81,7 @@ class LabMetrics:
         self._begun: dict[int, float] = {}
         self._leases = {how: Durations(LEASE_BUCKETS_S) for how in _ENDS.values()}
         self._flashes = Durations(FLASH_BUCKETS_S)
+        self._waits = Durations(LEASE_BUCKETS_S)
         self._sent_bytes = 0
         self._events: Counter[tuple[str, AuditEvent]] = Counter()
         for line in store.audit():
@@ -202,6 +203,8 @@ class LabMetrics:
             return
         if line.event is AuditEvent.LEASED:
             self._begun[line.token] = line.at
+            if counting:
+                self._waits.add(line.waited_s or 0.0)
         elif line.event in _ENDS:
             begun = self._begun.pop(line.token, None)
             if counting and begun is not None:
@@ -214,11 +217,15 @@ class LabMetrics:
         )
         for how, durations in self._leases.items():
             leases.add_metric([lab, how], durations.buckets(), durations.total_s)
+        waits = HistogramMetricFamily(
+            "edgehil_lease_wait_seconds", "How long leases were waited for in the queue.", labels=["lab"]
+        )
+        waits.add_metric([lab], self._waits.buckets(), self._waits.total_s)
         flashes = HistogramMetricFamily("edgehil_flash_seconds", "How long flashing took.", labels=["lab"])
         flashes.add_metric([lab], self._flashes.buckets(), self._flashes.total_s)
         sent = CounterMetricFamily("edgehil_flash_sent_bytes", "Sent to boards when flashing.", labels=["lab"])
         sent.add_metric([lab], self._sent_bytes)
-        yield from (leases, flashes, sent)
+        yield from (leases, waits, flashes, sent)
         for event, name, text in (
             (AuditEvent.QUARANTINED, "edgehil_quarantines", "Quarantines."),
             (AuditEvent.RESTORED, "edgehil_restores", "Boards that were handed out again."),

@@ -176,3 +176,14 @@ def test_flashes_are_kept_in_order(store, clock):
         1000,
     )
     assert store.flashes(after=first.number) == (second,)
+
+
+def test_the_trail_says_how_long_a_lease_was_waited_for(store, clock):
+    held = lease(store)
+    with store.queue_up([["bare-1"]], holder=ADA, expiry_s=600) as place:
+        assert not isinstance(place.advance(), tuple)
+        clock.advance(12)
+        store.release(held)
+        (taken,) = place.advance()
+    leased = [line for line in store.audit(board_id="bare-1") if line.event is AuditEvent.LEASED]
+    assert [(line.token, line.waited_s) for line in leased] == [(held.token, None), (taken.token, 12)]

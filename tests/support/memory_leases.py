@@ -306,7 +306,7 @@ class MemoryLeaseStore:
                 return reasons.waiting(self._rules, books, books.queue, outcomes)
             del self._queue[mine.ticket]
             self._changed.notify_all()
-            return self._grant(boards, place.holder, place.expiry_s)
+            return self._grant(boards, place.holder, place.expiry_s, waited_s=now - mine.asked_at)
 
     def stay(self, ticket: int, expiry_s: float) -> bool:
         with self._changed:
@@ -352,7 +352,9 @@ class MemoryLeaseStore:
                 break
         return outcomes
 
-    def _grant(self, boards: Sequence[str], holder: Holder, expiry_s: float) -> tuple[Lease, ...]:
+    def _grant(
+        self, boards: Sequence[str], holder: Holder, expiry_s: float, *, waited_s: float | None = None
+    ) -> tuple[Lease, ...]:
         now = self._clock()
         end = self._rules.limits.lease_ends(acquired_at=now, now=now, expiry_s=expiry_s, awaited=True)
         leases = []
@@ -370,7 +372,7 @@ class MemoryLeaseStore:
                 lasts_s=end - now,
             )
             self._leases[board_id] = (lease, expiry_s)
-            self._note(AuditEvent.LEASED, board_id, by=holder, token=lease.token, at=now)
+            self._note(AuditEvent.LEASED, board_id, by=holder, token=lease.token, at=now, waited_s=waited_s)
             leases.append(lease)
         return tuple(leases)
 
@@ -387,11 +389,19 @@ class MemoryLeaseStore:
         token: int | None = None,
         reason: str = "",
         at: float | None = None,
+        waited_s: float | None = None,
     ) -> None:
         stamp = self._clock() if at is None else at
         by = dataclasses.replace(by, project="")
         line = AuditLine(
-            at=stamp, board_id=board_id, event=event, by=by, token=token, reason=reason, number=len(self._lines) + 1
+            at=stamp,
+            board_id=board_id,
+            event=event,
+            by=by,
+            token=token,
+            reason=reason,
+            number=len(self._lines) + 1,
+            waited_s=waited_s,
         )
         self._lines.append(line)
 

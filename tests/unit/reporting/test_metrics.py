@@ -89,6 +89,20 @@ def test_who_waits_and_for_how_long(served):
         assert served.value("edgehil_queue_wait_seconds") == 30
         assert served.value("edgehil_queue_hopeless") == 1
     assert served.value("edgehil_queue_length") == 0
+    assert served.value("edgehil_lease_wait_seconds_count") == 1  # that of the board which was had at once
+    assert served.value("edgehil_lease_wait_seconds_sum") == 0
+
+
+def test_how_long_leases_were_waited_for(served):
+    served.start()
+    held = served.lease()
+    with served.store.queue_up([["bare-1"]], holder=CI, expiry_s=600) as place:
+        place.advance()
+        served.clock.advance(20)
+        served.store.release(held)
+        assert isinstance(place.advance(), tuple)
+    assert served.value("edgehil_lease_wait_seconds_count") == 2
+    assert served.value("edgehil_lease_wait_seconds_sum") == 20
 
 
 def test_leases_are_counted_once_when_they_end_with_how_long_they_lasted(served):
