@@ -52,6 +52,7 @@ SCRIPTS = (
     "statistics/regime.py",
     "statistics/p95_operating_characteristics.py",
     "statistics/other_cases.py",
+    "statistics/far_tail.py",
 )
 PARTS = ("measuring/bare_loop.py", "leases/waiter.py", "statistics/cases.py")
 """What a benchmark starts or imports; no benchmarks themselves."""
@@ -72,6 +73,7 @@ LONG = frozenset(
         "statistics/regime.py",
         "statistics/p95_operating_characteristics.py",
         "statistics/other_cases.py",
+        "statistics/far_tail.py",
     }
 )
 """Run in their short form when all are run: they depend on the seed and not on the machine."""

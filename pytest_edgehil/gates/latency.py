@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 
 MAX_SAMPLES = 1000
+SLOW_SEEN = 10
+"""By default as many inferences are allowed as hold so many slow ones of a model at its budget, if that is more."""
 DUE_S = 180
 """At a rate no fewer inferences are allowed by default than are due in so long."""
 STALL_NS = 250_000_000
@@ -533,10 +535,13 @@ def declare_quantile(  # noqa: D103 - the form of the marker with a budget, see 
     if rate_hz is None and stall is not None:
         raise MarkerError('stall means nothing without rate=…: the longest stall to exclude at a rate such as "20/s"')
     stall_ns = 0 if rate_hz is None else max(STALL_NS, 2 * budget_ns)
-    most = MAX_SAMPLES if rate_hz is None else max(MAX_SAMPLES, math.ceil(rate_hz * DUE_S))
+    quantile = arguments.fraction("q", q, low=0.5, high=1.0)
+    # a p99.9 cannot pass before some 3600 inferences
+    most = max(MAX_SAMPLES, math.ceil(round(SLOW_SEEN / (1.0 - quantile), 6)))
+    most = most if rate_hz is None else max(most, math.ceil(rate_hz * DUE_S))
     return LatencyQuantile(
         name=name,
-        quantile=arguments.fraction("q", q, low=0.5, high=1.0),
+        quantile=quantile,
         budget_ns=budget_ns,
         alpha=arguments.alpha(alpha, settings.alpha),
         max_samples=most if max_samples is None else arguments.whole("max_samples", max_samples, least=30),

@@ -45,6 +45,7 @@ from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
 SLICE_S = 60.0
+DRIFT_OF = "median"
 _WORST_FIRST = (Outcome.INVALID, Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
 
 
@@ -70,7 +71,7 @@ class Soak:
     override_ns: int | None = None
     leak_bytes_per_h: float | None = None
     drift: float | None = None
-    drift_of: str = "median"
+    drift_of: str = DRIFT_OF
     crash_rate: float | None = None
     crash_trial_ns: int = 10 * 10**9
     peak_rss_bytes: int | None = None
@@ -270,7 +271,7 @@ def declare(
     *,
     leak: object = None,
     drift: object = None,
-    drift_of: object = "median",
+    drift_of: object = DRIFT_OF,
     crash_rate: object = None,
     crash_trial: object = "10 s",
     peak_rss: object = None,
@@ -289,6 +290,8 @@ def declare(
     rate = None if crash_rate is None else arguments.fraction("crash_rate", crash_rate)
     if drift_of not in slowing.QUANTILES:
         raise MarkerError(f"drift_of must be one of {', '.join(slowing.QUANTILES)}, not {quoted(drift_of)}")
+    if drift is None and drift_of != DRIFT_OF:
+        raise MarkerError(f'drift_of={quoted(drift_of)} means nothing without drift=…, such as drift="10 %"')
     if leak is not None and declared < growth.NEEDS_NS:
         raise MarkerError(
             f"a leak cannot be told from warming up in less than {format_duration(growth.NEEDS_NS)}; "

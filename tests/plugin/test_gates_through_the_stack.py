@@ -68,6 +68,7 @@ GATES = suite(
     gate_test("thermal_throttling", 'thermal(max="80 C", throttling=False)', 'soak("2 min")', model="throttling"),
     gate_test("rss_unknown", 'peak_rss("128 MiB", of="model")'),
     gate_test("soak_pass", 'soak("2 min")'),
+    gate_test("soak_invalid", 'soak("2 min")', model="massless"),
     gate_test("soak_drift_pass", 'soak("2 min", drift="10 %")'),
     gate_test("soak_drift_fail", 'soak("2 min", drift="10 %")', model="slowing"),
     gate_test("soak_drift_inconclusive", 'soak("2 min", drift="10 %", drift_of="p95")', model="rare"),
@@ -172,6 +173,7 @@ def prepare(farm: StandingFarm) -> None:
     replay_artifact(farm.artifacts, name="crashing", p95_ms=50.0, crash_after_s=95.0)
     growing = tuple(100 * MIB + second * 20 * MIB // 3600 for second in range(2200))
     replay_artifact(farm.artifacts, name="leaking", p95_ms=200.0, rss_bytes=growing, peak_rss_bytes=growing[-1])
+    replay_artifact(farm.artifacts, name="massless", rss_bytes=(0,))
     replay_artifact(farm.artifacts, name="tenth-more", latencies_ns=latencies(p95_ms=8.8, seed=2))
     replay_artifact(farm.artifacts, name="wide", inputs={"image": TensorShape(dtype="float32", shape=(1, 5))})
     meters = {
@@ -233,6 +235,7 @@ def test_every_verdict_of_every_gate(ran: Ran):
     for name in ("soak", "soak_drift", "soak_crash", "soak_leak"):
         for outcome in ("pass", "fail", "inconclusive"):
             assert told.get(f"{name}_{outcome}", [outcome.upper()]) == [outcome.upper()], (name, outcome)
+    assert told["soak_invalid"] == ["INVALID"]
     assert told["size_pass"] == ["PASS"]
     assert told["size_fail"] == ["FAIL"]
     assert told["cold_pass"] == ["PASS"]
@@ -264,6 +267,7 @@ def test_nothing_but_a_pass_passes(ran: Ran):
 
 def test_a_soak_says_at_what_minute_it_was_decided_and_how_far_it_is_before(ran: Ran):
     reasons = {name: one["verdicts"][0]["reason"] for name, (one,) in ran.attempts.items() if "soak" in name}
+    assert "a process that holds 0 bytes is none (decided at minute " in reasons["test_soak_invalid"]
     assert "decided at minute 1.58 of 10" in reasons["test_soak_crash_fail"]
     assert "the recording says" in reasons["test_soak_crash_fail"]
     assert "(certain at minute 30" in reasons["test_soak_leak_pass"]

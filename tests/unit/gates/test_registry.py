@@ -70,6 +70,7 @@ BAD = [
     ("thermal", (), {"throttling": True}, "nothing is asked"),
     ("thermal", (), {"max": "80 C", "throttling": "no"}, "throttling must be True or False"),
     ("soak", ("1 h",), {"leak": "5 MiB"}, "'5 MiB' is no rate"),
+    ("soak", ("1 h",), {"drift_of": "p95"}, "drift_of='p95' means nothing without drift="),
     ("soak", ("10 min",), {"leak": "5 MiB/h"}, "a leak cannot be told from warming up in less than 30 min"),
     ("soak", ("10 min",), {"crash_rate": 0.01}, "needs a soak of at least 49.83 min"),
     ("cold_start", ("2 s",), {"starts": 0}, "starts must be at least 1"),
@@ -123,6 +124,14 @@ def test_signatures_shown_to_people_are_the_real_ones(name: str) -> None:
 
 def test_every_gate_has_a_signature_and_every_signature_a_gate() -> None:
     assert set(SIGNATURES) == set(names())
+
+
+@pytest.mark.parametrize(("q", "most"), [(0.9, 1000), (0.95, 1000), (0.99, 1000), (0.995, 2000), (0.999, 10_000)])
+def test_a_far_quantile_is_allowed_as_many_inferences_by_default_as_it_takes_to_pass(q: float, most: int) -> None:
+    gate = parse("quantile_latency", (q, "1 ms"), {}, settings=GateSettings())
+    assert gate.arguments()["max_samples"] == most
+    least = parse("quantile_latency", (q, "1 ms"), {"max_samples": 60}, settings=GateSettings())
+    assert least.arguments()["max_samples"] == 60
 
 
 def test_parsing_markers_imports_nothing_heavy() -> None:
