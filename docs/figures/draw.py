@@ -16,6 +16,8 @@ import numpy.typing as npt
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.registry import parse
 from pytest_edgehil.gates.stats.binomial import clopper_pearson
+from pytest_edgehil.gates.stats.block_ratio import jackknife_error, log_quantile
+from pytest_edgehil.gates.stats.cluster_bootstrap import cluster_mean
 from pytest_edgehil.gates.stats.mean import UNSEEN_STALL, look, looks
 from pytest_edgehil.model.sample import Conditions, Sample, SensorReading
 from pytest_edgehil.model.series import BlockPair, Paired
@@ -149,6 +151,207 @@ def mean() -> bytes:
             headline="A mean is known less well than it looks",
             note="the upper bound counts a stall that was not seen yet; it weighs less as the sample grows",
             alt="Bounds of the mean after 60, 120, 240, 480 and 960 inferences; they get narrower.",
+        )
+
+    return canvas.render(draw, file_format="svg")
+
+
+def size() -> bytes:
+    """What is counted."""
+
+    def draw(axes: Any) -> canvas.Caption:
+        budget = 1.0
+        for row, (weights, rest) in enumerate(((1.18, 0.06), (0.31, 0.06))):
+            kept = weights + rest <= budget
+            axes.barh([row], [weights], color=canvas.BLUE, height=0.5, label=None if row else "weights")
+            axes.barh([row], [rest], left=[weights], color=canvas.ORANGE, height=0.5, label=None if row else "the rest")
+            total = weights + rest
+            axes.annotate(
+                f"{total:.2f} MiB: {'PASS' if kept else 'FAIL'}", (total, row), (6, -3), textcoords="offset points"
+            )
+        axes.axvline(budget, color=canvas.INK, linewidth=1.4, linestyle=(0, (5, 2)), label="budget")
+        axes.set_yticks([0, 1], ["fp32", "int8"])
+        axes.set_ylim(-0.6, 1.9)
+        axes.set_xlim(0.0, 1.6)
+        axes.set_xlabel("bytes of the bundle, MiB")
+        return canvas.Caption(
+            outcome=None,
+            headline="Bytes are counted: no sample, no error rate",
+            note="everything in the bundle counts, as it is sent to a board; an example",
+            alt="Two bundles of 1.24 and 0.37 MiB beside a budget of 1 MiB: the first one is too large.",
+        )
+
+    return canvas.render(draw, file_format="svg")
+
+
+def cosines() -> bytes:
+    """A rate of items that point elsewhere, and a mean that does not see them."""
+
+    def draw(axes: Any) -> canvas.Caption:
+        rng = np.random.default_rng(9)
+        found = 1.0 - rng.gamma(2.0, 0.0009, size=400)
+        found[rng.random(400) < 0.08] -= 0.03
+        below = found < 0.99
+        colours = np.where(below, canvas.VERMILLION, canvas.BLUE)
+        for colour, label in ((canvas.BLUE, "items that point the same way"), (canvas.VERMILLION, "items that do not")):
+            which = colours == colour
+            axes.plot(np.flatnonzero(which), found[which], "o", markersize=3.0, color=colour, label=label)
+        axes.axhline(0.99, color=canvas.INK, linewidth=1.4, linestyle=(0, (5, 2)), label="cosine that was asked for")
+        axes.axhline(found.mean(), color=canvas.GREEN, linewidth=1.4, label="mean of all cosines")
+        axes.set_ylim(0.95, 1.011)
+        axes.set_xlim(-5, 405)
+        axes.set_xlabel("item")
+        axes.set_ylabel("cosine of output and baseline")
+        low, high = clopper_pearson(found.size, int(below.sum()), 0.05)
+        return canvas.Caption(
+            outcome=None,
+            headline=f"{int(below.sum())} of {found.size} items lie below 0.99; their share is {low:.1%} to {high:.1%}",
+            note="share=0.95 allows 5 %; the mean of all cosines sees nothing of it",
+            alt="Cosines of 400 items: most near 1, some at 0.97, below the line at 0.99; the mean is above it.",
+        )
+
+    return canvas.render(draw, file_format="svg")
+
+
+def divergence() -> bytes:
+    """Bounds that take tokens as independent, and bounds that draw prompts."""
+
+    def draw(axes: Any) -> canvas.Caption:
+        ours, alone = [], []
+        for number in range(200):
+            rng = np.random.default_rng([5, number])
+            means = 0.02 * rng.lognormal(-0.08, 0.4, size=100)  # 0.02 nats on average: the truth
+            prompt = np.repeat(np.arange(100), 100)
+            values = rng.gamma(0.5, 2.0, size=prompt.size) * means[prompt]
+            ours.append(1e3 * cluster_mean(values, prompt, 0.05, rng=rng, resamples=499).high)
+            alone.append(1e3 * (values.mean() + 1.645 * values.std(ddof=1) / np.sqrt(values.size)))
+        at = np.arange(1, 201)
+        axes.plot(at, np.sort(ours), color=canvas.BLUE, linewidth=1.8, label="whole prompts drawn")
+        axes.plot(at, np.sort(alone), "--", color=canvas.VERMILLION, linewidth=1.8, label="tokens taken as independent")
+        axes.axhline(20.0, color=canvas.INK, linewidth=1.4, linestyle=(0, (5, 2)), label="the true mean")
+        axes.set_xlim(0, 201)
+        axes.set_xlabel("200 sets of 100 prompts, by their bound")
+        axes.set_ylabel("upper bound of the mean KL, millinats")
+        holds = [np.mean(np.array(one) >= 20.0) for one in (ours, alone)]
+        return canvas.Caption(
+            outcome=None,
+            headline=f"Upper bounds that hold: {holds[0]:.0%} by prompts, {holds[1]:.0%} by tokens",
+            note="95 % are stated by both; tokens of one prompt resemble each other, so they count for less",
+            alt="Upper bounds of 200 sets: few of those by prompts lie below the true mean, many by tokens do.",
+        )
+
+    return canvas.render(draw, file_format="svg")
+
+
+def first_token() -> bytes:
+    """Which part of a generation it is."""
+
+    def draw(axes: Any) -> canvas.Caption:
+        rng = np.random.default_rng(12)
+        for row in range(6):
+            prefill = 180.0 * np.exp(0.15 * rng.normal())
+            tokens = 42.0 * np.exp(0.06 * rng.normal(size=7))
+            labels = (None, None) if row else ("time_to_first_token", "tokens_per_second: each further token")
+            axes.barh([row], [prefill], height=0.55, color=canvas.ORANGE, label=labels[0])
+            axes.barh(
+                np.full(tokens.size, row), tokens - 4.0, left=prefill + np.cumsum(tokens) - tokens + 4.0, height=0.55,
+                color=canvas.BLUE, label=labels[1],
+            )  # fmt: skip
+        axes.axvline(250.0, color=canvas.INK, linewidth=1.4, linestyle=(0, (5, 2)), label="budget of the first token")
+        axes.set_yticks(range(6), [str(one) for one in range(1, 7)])
+        axes.set_ylim(-0.6, 5.6)
+        axes.set_xlim(0, 640)
+        axes.set_xlabel("time from the prompt on, ms")
+        axes.set_ylabel("generation")
+        return canvas.Caption(
+            outcome=None,
+            headline="A generation is one observation of either gate",
+            note="until the first token the prompt is read; its time is held against a quantile, as a latency is",
+            alt="Six generations: a long stretch up to the first token, then seven short ones of about equal length.",
+        )
+
+    return canvas.render(draw, file_format="svg")
+
+
+def meter() -> bytes:
+    """A load that comes and goes more slowly than one looks."""
+
+    def draw(axes: Any) -> canvas.Caption:
+        rng = np.random.default_rng(3)
+        at = np.arange(120)
+        watts = np.where((at // 30) % 2 == 0, 4.4, 5.6) + rng.normal(0.0, 0.12, at.size)
+        axes.plot(at, watts, ".", color=canvas.BLUE, markersize=4.0, label="power, read once a second")
+        so_far = np.cumsum(watts) / (at + 1)
+        axes.plot(at[4:], so_far[4:], color=canvas.VERMILLION, linewidth=1.6, label="mean so far")
+        axes.axhline(5.0, color=canvas.INK, linewidth=1.4, linestyle=(0, (5, 2)), label="mean over a long time")
+        axes.set_ylim(3.9, 6.4)
+        axes.set_xlim(0, 120)
+        axes.set_xlabel("time, s")
+        axes.set_ylabel("power, W")
+        return canvas.Caption(
+            outcome=None,
+            headline="120 readings, and hardly more than a handful that count",
+            note="levels of 30 s: neighbours are alike, so V is large, and after 30 s the mean is off by 12 %",
+            alt="Power over two minutes in levels of 30 s; the mean so far swings around the long-term mean.",
+        )
+
+    return canvas.render(draw, file_format="svg")
+
+
+def tokens() -> bytes:
+    """The bounds of a rate of tokens, look by look: observations are generations."""
+
+    def draw(axes: Any) -> canvas.Caption:
+        rng = np.random.default_rng(4)
+        values = 42.0 * np.exp(0.12 * rng.normal(size=160))  # mean time of a token of each generation
+        at = [n for n in (20, 40, 80, 160) if n <= values.size]
+        for number, n in enumerate(at, start=1):
+            found = look(values[:n], alpha=0.05, number=number, unseen=UNSEEN_STALL)
+            assert found is not None
+            rate, low, high = (1000.0 / one for one in (found.mean, found.high, found.low))
+            label = "tokens a second with their bounds, at a look" if number == 1 else None
+            axes.errorbar(
+                [n], [rate], yerr=[[rate - low], [high - rate]], fmt="D", capsize=5.0, color=canvas.BLUE, label=label
+            )
+        limit = {"color": canvas.INK, "linewidth": 1.4, "linestyle": (0, (5, 2))}
+        axes.axhline(20.0, label="at least 20 tokens a second", **limit)
+        axes.set_xlim(0, 170)
+        axes.set_xlabel("generations")
+        axes.set_ylabel("tokens a second")
+        return canvas.Caption(
+            outcome=None,
+            headline="Generations count, not tokens",
+            note="each gives one mean time of a token; the lower bound counts a slow generation that was not seen yet",
+            alt="Bounds of the rate after 20, 40, 80 and 160 generations; the lower one is above the limit from 80 on.",
+        )
+
+    return canvas.render(draw, file_format="svg")
+
+
+def sessions() -> bytes:
+    """What one session says of another."""
+
+    def draw(axes: Any) -> canvas.Caption:
+        rng = np.random.default_rng(21)
+        for number in range(12):
+            values = latencies_ms(rng, 1000) * np.exp(0.03 * rng.normal())
+            found = log_quantile(values.reshape(20, 50), 0.95)
+            centre, reach = np.exp(found.value), 1.729 * jackknife_error(found.without) * np.exp(found.value)
+            label = None if number else "p95, with the bounds of 1000 inferences"
+            axes.errorbar([number + 1], [centre], yerr=[reach], fmt="D", capsize=4.0, color=canvas.BLUE, label=label)
+        low, high = TRUE_P95_MS * np.exp(-1.645 * 0.03), TRUE_P95_MS * np.exp(1.645 * 0.03)
+        axes.axhspan(low, high, color=canvas.ORANGE, alpha=0.25, label="nine of ten sessions, at a spread of 3 %")
+        axes.axhline(TRUE_P95_MS, color=canvas.INK, linewidth=1.4, linestyle=(0, (5, 2)), label="typical session")
+        axes.set_xlim(0, 13)
+        axes.set_ylim(10.4, 13.8)
+        axes.set_xticks(range(1, 13))
+        axes.set_xlabel("session: another boot, another day")
+        axes.set_ylabel("p95, ms")
+        return canvas.Caption(
+            outcome=None,
+            headline="The same model, twelve sessions",
+            note="they differ by more than any one of them can tell: hence session_spread, on both sides",
+            alt="The p95 of twelve sessions with bounds; several bounds do not reach the typical session's p95.",
         )
 
     return canvas.render(draw, file_format="svg")
@@ -289,8 +492,15 @@ FIGURES: Mapping[str, Callable[[], bytes]] = {
     "evidence-open": lambda: of_gate("evidence", _timed(1000, 3), "p95_latency", "11.6 ms", min_duration="0 s"),
     "open-loop": open_loop,
     "ratios": lambda: of_gate("ratios", _pairs(1.06), "p95_latency", baseline="digits-fp32", ratio=1.10),
+    "golden": sessions,
     "mean": mean,
+    "tokens": tokens,
+    "first-token": first_token,
+    "meter": meter,
     "items": items,
+    "cosines": cosines,
+    "divergence": divergence,
+    "size": size,
     "spike": spike,
     "starts": starts,
     "temperature": lambda: of_gate("temperature", watched(600, temperature_c=_warming(72.0)), "thermal", "80 C"),
