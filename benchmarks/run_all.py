@@ -36,6 +36,8 @@ SCRIPTS = (
     "flash/delta.py",
     "flash/cuts.py",
     "virtual/start.py",
+    "scheduler/makespan.py",
+    "scheduler/real_run.py",
     "statistics/look_cost.py",
     "statistics/open_loop.py",
     "statistics/open_loop_drawn.py",
@@ -54,13 +56,20 @@ SCRIPTS = (
     "statistics/other_cases.py",
     "statistics/far_tail.py",
 )
-PARTS = ("measuring/bare_loop.py", "leases/waiter.py", "statistics/cases.py")
+PARTS = (
+    "measuring/bare_loop.py",
+    "leases/waiter.py",
+    "statistics/cases.py",
+    "scheduler/workloads.py",
+    "scheduler/simulation.py",
+)
 """What a benchmark starts or imports; no benchmarks themselves."""
 
 LONG = frozenset(
     {
         "leases/exclusivity.py",
         "flash/cuts.py",
+        "scheduler/makespan.py",
         "statistics/open_loop.py",
         "statistics/open_loop_drawn.py",
         "statistics/mean_gates.py",

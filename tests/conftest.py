@@ -46,6 +46,14 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
+@pytest.fixture(autouse=True)
+def in_the_order_of_collection(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest-randomly is here to be tested beside; it must not shuffle the runs that other tests look at."""
+    if "pytester" in request.fixturenames:
+        request.getfixturevalue("pytester")  # which forgets PYTEST_ADDOPTS
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly")
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of this repository."""

@@ -7,6 +7,7 @@ imported where it is used.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,12 +22,16 @@ from pytest_edgehil.plugin.options import Options, add_options, read_options
 from pytest_edgehil.plugin.progress import Printing
 from pytest_edgehil.plugin.rerun import read_earlier
 from pytest_edgehil.plugin.run import Run
-from pytest_edgehil.plugin.stash import CONTROLLER, OPTIONS, WORKBENCH
+from pytest_edgehil.plugin.stash import CONTROLLER, OPTIONS, OWN_SCHEDULER, WORKBENCH
 from pytest_edgehil.plugin.visits import Visits
 from pytest_edgehil.plugin.workbench import MAIN, Workbench
 
 if TYPE_CHECKING:
     from pytest_edgehil.lab.inventory import Lab
+    from pytest_edgehil.plugin.dispatch import Dispatch
+
+HISTORY = "durations.json"
+"""In a lab's state directory."""
 
 __all__ = ["baseline", "board", "boards", "combo", "console", "dut", "heldout", "rng"]
 
@@ -47,24 +52,66 @@ def pytest_configure(config: pytest.Config) -> None:
         if lab is not None:
             config.add_cleanup(ending.terminate_like_interrupt())
         run = Run.begin(options.report)
-        controller = config.stash[CONTROLLER] = Controller(options, run, lab)
+        controller = config.stash[CONTROLLER] = Controller(options, run, lab, config=config)
         config.pluginmanager.register(controller, "edgehil_controller")
         config.pluginmanager.register(Printing(config, every_s=options.progress_s), "edgehil_progress")
+        dispatch = _schedule(config, controller)
         if config.pluginmanager.has_plugin("dsession") or config.pluginmanager.has_plugin("xdist"):
-            config.pluginmanager.register(Distributed(controller), "edgehil_distributed")
+            config.pluginmanager.register(Distributed(controller, dispatch), "edgehil_distributed")
         if lab is not None:
             config.pluginmanager.register(Visits(controller, lab), "edgehil_visits")
         worker = MAIN
+        book = None
     else:
         # a replacement worker would wipe the Allure results of those before it
         if getattr(config.option, "clean_alluredir", False):
             config.option.clean_alluredir = False
         run, worker, lab = Run.join(told[WORKERINPUT]), told["workerid"], None
+        book = None
+        if options.lab is not None:
+            from pytest_edgehil.plugin.agenda import Spooling
+            from pytest_edgehil.plugin.dispatch import SEATED
+            from pytest_edgehil.plugin.seats import SeatBook
+
+            book = SeatBook(run.schedule) if told.get(SEATED) else None
+            # before the error rate's, which comes to its turn first then: what it refuses is not collected
+            config.pluginmanager.register(Spooling(options, run.schedule), "edgehil_spooling")
         if options.lab is not None:
             ending.die_with_controller()
-    workbench = config.stash[WORKBENCH] = Workbench(options=options, run=run, worker=worker, lab=lab)
+    workbench = config.stash[WORKBENCH] = Workbench(options=options, run=run, worker=worker, lab=lab, book=book)
     config.pluginmanager.register(ErrorRate(options), "edgehil_error_rate")
     config.pluginmanager.register(runner.Runner(workbench), "edgehil_runner")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    """Before xdist replaces it: has the user said how tests are to be distributed?"""
+    option = config.option
+    config.stash[OWN_SCHEDULER] = getattr(option, "dist", "no") == "no" and not getattr(option, "distload", False)
+    return (yield)
+
+
+def _schedule(config: pytest.Config, controller: Controller) -> Dispatch | None:
+    """With a lab: remember how long tests take, and distribute them by that unless the user wants it otherwise."""
+    lab, options = controller.lab, controller.options
+    if lab is None:
+        return None
+    from pytest_edgehil.plugin.dispatch import Dispatch
+    from pytest_edgehil.plugin.learning import Learning
+    from pytest_edgehil.plugin.scheduling.history import History, read_history
+
+    history = History({})
+    if options.learns:
+        path = options.history or lab.state_dir / HISTORY
+        history = read_history(path)
+        learning = Learning(path, options, run=controller.run, say=controller.note)
+        config.pluginmanager.register(learning, "edgehil_learning")
+    distributed = getattr(config.option, "dist", "no") != "no" and not config.getoption("collectonly")
+    if not (distributed and config.stash.get(OWN_SCHEDULER, False)):
+        return None
+    dispatch = Dispatch(controller, history)
+    config.pluginmanager.register(dispatch, "edgehil_dispatch")
+    return dispatch
 
 
 def _checked(options: Options) -> Lab | None:

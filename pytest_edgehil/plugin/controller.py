@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pytest_edgehil.model.record import TestRecord
     from pytest_edgehil.plugin.options import Options
 
+_NO_RESULT = frozenset({PROGRESS, "rerun"})
+"""Outcomes of reports after which a test has no result yet; the second one is pytest-rerunfailures'."""
+
 
 class Controller:
     """See above.
@@ -35,9 +38,11 @@ class Controller:
         options: what the command line says.
         run: id, start and directory of this run.
         lab: as it was when the run began; None if none was given.
+        config: pytest's.
     """
 
-    def __init__(self, options: Options, run: Run, lab: Lab | None) -> None:
+    def __init__(self, options: Options, run: Run, lab: Lab | None, *, config: pytest.Config) -> None:
+        self.config = config
         self.options = options
         self.run = run
         self.lab = lab
@@ -47,6 +52,7 @@ class Controller:
         self._seen: set[str] = set()
         self._problems: list[str] = []
         self._notes: list[str] = []
+        self._early_end = ""
         self._written: list[tuple[str, Path]] = []
 
     @pytest.hookimpl(tryfirst=True)
@@ -77,7 +83,7 @@ class Controller:
             self.records.append(record)
             if record.requeued:
                 return  # that was not its result yet
-        if (report.when != "setup" or not report.passed) and report.outcome != PROGRESS:
+        if (report.when != "setup" or not report.passed) and report.outcome not in _NO_RESULT:
             self._seen.add(report.nodeid)
 
     @property
@@ -94,6 +100,14 @@ class Controller:
     def note(self, text: str) -> None:
         """Say this at the end; it changes nothing."""
         self._notes.append(text)
+
+    def note_early_end(self, why: str) -> None:
+        """The run ends before its tests do; of several reasons the first is said."""
+        self._early_end = self._early_end or why
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        # also how xdist ends a run after --maxfail, and how pytest.exit() does
+        self.note_early_end(str(excinfo.value) or "interrupted")
 
     @property
     def not_run(self) -> tuple[str, ...]:
@@ -127,6 +141,10 @@ class Controller:
         if _only_looks(session.config):
             return
         self._note_idle_rerun()
+        if self.not_run and self.options.lab is not None:
+            stopped = session.shouldfail or session.shouldstop
+            why = self._early_end or (str(stopped) if stopped else "")
+            self._notes += [f"not all tests were run: {why}"] if why else []
         try:
             self._write(session.config, hurried=session.exitstatus == pytest.ExitCode.INTERRUPTED)
         except (EdgehilError, OSError) as problem:

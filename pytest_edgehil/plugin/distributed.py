@@ -14,9 +14,12 @@ import pytest
 from pytest_edgehil.errors import EdgehilError, LeaseError, UserError
 from pytest_edgehil.plugin.allure import sink_of
 from pytest_edgehil.plugin.error_rate import WORKEROUTPUT
+from pytest_edgehil.plugin.runner import ATTEMPTS, REQUEUED
 
 if TYPE_CHECKING:
+    from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.plugin.controller import Controller
+    from pytest_edgehil.plugin.dispatch import Dispatch
     from pytest_edgehil.plugin.options import Options
 
 WORKERINPUT = "edgehil"
@@ -30,25 +33,43 @@ def auto_workers(options: Options) -> int | None:
     if options.lab is None:
         return None
     from pytest_edgehil.lab.inventory import load_lab
-    from pytest_edgehil.lab.reservation import free_boards
-    from pytest_edgehil.lab.store import open_store
 
     try:
-        lab = load_lab(options.lab)
-        store = open_store(lab)
-        try:
-            return max(1, len(free_boards(lab, options.board, store)))
-        finally:
-            store.close()
+        return max(1, len(free_board_ids(load_lab(options.lab), options)))
     except (UserError, LeaseError) as problem:
         raise pytest.UsageError(str(problem)) from problem
 
 
-class Distributed:
-    """The controller's side."""
+def free_board_ids(lab: Lab, options: Options) -> tuple[str, ...]:
+    """The boards that this run may use and that could be leased now, best first.
 
-    def __init__(self, controller: Controller) -> None:
+    Raises:
+        BoardUnavailable: the lab has no such board at all.
+        LeaseError: the lease store cannot be reached.
+    """
+    from pytest_edgehil.lab.reservation import free_boards
+    from pytest_edgehil.lab.store import open_store
+
+    store = open_store(lab)
+    try:
+        return tuple(board.id for board in free_boards(lab, options.board, store))
+    finally:
+        store.close()
+
+
+class Distributed:
+    """The controller's side.
+
+    Args:
+        controller: of this run.
+        dispatch: our own scheduling; None: xdist's.
+    """
+
+    def __init__(self, controller: Controller, dispatch: Dispatch | None) -> None:
         self._controller = controller
+        self._dispatch = dispatch
+        self._deaths = 0
+        self._interrupted = False
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -70,23 +91,47 @@ class Distributed:
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
         self._controller.expect(list(ids))
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+    @pytest.hookimpl(optionalhook=True, trylast=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
         from pytest_edgehil.model.record import Status, TestRecord
 
         worker = report.node.gateway.id
+        again = report.outcome == "failed" and self._runs_again(crashitem)
+        number = 1
+        if self._dispatch is not None:
+            number += self._dispatch.book.attempts(crashitem)
         record = TestRecord(
             nodeid=crashitem,
-            status=Status.ERROR,
+            status=Status.INFRASTRUCTURE if again else Status.ERROR,
             started_at=time.time(),
             duration_s=0.0,
+            attempt=number,
+            requeued=again,
             worker=worker,
             message=f"worker {worker} died while it ran this test",
         )
-        self._controller.records.append(record)
+        report.edgehil_record = record.to_json()  # type: ignore[attr-defined]
+        if again:
+            assert self._dispatch is not None
+            self._dispatch.book.note_attempt(crashitem)
+            report.outcome = REQUEUED  # type: ignore[assignment]
+            sched.mark_test_pending(crashitem)
         sink = sink_of(report.node.config)
         if sink is not None:
             sink.crashed(record)  # the worker did not live to report it
+
+    def _runs_again(self, nodeid: str) -> bool:
+        """Once, on another board, if our own scheduler can see to that and there will be a worker to run it."""
+        if self._dispatch is None or self._interrupted or self._dispatch.book.attempts(nodeid) >= ATTEMPTS - 1:
+            return False
+        return self._restarts_left
+
+    @property
+    def _restarts_left(self) -> bool:
+        from xdist.dsession import get_default_max_worker_restart
+
+        most = get_default_max_worker_restart(self._controller.config)
+        return most is None or self._deaths <= most
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
@@ -95,8 +140,13 @@ class Distributed:
             from pytest_edgehil.gates.multiplicity import ErrorBudget
 
             self._controller.budget = ErrorBudget.from_json(told)
-        if error:
+        if error == "keyboard-interrupt":
+            self._interrupted = True
+        elif error:
+            self._deaths += 1
             self._free_boards_of(node.gateway.id)
+            if not self._restarts_left:
+                self._controller.note_early_end(f"{self._deaths} workers died, and no more are started")
 
     def _free_boards_of(self, worker: str) -> None:
         """A dead worker's leases would expire by themselves; its board is wanted sooner."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -54,14 +54,7 @@ def _attempt(request: pytest.FixtureRequest) -> Attempt:
 def combo(request: pytest.FixtureRequest) -> Combo:
     """The combo of this test: its markers', then the command line's. Parametrise it indirectly to run several."""
     workbench = _workbench(request)
-    asked = markers.combo_of(request.node.iter_markers())
-    override: Any = getattr(request, "param", None)
-    if isinstance(override, str):
-        asked = markers.ComboRequest(model=override).or_else(asked)
-    elif isinstance(override, Mapping):
-        asked = markers.ComboRequest(**override).or_else(asked)
-    elif override is not None:
-        raise MarkerError(f"combo: a parameter must be a model's name or a mapping of track to name, not {override!r}")
+    asked = markers.combo_with(request.node, markers.combo_of(request.node.iter_markers()))
     found, attempt = workbench.combo(asked), _attempt(request)
     attempt.combo = found
     attempt.against = workbench.baselines(attempt.gates)

@@ -8,7 +8,7 @@ in ``pytest_generate_tests``, the one hook in which a failure is a clean collect
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +158,23 @@ def combo_of(marks: Iterable[pytest.Mark]) -> ComboRequest:
                     raise MarkerError(f"combo: {name} must be the name or digest of an artifact, not {value!r}")
             asked = asked.or_else(ComboRequest(**bound))
     return asked
+
+
+def combo_with(item: pytest.Item, asked: ComboRequest) -> ComboRequest:
+    """The combo with what a parameter of the fixture ``combo`` says instead.
+
+    Raises:
+        MarkerError: the parameter is neither a model's name nor a mapping of track to name.
+    """
+    callspec = getattr(item, "callspec", None)
+    override: Any = None if callspec is None else callspec.params.get("combo")
+    if override is None:
+        return asked
+    if isinstance(override, str):
+        return ComboRequest(model=override).or_else(asked)
+    if isinstance(override, Mapping) and set(override) <= {"model", "firmware", "prompt"}:
+        return ComboRequest(**override).or_else(asked)
+    raise MarkerError(f"combo: a parameter must be a model's name or a mapping of track to name, not {override!r}")
 
 
 def requirement_of(marks: Iterable[pytest.Mark]) -> Requirement:

@@ -17,6 +17,7 @@ from pytest_edgehil.model.requirement import Environment, Requirement
 
 INCONCLUSIVE_AS = ("broken", "skipped", "unknown")
 DELTAS = ("auto", "never", "always")
+NO_HISTORY = "off"
 PLOTS = ("svg", "png", "off")
 
 
@@ -49,6 +50,8 @@ class Options:
         source_revision: revision of the tests, written into the evidence.
         plots: format of the plots: ``svg``, ``png`` or ``off``.
         rerun: report directory of the run that this one goes on from, or None.
+        history: file with the durations of earlier runs; None: the lab's own, in the state directory.
+        learns: is there such a file at all?
     """
 
     root: Path
@@ -78,6 +81,8 @@ class Options:
     source_revision: str | None
     plots: str
     rerun: Path | None
+    history: Path | None
+    learns: bool
 
     @property
     def loosest_alpha(self) -> float:
@@ -179,6 +184,12 @@ def add_options(parser: pytest.Parser) -> None:
         "needs the extra pytest-edgehil[plots]",
     )
     add(
+        "--edgehil-history",
+        metavar="FILE",
+        help="durations of earlier runs, by which tests are scheduled under -n (default: kept for each lab in the "
+        "user's state directory); 'off': neither read nor written",
+    )
+    add(
         "--edgehil-seed",
         metavar="N",
         type=int,
@@ -191,6 +202,7 @@ def add_options(parser: pytest.Parser) -> None:
         help="error rate of all selected gates together, split over their statements (instead of ini edgehil_alpha)",
     )
     parser.addini("edgehil_lab", "default of --edgehil-lab, relative to the ini file", default="")
+    parser.addini("edgehil_history", "default of --edgehil-history, relative to the ini file", default="")
     parser.addini("edgehil_artifacts", "where to look for artifacts", type="paths", default=[])
     parser.addini("edgehil_datasets", "where to look for held-out sets", type="paths", default=[])
     parser.addini("edgehil_alpha", "error rate of each gate", default="0.05")
@@ -245,7 +257,16 @@ def read_options(config: pytest.Config) -> Options:
         source_revision=option("--edgehil-revision"),
         plots=option("--edgehil-plots"),
         rerun=_rerun(option("--edgehil-rerun"), report),
+        history=_history(config),
+        learns=(option("--edgehil-history") or config.getini("edgehil_history")) != NO_HISTORY,
     )
+
+
+def _history(config: pytest.Config) -> Path | None:
+    given = config.getoption("--edgehil-history")
+    if (given or config.getini("edgehil_history")) == NO_HISTORY:
+        return None
+    return Path(given).absolute() if given else _from_ini(config, "edgehil_history")
 
 
 def _rerun(text: str | None, report: str | None) -> Path | None:

@@ -21,7 +21,9 @@ from typing import Any
 
 from pytest_edgehil.errors import ConfigError
 
-OWN_FILES = ("results.json", "samples", "console", "evidence", "plots", "summary.md")
+SCHEDULE = ".schedule"
+"""In a report directory, while the run lasts: what the workers and the scheduler tell each other."""
+OWN_FILES = ("results.json", "samples", "console", "evidence", "plots", "summary.md", SCHEDULE)
 MARK = ".edgehil-run"
 """In a report directory: who writes to it now, or did last. Locked as long as that run lives."""
 _TEMPORARY, _UNMARKED = "edgehil-run-", "edgehil-new-"
@@ -63,6 +65,11 @@ class Run:
             self._temporary, self._mark = _temporary()
             self._directory = self._temporary
         return self._directory
+
+    @property
+    def schedule(self) -> Path:
+        """Where workers and scheduler tell each other what they know; made by whoever writes there first."""
+        return self.directory / SCHEDULE
 
     def prepare(self) -> None:
         """Take the report directory, if there is one; files of an earlier run are replaced, as ``--junitxml`` does.
@@ -128,6 +135,8 @@ class Run:
         """Leave the directory to others, or remove it if it was a temporary one. Safe to call twice."""
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
+        elif self._directory is not None and self._mark is not None:
+            shutil.rmtree(self._directory / SCHEDULE, ignore_errors=True)
         mark, self._mark = self._mark, None
         if mark is not None:
             os.close(mark)

@@ -28,15 +28,17 @@ from pytest_edgehil.errors import (
     InvalidMeasurement,
     LeaseLost,
     LeaseTimeout,
+    MarkerError,
     UserError,
 )
 from pytest_edgehil.plugin import markers
 from pytest_edgehil.plugin.allure import sink_of
-from pytest_edgehil.plugin.progress import Telling
+from pytest_edgehil.plugin.progress import PROGRESS, Telling
 from pytest_edgehil.plugin.stash import ATTEMPT, BUDGET
 
 if TYPE_CHECKING:
     from pytest_edgehil.gates.gate import Gate
+    from pytest_edgehil.holding import Holding
     from pytest_edgehil.plugin.attempt import Attempt
     from pytest_edgehil.plugin.workbench import Workbench
 
@@ -57,7 +59,12 @@ class Runner:
             return None
         from pytest_edgehil.plugin.attempt import Attempt
 
-        for number in range(1, ATTEMPTS + 1):
+        if nextitem is not None and self._is_stranded(item):
+            self._hand_back(item, nextitem)
+            return True
+        book = self._workbench.book
+        made = 0 if book is None else min(book.attempts(item.nodeid), ATTEMPTS - 1)
+        for number in range(made + 1, ATTEMPTS + 1):
             item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
             attempt = item.stash[ATTEMPT] = Attempt(
                 nodeid=item.nodeid,
@@ -70,10 +77,17 @@ class Runner:
                 directory=self._workbench.run.directory,
             )
             reports = self._phases(item, nextitem, attempt)
-            for report in [_requeued(reports)] if attempt.requeued else reports:
+            elsewhere = attempt.requeued and nextitem is not None and self._is_for_others(attempt)
+            if attempt.requeued:
+                reports = [_requeued(reports)]
+            if elsewhere:
+                assert book is not None
+                book.note_attempt(item.nodeid)
+                _say_handed_back(reports[0], without=attempt.holding if attempt.blames_board else None)
+            for report in reports:
                 item.ihook.pytest_runtest_logreport(report=report)
             item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-            if not attempt.requeued:
+            if elsewhere or not attempt.requeued:
                 break
             self._workbench.reruns.note(attempt)
         self._give_back_if_unfit(nextitem)
@@ -100,6 +114,49 @@ class Runner:
             if hasattr(test, "_request"):
                 test._request, test.funcargs = False, None  # noqa: SLF001
         return reports
+
+    def _is_stranded(self, item: pytest.Item) -> bool:
+        if self._workbench.book is None:
+            return False
+        from pytest_edgehil.plugin.agenda import asked_by
+
+        try:
+            asked = asked_by(item, self._workbench.options)
+        except MarkerError:
+            return False  # the test itself will say what is wrong
+        if asked.board is None:
+            return False
+        return self._workbench.is_stranded(item.nodeid, asked.board, asked.compatible)
+
+    def _hand_back(self, item: pytest.Item, nextitem: pytest.Item) -> None:
+        """Let another worker run a test for which there is no board here: nothing of it has begun."""
+        report = pytest.TestReport(
+            nodeid=item.nodeid,
+            location=item.location,
+            keywords={},
+            outcome=PROGRESS,  # type: ignore[arg-type]  # neither passed nor failed, and not shown
+            longrepr=None,
+            when="call",
+        )
+        _say_handed_back(report, without=None)
+        item.ihook.pytest_runtest_logreport(report=report)
+        # what the test before has left set up for this one
+        left = call_and_report(item, "teardown", log=False, nextitem=nextitem)
+        if left.failed:
+            item.ihook.pytest_runtest_logreport(report=left)
+
+    def _is_for_others(self, attempt: Attempt) -> bool:
+        """Should a test whose board broke go to another worker, because there is no other board for us now?
+
+        Not if its verdict is known: that stays here, for the next attempt goes on from it.
+        """
+        if self._workbench.book is None or attempt.verdicts:
+            return False
+        than = attempt.holding.id if attempt.holding is not None and attempt.blames_board else None
+        try:
+            return not self._workbench.another_board_now(attempt.requirement, attempt.combo, than=than)
+        except EdgehilError:
+            return False
 
     def _give_back_if_unfit(self, nextitem: pytest.Item | None) -> None:
         """A board that the next test has no use for must not stay in our hands while others wait for it."""
@@ -255,6 +312,9 @@ class Runner:
         if not attempt.requeued:
             item.user_properties.extend(properties(record))
             report.user_properties = list(item.user_properties)
+        flashed = None if attempt.dut is None else attempt.dut.flashed
+        if flashed is not None and flashed.activated:
+            report.edgehil_flash_s = flashed.duration_s  # type: ignore[attr-defined]
         sink = sink_of(item.config)
         if sink is not None:
             sink.attach(item.nodeid, record)
@@ -282,6 +342,10 @@ def _requeued(reports: Sequence[pytest.TestReport]) -> pytest.TestReport:
     shown.when = "call"  # a teardown would close the test's case in JUnit
     shown.edgehil_record = last.edgehil_record  # type: ignore[attr-defined]
     return shown
+
+
+def _say_handed_back(report: pytest.TestReport, *, without: Holding | None) -> None:
+    report.edgehil_handed_back = "" if without is None else without.id  # type: ignore[attr-defined]
 
 
 def _longest_s(gates: Sequence[Gate]) -> float:

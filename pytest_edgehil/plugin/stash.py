@@ -17,6 +17,8 @@ OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
 WORKBENCH: pytest.StashKey[Workbench] = pytest.StashKey()
 BUDGET: pytest.StashKey[ErrorBudget] = pytest.StashKey()
 """Once the tests are selected."""
+OWN_SCHEDULER: pytest.StashKey[bool] = pytest.StashKey()
+"""Has the user left it to us how tests are distributed, if they are?"""
 CONTROLLER: pytest.StashKey[Controller] = pytest.StashKey()
 ATTEMPT: pytest.StashKey[Attempt] = pytest.StashKey()
 """In the stash of a test that asks for a board, while it runs."""

@@ -15,7 +15,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_edgehil.errors import BoardUnavailable, ConfigError, DatasetError, LeaseLost, WrongTarget
+from pytest_edgehil.errors import (
+    BoardUnavailable,
+    ConfigError,
+    DatasetError,
+    EdgehilError,
+    LeaseLost,
+    LeaseTimeout,
+    WrongTarget,
+)
 from pytest_edgehil.model.requirement import Requirement
 from pytest_edgehil.plugin.markers import ComboRequest
 from pytest_edgehil.plugin.rerun import Reruns
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.model.board import Board
     from pytest_edgehil.plugin.options import Options
     from pytest_edgehil.plugin.run import Run
+    from pytest_edgehil.plugin.seats import SeatBook
 
 log = logging.getLogger("edgehil.lab")
 HELDOUT = "heldout.npz"
@@ -50,13 +59,17 @@ class Workbench:
         run: the whole run, the same in all its workers.
         worker: ``gw0``, …, or ``main`` without xdist.
         lab: if it has been read already.
+        book: where the controller tells its workers which board to use; None: it does not.
     """
 
-    def __init__(self, *, options: Options, run: Run, worker: str, lab: Lab | None = None) -> None:
+    def __init__(
+        self, *, options: Options, run: Run, worker: str, lab: Lab | None = None, book: SeatBook | None = None
+    ) -> None:
         self.options = options
         self.run = run
         self.worker = worker
         self.reruns = Reruns(options.rerun, run_id=run.run_id, trust=lambda: _trust_of(options))
+        self.book = book
         self._lab = lab
         self._holding: Holding | None = None
         self._references: dict[str, ReferenceModel] = {}
@@ -224,21 +237,29 @@ class Workbench:
             on_unfit: told of each board that did not pass its check and was quarantined, and why.
         """
         fitting = self.suitable(requirement, combo, beside=beside)
-        fits = self._holding is not None and self._holding.id in {board.id for board in fitting}
-        if self._holding is not None and fits and not self._awaited(self._holding.id):
+        ids = frozenset(board.id for board in fitting)
+        held = None if self._holding is None else self._holding.id
+        if self._holding is not None and held in ids and not self._is_to_move(ids) and not self._awaited(held):
             with contextlib.suppress(LeaseLost):  # this test has not touched it yet: it gets another one
                 self._holding.check()
                 on_lease(self._holding)
                 return self._holding
         self.let_go()
-        narrowed = Requirement(among=frozenset(board.id for board in fitting))
         handing_out = self._handing_out(on_unfit)
 
         def leased(holding: Holding) -> None:
             self._holding = holding
             on_lease(holding)
 
-        self._holding = handing_out.board(narrowed, wait_s=self.options.wait_s, priority=self.priority, on_lease=leased)
+        for preferred in self._obtainable(ids):
+            with contextlib.suppress(LeaseTimeout):  # somebody was quicker, or it is not fit
+                self._holding = handing_out.board(
+                    Requirement(among=preferred), wait_s=0.0, priority=self.priority, on_lease=leased
+                )
+                return self._holding
+        self._holding = handing_out.board(
+            Requirement(among=ids), wait_s=self.options.wait_s, priority=self.priority, on_lease=leased
+        )
         return self._holding
 
     def _handing_out(self, on_unfit: Callable[[str, str], None]) -> HandOut:
@@ -305,6 +326,42 @@ class Workbench:
             LeaseError: the lease store cannot be reached.
         """
         self.store.quarantine(board_id, reason=reason, by=self.holder, automatic=True)
+
+    def _is_to_move(self, fitting: frozenset[str]) -> bool:
+        """Does the controller want us on another board than the one in our hands, that would do too?"""
+        assert self._holding is not None
+        seat = None if self.book is None else self.book.read(self.worker).board
+        return seat is not None and seat != self._holding.id and seat in fitting
+
+    def _obtainable(self, fitting: frozenset[str]) -> list[frozenset[str]]:
+        """Sets of boards of which we may take one now: our seat, and the free ones that are nobody's seat."""
+        from pytest_edgehil.lab.leases import BoardStatus
+
+        if self.book is None:
+            return []
+        free = {state.board_id for state in self.store.boards() if state.state is BoardStatus.FREE}
+        seat, taken = self.book.read(self.worker).board, self.book.taken(but=self.worker)
+        ours = fitting & free & {seat}
+        return [one for one in (ours, (fitting & free) - taken - {seat}) if one]
+
+    def is_stranded(self, nodeid: str, requirement: Requirement, combo: ComboRequest) -> bool:
+        """Is there no board for a test that we could have without taking another worker's or waiting for it?
+
+        Where the controller insists on our running the test, nobody else could.
+        """
+        if self.book is None or nodeid in self.book.read(self.worker).insisted:
+            return False
+        try:
+            fitting = frozenset(board.id for board in self.suitable(requirement, self.combo(combo)))
+            held = self._holding is not None and self._holding.id in fitting
+            return not held and not self._obtainable(fitting)
+        except EdgehilError:
+            return False  # the test itself will say what is wrong
+
+    def another_board_now(self, requirement: Requirement, combo: Combo, *, than: str | None) -> bool:
+        """Could we have another board than the named one at once?"""
+        fitting = frozenset(board.id for board in self.suitable(requirement, combo))
+        return bool(self._obtainable(fitting - {than}))
 
     def another_board(
         self, requirement: Requirement, combo: Combo, *, than: str | None, beside: Sequence[Artifact] = ()

@@ -44,7 +44,12 @@ class StandingFarm(Farm):
         super().__init__(_Place(directory), directory / "state")  # type: ignore[arg-type]
         self.path = directory
         self.longest_s = 170.0  # that a run may take
-        self.environment = {**os.environ, "EDGEHIL_STATE_DIR": str(self.state), "TMPDIR": str(directory / "tmp")}
+        self.environment = {
+            **os.environ,
+            "EDGEHIL_STATE_DIR": str(self.state),
+            "TMPDIR": str(directory / "tmp"),
+            "PYTEST_ADDOPTS": "-p no:randomly",
+        }
         (directory / "tmp").mkdir(exist_ok=True)
         (directory / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
 

@@ -1,0 +1,119 @@
+"""How long tests and flashes will take: from earlier runs, else from what this run has seen so far.
+
+A test that never ran is taken to last as long as its family does (a test function runs with many combos, and is slow
+or quick with all of them), and a family that never ran as long as the mean of all. Such guesses are made anew when the
+number of observations has doubled, so that all of them together cost little.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from pytest_edgehil.plugin.scheduling.task import Task
+
+FIRST_GUESS_S = 10.0
+FIRST_FLASH_S = 10.0
+_PRIOR = 0.5  # how many observations the guess before is worth
+
+
+class _Mean:
+    """A mean that begins with a guess."""
+
+    __slots__ = ("_guess", "_sum_s", "_told", "count")
+
+    def __init__(self, guess_s: float) -> None:
+        self._guess = guess_s
+        self._sum_s = 0.0
+        self._told = 0
+        self.count = 0
+
+    def add(self, value_s: float) -> bool:
+        """Take an observation; is it time to tell others of the new mean?"""
+        self._sum_s += value_s
+        self.count += 1
+        if self.count < 2 * self._told:
+            return False
+        self._told = self.count
+        return True
+
+    @property
+    def value_s(self) -> float:
+        return (self._sum_s + _PRIOR * self._guess) / (self.count + _PRIOR)
+
+
+class Estimates:
+    """See above.
+
+    Args:
+        tasks: all of them, by index.
+        flash_s: combo → how long flashing it took in earlier runs, seconds.
+    """
+
+    def __init__(self, tasks: Sequence[Task], *, flash_s: Mapping[str, float] | None = None) -> None:
+        self._tasks = tasks
+        known = [one.expected_s for one in tasks if one.expected_s is not None]
+        self._all = _Mean(sum(known) / len(known) if known else FIRST_GUESS_S)
+        self._families: dict[str, _Mean] = {}
+        self._unknown: dict[str, list[int]] = defaultdict(list)
+        self._known_s: list[float | None] = []
+        for task in tasks:
+            known_s = task.expected_s
+            if known_s is None and task.at_least_s > 0.0:
+                known_s = task.at_least_s
+            self._known_s.append(None if known_s is None else max(known_s, task.at_least_s))
+            if known_s is None:
+                self._unknown[task.family].append(task.index)
+            else:
+                self._family(task.family).add(known_s)
+        self._flash_s = dict(flash_s or {})
+        told = list(self._flash_s.values())
+        self._any_flash = _Mean(sum(told) / len(told) if told else FIRST_FLASH_S)
+
+    def _family(self, name: str) -> _Mean:
+        if name not in self._families:
+            self._families[name] = _Mean(self._all.value_s)
+        return self._families[name]
+
+    def of(self, index: int) -> float:
+        """Expected duration of a test, seconds, without the flash."""
+        known_s = self._known_s[index]
+        if known_s is not None:
+            return known_s
+        family = self._families.get(self._tasks[index].family)
+        return self._all.value_s if family is None else family.value_s
+
+    def is_blind(self, index: int) -> bool:
+        """Is there nothing at all that tells how long it takes?"""
+        return self._known_s[index] is None and self._tasks[index].family not in self._families
+
+    def flash_s(self, combo: str) -> float:
+        """Expected duration of a flash of this combo, seconds; nothing is flashed for the empty one."""
+        return self._flash_s.get(combo, self._any_flash.value_s) if combo else 0.0
+
+    @property
+    def typical_flash_s(self) -> float:
+        """Of any combo."""
+        told = self._flash_s.values()
+        return sum(told) / len(told) if told else self._any_flash.value_s
+
+    def observe(self, index: int, took_s: float) -> Sequence[int]:
+        """A test took so long; returns the tests whose expected durations are different now."""
+        task = self._tasks[index]
+        changed: list[int] = []
+        if self._known_s[index] is None:
+            if self._all.add(took_s):
+                changed += [
+                    one
+                    for family, members in self._unknown.items()
+                    if family not in self._families and family != task.family
+                    for one in members
+                ]
+            if self._family(task.family).add(took_s):
+                changed += self._unknown[task.family]
+        return changed
+
+    def observe_flash(self, combo: str, took_s: float) -> None:
+        """Flashing a combo took so long."""
+        if combo not in self._flash_s:
+            self._any_flash.add(took_s)
