@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pytest_edgehil.board.console import Console
     from pytest_edgehil.board.power import Power
     from pytest_edgehil.board.session import BoardSession
+    from pytest_edgehil.emulated.farm import RunningBoard as EmulatedBoard
+    from pytest_edgehil.emulated.sensors import Sensors
     from pytest_edgehil.lab.health import Checkup
     from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.lab.leases import Lease
@@ -49,6 +51,7 @@ class Holding:
         self._reservation = reservation
         self._console_log = console_log
         self._running: RunningBoard | None = None
+        self._emulated: EmulatedBoard | None = None
         self._session: BoardSession | None = None
         self._console: Console | None = None
         self._board = reservation.boards[0]
@@ -149,6 +152,19 @@ class Holding:
         return self._running.control
 
     @property
+    def sensors(self) -> Sensors:
+        """What an emulated board measures of itself, to be changed while it runs.
+
+        Raises:
+            LabFileError: this is no emulated board, or none that was started here.
+        """
+        if self._emulated is None:
+            raise LabFileError(
+                f"{self._lab.path}: boards.{self.id}: only the sensors of an emulated board with 'emulated:' can be set"
+            )
+        return self._emulated.sensors
+
+    @property
     def session(self) -> BoardSession:
         """Link to the board and session with its on-board program; each is opened when it is first asked for."""
         from pytest_edgehil.board.session import BoardSession
@@ -194,7 +210,7 @@ class Holding:
         return self._broken
 
     def open(self) -> None:
-        """Bring the board up as far as it is ours to do: start a virtual one, open the console."""
+        """Bring the board up as far as it is ours to do: start a virtual or emulated one, open the console."""
         from pytest_edgehil.board.console import Console
 
         if self._board.environment is Environment.VIRTUAL and self._board.virtual is not None:
@@ -203,6 +219,13 @@ class Holding:
             directory = board_directory(self._lab.state_dir, self.id)
             self._running = start(self._board, directory=directory, for_lease=self._right.bearer)
             self._board = self._running.board
+        if self._board.emulated is not None:
+            from pytest_edgehil.emulated import farm
+            from pytest_edgehil.virtual.farm import board_directory
+
+            directory = board_directory(self._lab.state_dir, self.id)
+            self._emulated = farm.start(self._board, directory=directory, for_lease=True)
+            self._board = self._emulated.board
         if self._board.console is not None and self._console_log is not None:
             try:
                 self._console_log.parent.mkdir(parents=True, exist_ok=True)
@@ -295,6 +318,8 @@ class Holding:
             last_first.callback(self._give_back)
             if self._running is not None:
                 last_first.callback(self._running.stop)
+            if self._emulated is not None:
+                last_first.callback(self._emulated.stop)
             if self._console is not None:
                 last_first.callback(self._console.close)
             last_first.callback(self.forget_link)

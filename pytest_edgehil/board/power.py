@@ -1,9 +1,10 @@
 """The power switch of a board: whatever hangs, this ends it.
 
-Three back-ends. `command` runs what the lab file says on this host (a PDU's tool, snmpset, uhubctl): an argument
-vector, no shell, with a deadline. `labgrid` has a network driver of labgrid do it, in labgrid's own interpreter.
-`virtual` talks to the control socket of a virtual board: one JSON object per line, ``{"do": "power-off"}`` is answered
-by ``{"ok": true, "power": "off", …}`` or ``{"ok": false, "error": "…"}``.
+Four back-ends. `command` runs what the lab file says on this host (a PDU's tool, snmpset, uhubctl): an argument
+vector, no shell, with a deadline. `labgrid` has a network driver of labgrid do it, in labgrid's own interpreter. `qmp`
+holds and resets the machine that a QEMU emulates. `virtual` talks to the control socket of a virtual board: one JSON
+object per line, ``{"do": "power-off"}`` is answered by ``{"ok": true, "power": "off", …}`` or ``{"ok": false,
+"error": "…"}``.
 
 Where the state can be asked for, `on` and `off` check that it has come about: some hubs switch on again by themselves.
 
@@ -25,15 +26,17 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_edgehil.board.deadline import Deadline
+from pytest_edgehil.board.qmp import Qmp
 from pytest_edgehil.board.redact import show_argv, tail
+from pytest_edgehil.board.unix_socket import short_name
 from pytest_edgehil.errors import Fenced, LabgridError, LeaseLost, PowerError
 from pytest_edgehil.labgrid.conversation import ask_once
-from pytest_edgehil.model.board import Board, CommandPower, LabgridPower, VirtualPower
+from pytest_edgehil.model.board import Board, CommandPower, LabgridPower, QmpPower, VirtualPower
 from pytest_edgehil.model.fencing import Right
 
 VIRTUAL_TIMEOUT_S = 30.0
@@ -83,6 +86,8 @@ def open_power(board: Board, *, right: Right | None = None, sleep: Callable[[flo
     match board.power:
         case CommandPower():
             return CommandSwitch(board.power, board_id=board.id, right=right, sleep=sleep)
+        case QmpPower():
+            return QmpSwitch(board.power.socket, board_id=board.id, right=right)
         case VirtualPower():
             return VirtualSwitch(board.power.socket, board_id=board.id, right=right)
         case LabgridPower():
@@ -337,7 +342,7 @@ class VirtualSwitch:
         return bool(answer["power"] == "on")
 
     def _exchange(self, request: bytes, deadline: Deadline) -> bytes:
-        with socket.socket(socket.AF_UNIX) as connection, _short_name(self._path) as address:
+        with socket.socket(socket.AF_UNIX) as connection, short_name(self._path) as address:
             connection.settimeout(max(deadline.left_s(), 0.001))
             connection.connect(address)
             connection.sendall(request)
@@ -351,11 +356,58 @@ class VirtualSwitch:
         return answer
 
 
-@contextlib.contextmanager
-def _short_name(path: Path) -> Iterator[str]:
-    """A name for a Unix socket that fits into the 108 bytes of sockaddr_un, however deep it lies (unix(7))."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)
+class QmpSwitch:
+    """Power of an emulated board, by QEMU itself. Each verb makes a connection of its own.
+
+    A board that is off is a machine that has been reset and does not run: nothing of its memory counts any more, and
+    nothing that it had not given to its disk is there. On is to let it run, from its bootloader.
+    """
+
+    def __init__(
+        self, path: Path, *, board_id: str, right: Right | None = None, timeout_s: float = VIRTUAL_TIMEOUT_S
+    ) -> None:
+        self._path = path
+        self._right = right
+        self._what = f"power of {board_id}"
+        self._timeout_s = timeout_s
+
+    def on(self) -> None:
+        """See `Power.on`."""
+        with self._rightly() as qemu:
+            if not _runs(qemu):
+                qemu.do("system_reset")  # it may have ended by itself, and QEMU lets such a machine not go on
+                qemu.do("cont")
+
+    def off(self) -> None:
+        """See `Power.off`."""
+        with self._rightly() as qemu:
+            _cut(qemu)
+
+    def cycle(self) -> None:
+        """See `Power.cycle`."""
+        with self._rightly() as qemu:
+            _cut(qemu)
+            qemu.do("cont")
+
+    def is_on(self) -> bool:
+        """See `Power.is_on`."""
+        with self._open() as qemu:
+            return _runs(qemu)
+
+    def _rightly(self) -> Qmp:
+        """A connection for whoever has the board now; QEMU itself knows no lease."""
+        if self._right is not None:
+            self._right.check()
+        return self._open()
+
+    def _open(self) -> Qmp:
+        return Qmp(self._path, what=self._what, timeout_s=self._timeout_s)
+
+
+def _runs(qemu: Qmp) -> bool:
+    return bool(qemu.do("query-status")["running"])
+
+
+def _cut(qemu: Qmp) -> None:
+    qemu.do("stop")
+    qemu.do("system_reset")

@@ -29,6 +29,7 @@ VERBS = (
     "release",
     "rollout",
     "farm",
+    "image",
 )
 
 

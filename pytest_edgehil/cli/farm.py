@@ -1,7 +1,8 @@
-"""``edgehil farm``: keep the virtual boards of a lab running, look at them, and break them.
+"""``edgehil farm``: keep the virtual and emulated boards of a lab running, look at them, and break them.
 
 ``up`` runs until Ctrl-C and takes the boards down with it. Whoever runs tests on the lab meanwhile joins its boards
-instead of starting his own. The other actions talk to boards that run, whoever started them.
+instead of starting his own. The other actions talk to boards that run, whoever started them; faults are for virtual
+boards, ``sense`` is for emulated ones.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pytest_edgehil.errors import BoardUnavailable, ConfigError, PowerError
 from pytest_edgehil.model.board import Environment, Fault
 
 if TYPE_CHECKING:
+    from pytest_edgehil.emulated.farm import RunningBoard as EmulatedBoard
+    from pytest_edgehil.emulated.layout import Layout as EmulatedLayout
     from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.model.board import Board
     from pytest_edgehil.virtual.control import VirtualControl
@@ -29,19 +32,21 @@ if TYPE_CHECKING:
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb and its actions."""
     parser = subparsers.add_parser(
-        "farm", help="virtual boards: run them, look at them, break them", description=__doc__
+        "farm", help="virtual and emulated boards: run them, look at them, break them", description=__doc__
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    up = actions.add_parser("up", help="run virtual boards until Ctrl-C and print how to reach them")
+    up = actions.add_parser("up", help="run virtual and emulated boards until Ctrl-C and print how to reach them")
     up.add_argument("lab", type=Path, metavar="LAB", help="lab file")
-    up.add_argument("boards", nargs="*", metavar="BOARD", help="only these (default: every virtual board of the lab)")
+    up.add_argument(
+        "boards", nargs="*", metavar="BOARD", help="only these (default: every board of the lab that can be started)"
+    )
     up.set_defaults(run=_up)
 
-    status = actions.add_parser("status", help="what a running virtual board is doing, as JSON")
+    status = actions.add_parser("status", help="what a running board is doing, as JSON")
     status.set_defaults(run=_status)
 
-    power = actions.add_parser("power", help="switch the power of a running virtual board")
+    power = actions.add_parser("power", help="switch the power of a running board")
     power.set_defaults(run=_power)
 
     fault = actions.add_parser("fault", help="inject a fault into a running virtual board, now or later")
@@ -50,7 +55,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     clear = actions.add_parser("clear", help="disarm and end every fault of a running virtual board")
     clear.set_defaults(run=_clear)
 
-    for action in (status, power, fault, clear):
+    sense = actions.add_parser("sense", help="set what a running emulated board measures of itself")
+    sense.add_argument("--temperature", type=float, metavar="CELSIUS", help="of its die; 110 switches it off")
+    sense.add_argument("--throttled", type=lambda text: int(text, 0), metavar="BITS", help="such as 0x50005")
+    sense.set_defaults(run=_sense)
+
+    for action in (status, power, fault, clear, sense):
         action.add_argument("board", metavar="BOARD")
         action.add_argument("--lab", type=Path, metavar="FILE", help="lab file (default: $EDGEHIL_LAB, or lab.yaml)")
     power.add_argument("verb", choices=("on", "off", "cycle"))
@@ -63,8 +73,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def _up(options: argparse.Namespace) -> int:
+    from pytest_edgehil.emulated import farm as emulated
     from pytest_edgehil.lab.inventory import load_lab
-    from pytest_edgehil.virtual.farm import board_directory, start
+    from pytest_edgehil.virtual import farm as virtual
 
     lab = load_lab(options.lab)
     boards = _chosen(lab, options.boards)
@@ -73,8 +84,11 @@ def _up(options: argparse.Namespace) -> int:
         signal.signal(number, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
         for board in boards:
-            running = stack.enter_context(start(board, directory=board_directory(lab.state_dir, board.id)))
-            print(_told(running), flush=True)
+            directory = virtual.board_directory(lab.state_dir, board.id)
+            if board.emulated is None:
+                print(_told(stack.enter_context(virtual.start(board, directory=directory))), flush=True)
+            else:
+                print(_told_emulated(stack.enter_context(emulated.start(board, directory=directory))), flush=True)
         print(f"{len(boards)} boards of {lab.name} are up; Ctrl-C takes them down", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             while True:
@@ -84,16 +98,17 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _chosen(lab: Lab, names: Sequence[str]) -> list[Board]:
-    virtual = [board for board in lab.boards if board.environment is Environment.VIRTUAL]
+    ours = [board for board in lab.boards if board.environment is Environment.VIRTUAL or board.emulated is not None]
     if not names:
-        if not virtual:
-            raise BoardUnavailable(f"{lab.path}: no board is virtual, so there is nothing to start")
-        return virtual
+        if not ours:
+            raise BoardUnavailable(f"{lab.path}: no board is virtual or emulated here, so there is nothing to start")
+        return ours
     chosen = [lab.board(name) for name in names]
     for board in chosen:
-        if board not in virtual:
+        if board not in ours:
             raise BoardUnavailable(
-                f"{lab.path}: boards.{board.id} is {board.environment}, not virtual: it cannot be started"
+                f"{lab.path}: boards.{board.id} is {board.environment}, not virtual or with 'emulated:': "
+                "it cannot be started"
             )
     return chosen
 
@@ -111,6 +126,52 @@ def _told(running: RunningBoard) -> str:
     )
 
 
+def _told_emulated(running: EmulatedBoard) -> str:
+    end = running.endpoint
+    whose = "" if running.owned else " (joined: somebody else runs it)"
+    return (
+        f"{running.board.id}{whose}\n"
+        f"  ssh      ssh -i {end.client_key} -o UserKnownHostsFile={running.layout.known_hosts} "
+        f"-p {end.port} {end.user}@{end.host}\n"
+        f"  console  {end.console}\n"
+        f"  qmp      {end.qmp}\n"
+        f"  log      {running.layout.console_log}"
+    )
+
+
+def _emulated(options: argparse.Namespace) -> EmulatedLayout | None:
+    """The files of an emulated board that runs; None: the board is none that is emulated here."""
+    from pytest_edgehil.cli.lab import chosen_lab
+    from pytest_edgehil.emulated.layout import Layout
+    from pytest_edgehil.virtual.farm import board_directory
+
+    lab = chosen_lab(options.lab)
+    board = lab.board(options.board)
+    if board.emulated is None:
+        return None
+    layout = Layout(root=board_directory(lab.state_dir, board.id))
+    if not layout.endpoint.exists():
+        raise PowerError(
+            f"emulated board {board.id} is not running; start it with 'edgehil farm up {lab.path} {board.id}'"
+        )
+    return layout
+
+
+def _sense(options: argparse.Namespace) -> int:
+    from pytest_edgehil.emulated.sensors import Sensors
+
+    layout = _emulated(options)
+    if layout is None:
+        raise ConfigError(f"{options.board} is not emulated here: its sensors cannot be set")
+    sensors = Sensors(layout.sensors)
+    if options.temperature is not None:
+        sensors.set_temperature(options.temperature)
+    if options.throttled is not None:
+        sensors.set_throttled(options.throttled)
+    print(f"{options.board}: sensors set")
+    return 0
+
+
 def _control(options: argparse.Namespace) -> VirtualControl:
     from pytest_edgehil.cli.lab import chosen_lab
     from pytest_edgehil.virtual.blueprint import Endpoint, Layout
@@ -119,6 +180,10 @@ def _control(options: argparse.Namespace) -> VirtualControl:
 
     lab = chosen_lab(options.lab)
     board = lab.board(options.board)
+    if board.environment is not Environment.VIRTUAL:
+        raise ConfigError(
+            f"{lab.path}: boards.{board.id} is {board.environment}: only virtual boards have a supervisor"
+        )
     endpoint = Endpoint.read(Layout(root=board_directory(lab.state_dir, board.id)).endpoint)
     if endpoint is None:
         raise PowerError(
@@ -128,11 +193,24 @@ def _control(options: argparse.Namespace) -> VirtualControl:
 
 
 def _status(options: argparse.Namespace) -> int:
+    from pytest_edgehil.board.power import QmpSwitch
+
+    if (layout := _emulated(options)) is not None:
+        power = "on" if QmpSwitch(layout.qmp, board_id=options.board).is_on() else "off"
+        print(json.dumps({"board": options.board, "power": power, **json.loads(layout.endpoint.read_text())}, indent=2))
+        return 0
     print(json.dumps(asdict(_control(options).status()), indent=2))
     return 0
 
 
 def _power(options: argparse.Namespace) -> int:
+    from pytest_edgehil.board.power import QmpSwitch
+
+    if (layout := _emulated(options)) is not None:
+        switch = QmpSwitch(layout.qmp, board_id=options.board)
+        {"on": switch.on, "off": switch.off, "cycle": switch.cycle}[options.verb]()
+        print(f"{options.board}: power is {'on' if switch.is_on() else 'off'}")
+        return 0
     control = _control(options)
     verb = {"on": control.power_on, "off": control.power_off, "cycle": control.power_cycle}[options.verb]
     print(f"{options.board}: power is {verb().power}")

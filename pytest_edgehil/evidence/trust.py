@@ -158,8 +158,7 @@ def enroll(
         The key's id.
 
     Raises:
-        ConfigError: the key is enrolled as another kind or for another board, or a board that is no virtual one has
-            another key already.
+        ConfigError: the key is enrolled as another kind or for another board, or hardware has another key already.
     """
     state = state_dir or keys.state_directory()
     path = enrolment_file(state)
@@ -183,9 +182,9 @@ def _check_enrolment(one: BoardKey, others: list[BoardKey], *, where: str) -> No
                 f"{where}: its key {one.key.keyid[:12]} is enrolled as {other.kind} board {other.board_id}"
                 f"{f' of class {other.cls}' if other.cls else ''}; one key is one board of one kind"
             )
-        # a virtual board that was wiped makes itself a new key; hardware never does
-        both_virtual = one.kind is Environment.VIRTUAL and other.kind is Environment.VIRTUAL
-        if other.board_id == one.board_id and not both_virtual:
+        # a virtual or emulated board that was wiped makes itself a new key; hardware never does
+        both_made = one.kind is other.kind and one.kind in (Environment.VIRTUAL, Environment.EMULATED)
+        if other.board_id == one.board_id and not both_made:
             raise ConfigError(
                 f"{where}: another key ({other.key.keyid[:12]}, {other.kind}) is enrolled for board {one.board_id}; "
                 f"if the board was really replaced, take the old key out of the trust first"

@@ -35,6 +35,7 @@ from pytest_edgehil.lab.schema import (
     CommandPowerSection,
     LabgridPowerSection,
     LabSection,
+    QmpPowerSection,
     SlotsSection,
     SshSection,
     VirtualPowerSection,
@@ -46,10 +47,12 @@ from pytest_edgehil.model.board import (
     Board,
     CommandPower,
     ConsoleAccess,
+    EmulatedSpec,
     Environment,
     Fault,
     LabgridPower,
     PowerAccess,
+    QmpPower,
     Slots,
     SshAccess,
     ThermalModel,
@@ -216,6 +219,7 @@ def _board(section: LabSection, board_id: str, document: Document, problems: lis
             wrong(("virtual",), f"only a board with 'environment: virtual' has this; the board is {board.environment}")
         if isinstance(board.power, VirtualPowerSection):
             wrong(("power", "backend"), f"only a virtual board has virtual power; the board is {board.environment}")
+    emulated = _emulated(section.lab, board_id, board, document.source, wrong)
     return Board(
         id=board_id,
         cls=board.cls,
@@ -223,7 +227,7 @@ def _board(section: LabSection, board_id: str, document: Document, problems: lis
         tags=frozenset(board.tags),
         ssh=_ssh(board, environment, document.source, wrong),
         console=ConsoleAccess(url=board.console.url, baud=board.console.baud) if board.console else None,
-        power=_power(board, _labgrid_python(section, document.source)),
+        power=_power(board, document.source, _labgrid_python(section, document.source)),
         accelerator=Accelerator(kind=board.accelerator) if board.accelerator else None,
         slots=_slots(board.slots) if board.slots else None,
         pool=board.pool,
@@ -233,6 +237,7 @@ def _board(section: LabSection, board_id: str, document: Document, problems: lis
         place=board.place,
         virtual=virtual,
         steady_state_s=board.steady_state,
+        emulated=emulated,
     )
 
 
@@ -271,7 +276,7 @@ def _labgrid_python(section: LabSection, source: Path) -> Path:
     return _below(source, named) if named else Path(sys.executable)
 
 
-def _power(board: BoardSection, labgrid_python: Path) -> PowerAccess | None:
+def _power(board: BoardSection, source: Path, labgrid_python: Path) -> PowerAccess | None:
     power = board.power
     if isinstance(power, LabgridPowerSection):
         return LabgridPower(
@@ -282,8 +287,10 @@ def _power(board: BoardSection, labgrid_python: Path) -> PowerAccess | None:
             off_s=power.off_for,
             timeout_s=power.timeout,
         )
+    if isinstance(power, QmpPowerSection) and power.socket is not None:
+        return QmpPower(socket=_below(source, power.socket))
     if not isinstance(power, CommandPowerSection):
-        return None  # virtual power has no address yet: starting the board gives it one
+        return None  # power without an address yet: starting the board gives it one
     return CommandPower(
         on=tuple(power.on),
         off=tuple(power.off),
@@ -305,6 +312,8 @@ def _ssh(board: BoardSection, environment: Environment, source: Path, wrong: Any
     """SSH access; a virtual board has one only when everything about it is given."""
     ssh = board.ssh
     virtual = environment is Environment.VIRTUAL
+    if board.emulated is not None:
+        return None
     if ssh is None:
         if not virtual:
             wrong(("ssh",), f"missing: a board that is {board.environment} is reached over SSH")
@@ -336,7 +345,7 @@ def _virtual(lab_name: str, board_id: str, board: BoardSection, wrong: Any) -> V
         wrong(("power", "backend"), "a virtual board is switched by its supervisor: expected 'virtual', or no 'power:'")
     ssh = board.ssh or SshSection()
     spec = board.virtual
-    made_up = hashlib.sha256(f"{lab_name}/{board_id}".encode()).hexdigest()[:16]
+    made_up = _made_up_serial(lab_name, board_id)
     if spec is None:
         return VirtualSpec(
             serial=made_up, ssh_port=ssh.port or 0, ssh_user=ssh.user or "edge", ssh_host_key=ssh.host_key
@@ -356,6 +365,36 @@ def _virtual(lab_name: str, board_id: str, board: BoardSection, wrong: Any) -> V
     )
 
 
+def _emulated(lab_name: str, board_id: str, board: BoardSection, source: Path, wrong: Any) -> EmulatedSpec | None:
+    spec, power = board.emulated, board.power
+    if isinstance(power, QmpPowerSection) and (power.socket is None) is (spec is None):
+        expected = "'socket'" if spec is None else "no 'socket': starting the board makes it"
+        wrong(
+            ("power",),
+            f"power by qmp on a board {'without' if spec is None else 'with'} 'emulated': expected {expected}",
+        )
+    if spec is None:
+        return None
+    if board.environment != Environment.EMULATED.value:
+        wrong(("emulated",), f"only a board with 'environment: emulated' has this; the board is {board.environment}")
+    for key in ("host", "user", "key", "host_key"):
+        if board.ssh is not None and getattr(board.ssh, key) is not None:
+            wrong(("ssh", key), "an emulated board that is started here makes its own; only 'port' may be given")
+    if isinstance(power, CommandPowerSection):
+        wrong(("power", "backend"), "an emulated board is switched by its QEMU: expected 'qmp', or no 'power:'")
+    return EmulatedSpec(
+        image=_below(source, spec.image),
+        serial=spec.serial or _made_up_serial(lab_name, board_id),
+        memory_bytes=spec.memory,
+        icount=spec.timing == "icount",
+        ssh_port=(board.ssh.port or 0) if board.ssh is not None else 0,
+    )
+
+
+def _made_up_serial(lab_name: str, board_id: str) -> str:
+    return hashlib.sha256(f"{lab_name}/{board_id}".encode()).hexdigest()[:16]
+
+
 def _shared(boards: tuple[Board, ...], document: Document) -> Iterator[Problem]:
     """What two boards must not share: whoever leases one of them would have the other one in hand, too."""
     seen: dict[tuple[str, object], str] = {}
@@ -369,6 +408,8 @@ def _shared(boards: tuple[Board, ...], document: Document) -> Iterator[Problem]:
 def _exclusive(board: Board) -> Iterator[tuple[str, KeyPath, object]]:
     if board.ssh is not None:
         yield "this address", ("ssh", "host"), (board.ssh.host.lower(), board.ssh.port)
+    elif board.emulated is not None and board.emulated.ssh_port:
+        yield "this address", ("ssh", "port"), ("127.0.0.1", board.emulated.ssh_port)
     elif board.virtual is not None and board.virtual.ssh_port:
         yield "this address", ("ssh", "port"), ("127.0.0.1", board.virtual.ssh_port)
     if board.console is not None and not board.console.url.startswith("loop://"):
@@ -380,9 +421,13 @@ def _exclusive(board: Board) -> Iterator[tuple[str, KeyPath, object]]:
         yield "this power switch", ("power", "index"), (board.power.model, board.power.host, board.power.index)
     if board.place is not None:
         yield "this place", ("place",), board.place
-    if board.virtual is not None:
-        yield "this serial number", ("virtual", "serial"), board.virtual.serial
     if board.serial is not None:
         yield "this serial number", ("serial",), board.serial
+    if isinstance(board.power, QmpPower):
+        yield "this power switch", ("power", "socket"), board.power.socket
+    if board.virtual is not None:
+        yield "this serial number", ("virtual", "serial"), board.virtual.serial
+    if board.emulated is not None:
+        yield "this serial number", ("emulated", "serial"), board.emulated.serial
     if board.identity_key is not None:
         yield "this identity key", ("identity_key",), board.identity_key

@@ -280,6 +280,16 @@ class LabgridSection(Section):
     ] = None
 
 
+class QmpPowerSection(Section):
+    """Power of an emulated board, through its QEMU."""
+
+    backend: Literal["qmp"]
+    socket: Annotated[
+        Text | None,
+        Field(description="Unix socket of QEMU's machine protocol; left out where the board has an 'emulated' section"),
+    ] = None
+
+
 class SlotsSection(Section):
     """A/B firmware slots."""
 
@@ -337,6 +347,23 @@ class VirtualSection(Section):
     faults: Annotated[list[FaultSection], Field(description="faults armed at power-on")] = []
 
 
+class EmulatedSection(Section):
+    """An emulated board that is started here."""
+
+    image: Annotated[Text, Field(description="directory with image.yaml; 'edgehil image build' builds it")]
+    serial: Annotated[
+        Annotated[str, AfterValidator(_one_word)] | None,
+        Field(description="serial number in the device tree; made from the names of lab and board when left out"),
+    ] = None
+    memory: Annotated[
+        int, _size(at_least="256 MiB"), _quantity("2 GiB"), _field("memory of the board", default="2 GiB")
+    ] = 2 * 2**30
+    timing: Annotated[
+        Literal["clock", "icount"],
+        Field(description="what its time is: this host's clock, or the number of its instructions"),
+    ] = "clock"
+
+
 class BoardSection(Section):
     """One board."""
 
@@ -353,7 +380,10 @@ class BoardSection(Section):
         Field(description="serial console: a device, a pyserial URL, or {url: …, baud: …}"),
     ] = None
     power: Annotated[
-        Annotated[CommandPowerSection | VirtualPowerSection | LabgridPowerSection, Field(discriminator="backend")]
+        Annotated[
+            CommandPowerSection | LabgridPowerSection | QmpPowerSection | VirtualPowerSection,
+            Field(discriminator="backend"),
+        ]
         | None,
         Field(description="how to switch the board on and off"),
     ] = None
@@ -384,6 +414,10 @@ class BoardSection(Section):
         ),
     ] = None
     virtual: Annotated[VirtualSection | None, Field(description="only with environment: virtual")] = None
+    emulated: Annotated[
+        EmulatedSection | None,
+        Field(description="only with environment: emulated: the board is started here, and needs no 'ssh:'"),
+    ] = None
 
 
 class PoolSection(Section):

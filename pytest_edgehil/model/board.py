@@ -17,10 +17,12 @@ __all__ = [
     "Board",
     "CommandPower",
     "ConsoleAccess",
+    "EmulatedSpec",
     "Environment",
     "Fault",
     "LabgridPower",
     "PowerAccess",
+    "QmpPower",
     "Requirement",
     "Slots",
     "SshAccess",
@@ -96,7 +98,14 @@ class LabgridPower:
     timeout_s: float = 30.0
 
 
-PowerAccess = CommandPower | VirtualPower | LabgridPower
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QmpPower:
+    """Power of an emulated board: the Unix socket of its QEMU's machine protocol."""
+
+    socket: Path
+
+
+PowerAccess = CommandPower | LabgridPower | QmpPower | VirtualPower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +191,26 @@ class VirtualSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmulatedSpec:
+    """An emulated board that we start ourselves.
+
+    Args:
+        image: directory with ``image.yaml``, which must have been built.
+        serial: the serial number in its device tree; identity in evidence.
+        memory_bytes: memory of the board.
+        icount: whether its time is the number of its instructions: the same however busy the host is, and no measure
+            of a real board.
+        ssh_port: port of this host that leads to the board's SSH server; 0 takes a free one.
+    """
+
+    image: Path
+    serial: str
+    memory_bytes: int = 2 * 2**30
+    icount: bool = False
+    ssh_port: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
     """One device of the lab.
 
@@ -190,7 +219,8 @@ class Board:
         cls: board class such as ``pi5-8gb-hat2``.
         tags: free words that a requirement may ask for.
         environment: what the board really is.
-        ssh: None only for a virtual board that has not been started yet (see `virtual.farm.start`).
+        ssh: None only for a virtual or an emulated board of ours that has not been started yet (see
+            `virtual.farm.start`, `emulated.farm.start`).
         home: directory for our files on the board; relative paths are below the login's home.
         pool: name of the pool whose limit counts this board, if any.
         serial: the serial number that it must have, where the lab says one.
@@ -215,3 +245,4 @@ class Board:
     virtual: VirtualSpec | None = None
     steady_state_s: float | None = None
     place: str | None = None
+    emulated: EmulatedSpec | None = None

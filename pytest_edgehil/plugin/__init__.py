@@ -17,7 +17,7 @@ from pytest_edgehil.plugin import ending, markers, runner
 from pytest_edgehil.plugin.controller import Controller
 from pytest_edgehil.plugin.distributed import WORKERINPUT, Distributed, auto_workers
 from pytest_edgehil.plugin.error_rate import ErrorRate
-from pytest_edgehil.plugin.fixtures import baseline, board, boards, combo, console, dut, heldout, rng
+from pytest_edgehil.plugin.fixtures import baseline, board, boards, combo, console, dut, heldout, on_host, rng
 from pytest_edgehil.plugin.options import Options, add_options, read_options
 from pytest_edgehil.plugin.progress import Printing
 from pytest_edgehil.plugin.rerun import read_earlier
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 HISTORY = "durations.json"
 """In a lab's state directory."""
 
-__all__ = ["baseline", "board", "boards", "combo", "console", "dut", "heldout", "rng"]
+__all__ = ["baseline", "board", "boards", "combo", "console", "dut", "heldout", "on_host", "rng"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

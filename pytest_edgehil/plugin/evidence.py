@@ -116,16 +116,17 @@ def trust_of(options: Options) -> Trust:
 
 
 def _enroll_boards(lab: Lab, records: Sequence[TestRecord]) -> None:
-    """Make the keys of virtual boards, which this host has made itself, part of the default trust: as virtual ones.
+    """Make the keys of boards that this host has made itself part of the default trust: as virtual or emulated ones.
 
     The key of any other board is enrolled by a person, in a trust file. A lab file is a claim, and whoever could write
     "hardware" there could sign anything with a key of his own.
     """
     from pytest_edgehil.evidence.trust import enroll
-    from pytest_edgehil.virtual.farm import board_directory, identity_key
+    from pytest_edgehil.virtual.farm import board_directory, identity_key  # emulated boards keep theirs there, too
 
     used = {record.board.id for record in records if record.board is not None and record.attestations}
     for board in lab.boards:
-        if board.id in used and board.environment is Environment.VIRTUAL:
+        ours = board.environment is Environment.VIRTUAL or board.emulated is not None
+        if board.id in used and ours:
             key = identity_key(board_directory(lab.state_dir, board.id))
-            enroll(board.id, kind=Environment.VIRTUAL, pem=key.read_bytes(), cls=board.cls)
+            enroll(board.id, kind=board.environment, pem=key.read_bytes(), cls=board.cls)

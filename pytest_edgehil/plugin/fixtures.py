@@ -1,4 +1,4 @@
-"""The fixtures: ``board``, ``dut``, ``baseline``, ``heldout``, ``rng``, ``console``, ``combo``."""
+"""The fixtures: ``board``, ``dut``, ``baseline``, ``on_host``, ``heldout``, ``rng``, ``console``, ``combo``."""
 
 from __future__ import annotations
 
@@ -146,6 +146,14 @@ def baseline(request: pytest.FixtureRequest, combo: Combo) -> ReferenceModel:
     if found is None:
         raise MarkerError("baseline: the test has no model; add @pytest.mark.combo(model=…)")
     return found
+
+
+@pytest.fixture
+def on_host(request: pytest.FixtureRequest, combo: Combo) -> ReferenceModel:
+    """The combo's own model, run on this host: what a parity test compares the board with."""
+    if combo.model is None:
+        raise MarkerError("on_host: the test has no model; add @pytest.mark.combo(model=…)")
+    return _workbench(request).reference(combo.model)
 
 
 def _baseline_of(request: pytest.FixtureRequest, combo: Combo) -> ReferenceModel | None:

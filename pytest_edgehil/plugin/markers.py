@@ -31,7 +31,7 @@ BOARD = (
 )
 DUT_FIXTURES = frozenset({"dut"})
 BOARD_FIXTURES = frozenset({"board", "dut", "console"})
-COMBO_FIXTURES = BOARD_FIXTURES | {"combo", "baseline", "boards"}
+COMBO_FIXTURES = BOARD_FIXTURES | {"combo", "baseline", "on_host", "boards"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

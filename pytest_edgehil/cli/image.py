@@ -1,0 +1,51 @@
+"""``edgehil image``: the images that emulated boards boot.
+
+``build`` makes an image of what its lock pins, in the cache; ``pin`` writes the lock, with the versions that this
+machine's package sources have now. The same lock gives the same bytes wherever it is built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb and its actions."""
+    parser = subparsers.add_parser("image", help="images of emulated boards: build them, pin them", description=__doc__)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    build = actions.add_parser("build", help="build an image of what its lock pins, and print its digest")
+    build.add_argument("--anew", action="store_true", help="build it also when it is there, and compare the bytes")
+    build.set_defaults(run=_build)
+
+    pin = actions.add_parser("pin", help="write the lock: the newest versions that are to be had now")
+    pin.set_defaults(run=_pin)
+
+    for action in (build, pin):
+        action.add_argument("image", type=Path, metavar="IMAGE", help="directory with image.yaml")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _build(options: argparse.Namespace) -> int:
+    from pytest_edgehil.emulated.image.build import build_image
+
+    image = build_image(options.image, say=_say, anew=options.anew)
+    print(f"{image.name} {image.version} {image.digest}\n  {image.directory}")
+    return 0
+
+
+def _pin(options: argparse.Namespace) -> int:
+    from pytest_edgehil.emulated.image import fetch, recipe
+    from pytest_edgehil.emulated.image.build import cache_directory
+
+    found = recipe.load_recipe(options.image)
+    lock = fetch.pin(found, cache_directory() / "packages", say=_say)
+    path = options.image / recipe.LOCK
+    path.write_text(recipe.lock_text(lock))
+    print(f"{path}: {len(lock.packages) + 2} packages, {len(lock.tools)} tools, {len(lock.wheels)} wheels")
+    return 0

@@ -1,0 +1,349 @@
+"""The image of an emulated board, built: a tree, file systems, a disk, and the bootloader's own environment.
+
+Everything is below the cache, in a directory that is named after what the image is made of: recipe, lock, the files of
+its own, and the sources of this package. It is put there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from pytest_edgehil.emulated.image import recipe as recipes
+from pytest_edgehil.emulated.image.boot_environment import boot_command, pack_environment
+from pytest_edgehil.emulated.image.cpio import initramfs
+from pytest_edgehil.emulated.image.deb import read_deb, unpack_deb, unpack_wheel
+from pytest_edgehil.emulated.image.disk import MIB, Partition, write_disk
+from pytest_edgehil.emulated.image.elf import missing_libraries
+from pytest_edgehil.emulated.image.ext4 import Tools, make_ext4
+from pytest_edgehil.emulated.image.fetch import Pinned, Say
+from pytest_edgehil.emulated.image.kernel import read_kernel
+from pytest_edgehil.errors import ConfigError
+
+SLOT_ENVIRONMENT_BYTES = 512
+FLASH_BYTES = 64 * MIB
+FLASH_ENVIRONMENT_BYTES = 256 * 1024  # CONFIG_ENV_SIZE of U-Boot's qemu_arm64
+_SPACE = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")
+_LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib"}
+_DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "data", "root", "var", "boot", "usr/bin", "usr/sbin", "usr/lib")
+_COMPILE = """
+import importlib.util, importlib._bootstrap_external as external, sys
+for path in sys.stdin.read().splitlines():
+    with open(path, "rb") as file: source = file.read()
+    shown = path[len(sys.argv[1]):]
+    try: code = compile(source, shown, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError): continue
+    target = importlib.util.cache_from_source(path)
+    import os
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    with open(target, "wb") as file:
+        file.write(external._code_to_hash_pyc(code, importlib.util.source_hash(source), False))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image that has been built.
+
+    Args:
+        directory: where its files are; they are never written to again.
+        key: of what it is made of.
+        digests: file → SHA-256 of its contents in hexadecimal; see `_contents`.
+    """
+
+    directory: Path
+    name: str
+    version: str
+    key: str
+    root_bytes: int
+    digests: dict[str, str]
+
+    @property
+    def disk(self) -> Path:
+        """The disk, raw and sparse."""
+        return self.directory / "disk.raw"
+
+    @property
+    def flash(self) -> Path:
+        """The flash chip with U-Boot's environment."""
+        return self.directory / "flash.raw"
+
+    @property
+    def bootloader(self) -> Path:
+        """U-Boot."""
+        return self.directory / "u-boot.bin"
+
+    @property
+    def root(self) -> Path:
+        """The root file system, as a slot holds it."""
+        return self.directory / "root.ext4"
+
+    @property
+    def digest(self) -> str:
+        """Of everything: what two builds are compared by."""
+        whole = "".join(f"{name} {digest}\n" for name, digest in sorted(self.digests.items()))
+        return f"sha256:{hashlib.sha256(whole.encode()).hexdigest()}"
+
+
+def cache_directory() -> Path:
+    """``$EDGEHIL_CACHE_DIR``, or the user's cache directory for edgehil."""
+    override = os.environ.get("EDGEHIL_CACHE_DIR")
+    return Path(override).expanduser().absolute() if override else Path(platformdirs.user_cache_dir("edgehil"))
+
+
+def find_image(directory: Path, *, cache: Path | None = None) -> Image:
+    """An image that has been built.
+
+    Args:
+        directory: with ``image.yaml``.
+
+    Raises:
+        ConfigError: it has not, or not since something of it changed.
+    """
+    key = _key(directory)
+    built = (cache or cache_directory()) / "images" / key
+    try:
+        fields: dict[str, Any] = json.loads((built / "image.json").read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"the image {directory} has not been built as it is now; run 'edgehil image build {directory}'"
+        ) from None
+    return Image(directory=built, **fields)
+
+
+def build_image(directory: Path, *, say: Say, cache: Path | None = None, anew: bool = False) -> Image:
+    """Build an image, or find it built.
+
+    Args:
+        directory: with ``image.yaml`` and ``image.lock``.
+        anew: build it also when it is there; what comes out must then be the same.
+
+    Raises:
+        ConfigError: recipe or lock are malformed, something pinned is not to be had, or the image does not fit.
+    """
+    cache = cache or cache_directory()
+    recipe, lock, key = recipes.load_recipe(directory), recipes.load_lock(directory), _key(directory)
+    target = cache / "images" / key
+    if (target / "image.json").exists() and not anew:
+        return find_image(directory, cache=cache)
+    pinned = Pinned(recipe, cache / "packages", say=say)
+    pinned.fetch(lock)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as name:
+        work = Path(name)
+        digests = _Builder(recipe, lock, pinned, work, say=say).build()
+        fields = {
+            "name": recipe.name,
+            "version": recipe.version,
+            "key": key,
+            "root_bytes": recipe.slot_bytes,
+            "digests": digests,
+        }
+        (work / "out" / "image.json").write_text(json.dumps(fields, indent=2) + "\n")
+        built = Image(directory=target, **fields)  # type: ignore[arg-type]
+        if (target / "image.json").exists():
+            before = find_image(directory, cache=cache)
+            if before.digest != built.digest:
+                changed = sorted(name for name in digests if digests[name] != before.digests.get(name))
+                raise ConfigError(f"{directory}: two builds differ in {', '.join(changed)}; that is a bug of ours")
+            return before
+        (work / "out").replace(target)
+    return built
+
+
+class _Builder:
+    """One build, in a directory of its own."""
+
+    def __init__(self, recipe: recipes.Recipe, lock: recipes.Lock, pinned: Pinned, work: Path, *, say: Say) -> None:
+        self._recipe, self._lock, self._pinned, self._work = recipe, lock, pinned, work
+        self._say_line = say
+        self._began = time.monotonic()
+        self._tree, self._out = work / "tree", work / "out"
+
+    def build(self) -> dict[str, str]:
+        recipe = self._recipe
+        self._out.mkdir()
+        self._say("unpacking the tools")
+        tools = self._tools()
+        self._say("unpacking packages and wheels")
+        self._unpack()
+        self._say("compiling Python modules")
+        self._compile(tools)
+        self._say("kernel, modules and initial RAM file system")
+        self._boot()
+        self._settle()
+        self._say("making file systems")
+        make_ext4(
+            tools, self._out / "root.ext4", size_bytes=recipe.slot_bytes, identifier=self._identifier("root"),
+            label="root", epoch_s=recipe.epoch_s, tree=self._tree,
+        )  # fmt: skip
+        data = self._work / "data.ext4"
+        make_ext4(
+            tools, data, size_bytes=recipe.data_bytes, identifier=self._identifier("data"), label="data",
+            epoch_s=recipe.epoch_s, tree=None,
+        )  # fmt: skip
+        self._say("writing the disk")
+        write_disk(
+            self._out / "disk.raw",
+            [
+                Partition(name="env", size_bytes=MIB, source=self._slots()),
+                Partition(name="root-a", size_bytes=recipe.slot_bytes, source=self._out / "root.ext4"),
+                Partition(name="root-b", size_bytes=recipe.slot_bytes),
+                Partition(name="data", size_bytes=recipe.data_bytes, source=data),
+            ],
+        )
+        self._flash()
+        self._say("hashing")
+        digests = {path.name: _contents(path) for path in sorted(self._out.iterdir())}
+        self._say("done")
+        return digests
+
+    def _say(self, what: str) -> None:
+        self._say_line(f"{time.monotonic() - self._began:5.1f} s  {what}")
+
+    def _tools(self) -> Tools:
+        tree = self._work / "tools"
+        for one in self._lock.tools:
+            unpack_deb(self._pinned.path(one), tree, label=str(one), only=None, leave_out=("usr/share/*",))
+        return Tools(tree)
+
+    def _unpack(self) -> None:
+        recipe, tree = self._recipe, self._tree
+        for name in _DIRECTORIES:
+            (tree / name).mkdir(parents=True, exist_ok=True)
+        for link, target in _LINKS.items():
+            (tree / link).symlink_to(target)
+        for one in self._lock.packages:
+            only = recipe.packages.get(one.name)
+            unpack_deb(self._pinned.path(one), tree, label=str(one), only=only, leave_out=recipe.leave_out)
+        packages = tree / "usr/lib/python3/dist-packages"
+        for wheel in self._lock.wheels:
+            unpack_wheel(self._pinned.path(wheel), packages, leave_out=recipe.leave_out)
+        for path, leads_to in recipe.links.items():
+            (tree / path).unlink(missing_ok=True)
+            (tree / path).symlink_to(leads_to)
+        _overlay(recipe.directory / "root", tree)
+        for library, users in missing_libraries(tree).items():
+            raise ConfigError(
+                f"{recipe.directory / recipes.RECIPE}: {users[0]} needs {library}, which no package of the image has; "
+                "add the one that has it, or take the program out with 'leave_out'"
+            )
+
+    def _compile(self, tools: Tools) -> None:
+        """With the pinned interpreter, so that it does not matter which one this host has."""
+        library = self._tree / "usr/lib"
+        sources = sorted(str(path) for path in library.rglob("*.py") if path.is_file() and not path.is_symlink())
+        tools.run(
+            f"usr/bin/python{self._recipe.python}", "-I", "-S", "-c", _COMPILE, str(self._tree),
+            env={"PYTHONHOME": str(self._tree / "usr"), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
+            stdin="\n".join(sources),
+        )  # fmt: skip
+
+    def _boot(self) -> None:
+        recipe, tree = self._recipe, self._tree
+        kernel = read_kernel(self._pinned.path(self._lock.kernel), recipe.modules, label=str(self._lock.kernel))
+        (tree / "boot/vmlinuz").write_bytes(kernel.image)
+        names = [f"lib/modules/{number:02}-{name}.ko" for number, name in enumerate(kernel.modules)]
+        files = dict(zip(names, kernel.modules.values(), strict=True))
+        files["init"] = (recipe.directory / "init").read_bytes()
+        files["bin/busybox"] = (tree / "usr/bin/busybox").read_bytes()
+        archive = initramfs(files, executable=frozenset({"init", "bin/busybox"}), links={"bin/sh": "busybox"})
+        (tree / "boot/initrd").write_bytes(archive)
+
+    def _settle(self) -> None:
+        """Modes and times that are the same whoever builds."""
+        epoch = self._recipe.epoch_s
+        for path in sorted(self._tree.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+            os.utime(path, (epoch, epoch), follow_symlinks=False)
+        self._tree.chmod(0o755)
+        os.utime(self._tree, (epoch, epoch))
+
+    def _slots(self) -> bytes:
+        """From the factory, slot A holds the firmware and slot B nothing."""
+        variables = {"BOOT_ORDER": "A B", "BOOT_A_LEFT": "3", "BOOT_B_LEFT": "0"}
+        return pack_environment(variables, SLOT_ENVIRONMENT_BYTES)
+
+    def _flash(self) -> None:
+        label = str(self._lock.bootloader)
+        path = self._pinned.path(self._lock.bootloader)
+        (self._out / "u-boot.bin").write_bytes(read_deb(path, "usr/lib/u-boot/qemu_arm64/u-boot.bin", label=label))
+        script = (self._recipe.directory / "boot.cmd").read_text()
+        variables = {"bootcmd": boot_command(script), "bootdelay": "-2"}
+        with (self._out / "flash.raw").open("wb") as flash:
+            flash.truncate(FLASH_BYTES)
+            flash.write(pack_environment(variables, FLASH_ENVIRONMENT_BYTES))
+
+    def _identifier(self, what: str) -> str:
+        return str(uuid.uuid5(_SPACE, f"edgehil/{self._recipe.name}/{what}"))
+
+
+def _overlay(source: Path, tree: Path) -> None:
+    """Files of the image's own; they win over those of packages."""
+    for path in sorted(source.rglob("*")):
+        target = tree / path.relative_to(source)
+        if path.is_symlink():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            target.symlink_to(path.readlink())
+        elif path.is_file() and "__pycache__" not in path.parts:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            shutil.copy(path, target)
+
+
+def _key(directory: Path) -> str:
+    """Of everything that the image is made of, this package's sources included."""
+    digest = hashlib.sha256()
+    listed = [recipes.RECIPE, recipes.LOCK, "boot.cmd", "init"]
+    own = [path.relative_to(directory).as_posix() for path in (directory / "root").rglob("*") if path.is_file()]
+    try:
+        for name in [*listed, *sorted(one for one in own if "__pycache__" not in one)]:
+            path = directory / name
+            executable = bool(path.stat().st_mode & 0o100)
+            digest.update(f"{name}\0{executable}\0{_sha256(path)}\n".encode())
+    except FileNotFoundError as problem:
+        if problem.filename and problem.filename.endswith(recipes.LOCK):
+            raise ConfigError(
+                f"{problem.filename} is missing; run 'edgehil image pin {directory}' to write it"
+            ) from problem
+        raise ConfigError(f"{directory} is no image: {problem.filename} is missing") from problem
+    sources = resources.files("pytest_edgehil.emulated.image")
+    for source in sorted(sources.iterdir(), key=lambda one: one.name):
+        if source.name.endswith(".py"):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def _contents(path: Path) -> str:
+    """Digest of a sparse file: of each MiB that is not all zeros, with its place, and of the size.
+
+    Reading zeros is quick and hashing a gigabyte of them is not.
+    """
+    digest, zeros = hashlib.sha256(), bytes(MIB)
+    at = 0
+    with path.open("rb") as file:
+        while block := file.read(MIB):
+            if block != zeros[: len(block)]:
+                digest.update(at.to_bytes(8, "big"))
+                digest.update(block)
+            at += len(block)
+    digest.update(at.to_bytes(8, "big"))
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

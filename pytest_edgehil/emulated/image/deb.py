@@ -1,0 +1,123 @@
+"""Files out of Debian packages and wheels, onto a tree; nothing of them is run.
+
+A Debian package is an ``ar`` archive with ``data.tar.xz`` in it (deb(5)). Maintainer scripts are left out: what they
+would do is the image's own business.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pytest_edgehil.errors import ConfigError
+
+_MERGED = ("bin", "sbin", "lib")  # links into usr: https://wiki.debian.org/UsrMerge
+
+
+def unpack_deb(package: Path, tree: Path, *, label: str, only: Sequence[str] | None, leave_out: Sequence[str]) -> None:
+    """Put a package's files onto a tree.
+
+    Args:
+        only: patterns (fnmatch, ``*`` crosses slashes) of what is taken; None: everything.
+        leave_out: patterns of what is never taken.
+
+    Raises:
+        ConfigError: it is no package, a pattern of `only` takes nothing, or a file would lie outside of the tree.
+    """
+    taken: set[str] = set()
+    for member, data in members(package, label):
+        path = _merged(member.name)
+        if not path or member.isdir() or any(fnmatch.fnmatchcase(path, one) for one in leave_out):
+            continue
+        if only is not None:
+            matches = [one for one in only if fnmatch.fnmatchcase(path, one)]
+            if not matches:
+                continue
+            taken.update(matches)
+        _put(tree, path, member, data, label)
+    for pattern in only or ():
+        if pattern not in taken:
+            raise ConfigError(f"{label}: no file of it is like {pattern!r}")
+
+
+def read_deb(package: Path, pattern: str, *, label: str) -> bytes:
+    """The one file of a package that is like a pattern.
+
+    Raises:
+        ConfigError: there is none, or there are several.
+    """
+    found = [
+        (member.name, data)
+        for member, data in members(package, label)
+        if member.isreg() and fnmatch.fnmatchcase(_merged(member.name), pattern)
+    ]
+    if len(found) != 1:
+        raise ConfigError(f"{label}: expected one file like {pattern!r}, found {[name for name, _ in found]}")
+    return found[0][1]
+
+
+def unpack_wheel(wheel: Path, target: Path, *, leave_out: Sequence[str]) -> None:
+    """Put a wheel's files into a directory of packages; the scripts that it may have are left out."""
+    with zipfile.ZipFile(wheel) as archive:
+        for entry in archive.infolist():
+            if entry.is_dir() or any(fnmatch.fnmatchcase(entry.filename, one) for one in leave_out):
+                continue
+            if ".data/" in entry.filename:
+                continue
+            path = _below(target, entry.filename, str(wheel))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.read(entry))
+            path.chmod(0o755 if entry.filename.endswith(".so") else 0o644)
+
+
+def members(package: Path, label: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """What a package holds: each member, and its bytes if it is a file."""
+    with tarfile.open(fileobj=io.BytesIO(_data(package, label))) as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.isreg() else None
+            yield member, b"" if file is None else file.read()
+
+
+def _data(package: Path, label: str) -> bytes:
+    data = package.read_bytes()
+    at = 8
+    if data[:at] != b"!<arch>\n":
+        raise ConfigError(f"{label}: no Debian package")
+    while at < len(data):
+        name, size = data[at : at + 16].strip(b" /"), int(data[at + 48 : at + 58])
+        if name.startswith(b"data.tar"):
+            return data[at + 60 : at + 60 + size]
+        at += 60 + size + size % 2
+    raise ConfigError(f"{label}: the package holds no data")
+
+
+def _merged(name: str) -> str:
+    path = name.removeprefix("./").strip("/")
+    return f"usr/{path}" if path.split("/")[0] in _MERGED and "/" in path else path
+
+
+def _below(tree: Path, path: str, label: str) -> Path:
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ConfigError(f"{label}: a file would lie outside of the image: {path!r}")
+    return tree / path
+
+
+def _put(tree: Path, path: str, member: tarfile.TarInfo, data: bytes, label: str) -> None:
+    target = _below(tree, path, label)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if member.issym():
+        target.unlink(missing_ok=True)
+        target.symlink_to(member.linkname)
+    elif member.islnk():
+        target.unlink(missing_ok=True)
+        os.link(tree / _merged(member.linkname), target)
+    elif member.isreg():
+        target.write_bytes(data)
+        target.chmod(0o755 if member.mode & 0o111 else 0o644)
+    else:
+        raise ConfigError(f"{label}: {path} is neither a file nor a link; device nodes are made by the kernel")

@@ -1,0 +1,213 @@
+"""``image.yaml`` and ``image.lock``: what goes into an image, and exactly which bytes of that.
+
+The recipe is written by a person, the lock by ``edgehil image pin``. Paths in a package are without a leading slash and
+as they lie on the image, where ``bin``, ``sbin`` and ``lib`` are links into ``usr``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BeforeValidator, Field
+
+from pytest_edgehil.documents.checking import Section, checked
+from pytest_edgehil.documents.reading import FileKind, read_document
+from pytest_edgehil.errors import ConfigError
+from pytest_edgehil.model.quantity import size_bytes
+
+RECIPE = "image.yaml"
+LOCK = "image.lock"
+
+_RECIPE_FILE = FileKind(
+    noun="image recipe",
+    expected="'image:', 'version:' and 'packages:'",
+    refusal=lambda message, _problems: ConfigError(message),
+)
+_LOCK_FILE = FileKind(
+    noun="image lock",
+    expected="'kernel:', 'packages:' and 'wheels:'; 'edgehil image pin' writes it",
+    refusal=lambda message, _problems: ConfigError(message),
+)
+
+Size = Annotated[int, BeforeValidator(size_bytes)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class SizesSection(Section):
+    """How large the partitions are."""
+
+    slot: Size = 256 * 2**20
+    data: Size = 1024 * 2**20
+
+
+class RecipeSection(Section):
+    """The whole recipe."""
+
+    image: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
+    version: Annotated[str, Field(min_length=1)]
+    epoch: Annotated[int, Field(ge=0, description="seconds since 1970 that every file of the image carries")]
+    architecture: str
+    python: Annotated[str, Field(pattern=r"^3\.\d+$")]
+    kernel: str
+    bootloader: str
+    packages: dict[str, list[str] | None]
+    tools: list[str]
+    wheels: list[str]
+    modules: list[str]
+    applets: list[str] = []
+    links: dict[str, str] = {}
+    leave_out: list[str] = []
+    sizes: SizesSection = SizesSection()
+
+
+class PackageSection(Section):
+    """A pinned package."""
+
+    name: str
+    version: str
+    architecture: str
+    sha256: Sha256
+
+
+class WheelSection(Section):
+    """A pinned wheel."""
+
+    name: str
+    version: str
+    file: str
+    sha256: Sha256
+
+
+class LockSection(Section):
+    """The whole lock."""
+
+    kernel: PackageSection
+    bootloader: PackageSection
+    packages: list[PackageSection]
+    tools: list[PackageSection]
+    wheels: list[WheelSection]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What goes into an image.
+
+    Args:
+        directory: where ``image.yaml`` lies, with everything that belongs to it.
+        epoch_s: what every file of the image carries as its time.
+        kernel: Debian package of the kernel, or one that depends on it.
+        bootloader: Debian package of U-Boot.
+        packages: Debian package → patterns of the files that are taken from it; None: all but `leave_out`.
+        tools: Debian packages of this host's architecture whose programs build the image.
+        wheels: as pip's requirements, each with ``==``.
+        modules: of the kernel, in the order in which they are loaded; what they need is found.
+        links: path on the image → where the symbolic link leads.
+    """
+
+    directory: Path
+    name: str
+    version: str
+    epoch_s: int
+    architecture: str
+    python: str
+    kernel: str
+    bootloader: str
+    packages: dict[str, tuple[str, ...] | None]
+    tools: tuple[str, ...]
+    wheels: tuple[str, ...]
+    modules: tuple[str, ...]
+    links: dict[str, str]
+    leave_out: tuple[str, ...]
+    slot_bytes: int
+    data_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A Debian package, by its digest."""
+
+    name: str
+    version: str
+    architecture: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version} ({self.architecture})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wheel:
+    """A Python wheel, by its digest."""
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return self.file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """Exactly which bytes go into an image, and which programs make it."""
+
+    kernel: Package
+    bootloader: Package
+    packages: tuple[Package, ...]
+    tools: tuple[Package, ...]
+    wheels: tuple[Wheel, ...]
+
+
+def load_recipe(directory: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        ConfigError: it is missing or malformed.
+    """
+    section = checked(read_document(directory / RECIPE, _RECIPE_FILE), RecipeSection)
+    return Recipe(
+        directory=directory,
+        name=section.image,
+        version=section.version,
+        epoch_s=section.epoch,
+        architecture=section.architecture,
+        python=section.python,
+        kernel=section.kernel,
+        bootloader=section.bootloader,
+        packages={name: None if only is None else tuple(only) for name, only in section.packages.items()},
+        tools=tuple(section.tools),
+        wheels=tuple(section.wheels),
+        modules=tuple(section.modules),
+        links={f"usr/bin/{name}": "busybox" for name in section.applets} | section.links,
+        leave_out=tuple(section.leave_out),
+        slot_bytes=section.sizes.slot,
+        data_bytes=section.sizes.data,
+    )
+
+
+def load_lock(directory: Path) -> Lock:
+    """Read a lock.
+
+    Raises:
+        ConfigError: it is missing or malformed.
+    """
+    section = checked(read_document(directory / LOCK, _LOCK_FILE), LockSection)
+    return Lock(
+        kernel=Package(**dict(section.kernel)),
+        bootloader=Package(**dict(section.bootloader)),
+        packages=tuple(Package(**dict(one)) for one in section.packages),
+        tools=tuple(Package(**dict(one)) for one in section.tools),
+        wheels=tuple(Wheel(**dict(one)) for one in section.wheels),
+    )
+
+
+def lock_text(lock: Lock) -> str:
+    """A lock as it is written."""
+    whole = asdict(lock)
+    whole = {key: list(value) if isinstance(value, tuple) else value for key, value in whole.items()}
+    head = "# Written by `edgehil image pin`: exactly which bytes the image is made of, and with which tools.\n"
+    return head + str(yaml.safe_dump(whole, sort_keys=False, width=200))

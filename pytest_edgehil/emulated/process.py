@@ -1,0 +1,138 @@
+"""One QEMU under its warden: started, talked to until it is up, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest_edgehil
+from pytest_edgehil.board.qmp import Qmp
+from pytest_edgehil.emulated.layout import Layout
+from pytest_edgehil.errors import BoardError, ConnectFailed, PowerError
+
+POLL_S = 0.01
+STOP_S = 20.0
+
+
+class Process:
+    """A QEMU that runs.
+
+    Args:
+        argv: its command line.
+        layout: its files.
+        what: what to call it in messages.
+        deadline_s: of `time.monotonic`; until then it must have come up.
+
+    Raises:
+        BoardError: it does not start.
+        ConnectFailed: not in time.
+    """
+
+    def __init__(self, argv: list[str], layout: Layout, *, what: str, deadline_s: float) -> None:
+        self._layout = layout
+        self._what = what
+        self._deadline_s = deadline_s
+        self._seen = 0
+        package = str(Path(pytest_edgehil.__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        with layout.log.open("wb") as log:
+            layout.log.chmod(0o600)
+            self._warden = subprocess.Popen(
+                [sys.executable, "-P", "-m", "pytest_edgehil.emulated.warden", str(layout.root), str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=os.environ | {"PYTHONPATH": path},
+                start_new_session=True,  # Ctrl-C is for the starter, which then stops us in its own time
+            )
+        try:
+            assert self._warden.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # it died at once: the report, or its absence, says so
+                self._warden.stdin.write(json.dumps(argv).encode() + b"\n")
+                self._warden.stdin.flush()
+            self._report()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def warden_pid(self) -> int:
+        """Of the process that QEMU lives and dies with."""
+        return self._warden.pid
+
+    def qmp(self) -> Qmp:
+        """A connection to QEMU, which may have been started just now."""
+        while True:
+            try:
+                return Qmp(self._layout.qmp, what=self._what)
+            except PowerError:
+                self._go_on("QEMU does not answer")
+
+    def wait_for_state(self, qemu: Qmp, state: str) -> None:
+        """Wait until QEMU is in a run state, as ``query-status`` tells it."""
+        while (found := qemu.do("query-status")["status"]) != state:
+            self._go_on(f"QEMU is {found}, not {state}")
+
+    def wait_for_migration(self, qemu: Qmp) -> None:
+        """Wait until the machine's state has been saved or restored."""
+        while (found := qemu.do("query-migrate").get("status")) != "completed":
+            if found == "failed":
+                raise BoardError(f"{self._what}: QEMU cannot move its state; see {self._layout.log}")
+            self._go_on("its state is still being moved")
+
+    def wait_for_line(self, pattern: str) -> None:
+        """Wait until the board has said something on its console, since it was started."""
+        while True:
+            said = self._layout.console_log.read_bytes() if self._layout.console_log.exists() else b""
+            if re.search(pattern.encode(), said):
+                return
+            tail = said[-300:].decode("utf-8", "replace").strip()
+            self._go_on(f"its console has not said {pattern!r}; the last it said: {tail!r}")
+
+    def stop(self) -> None:
+        """End QEMU; when this returns, it is gone. Idempotent."""
+        warden = self._warden
+        if warden.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                warden.stdin.close()
+        if warden.stdout is not None:
+            warden.stdout.close()
+        with contextlib.suppress(ProcessLookupError):
+            warden.terminate()
+        try:
+            warden.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            warden.kill()
+            warden.wait()
+
+    def _go_on(self, why: str) -> None:
+        if self._warden.poll() is not None:
+            said = self._layout.log.read_text(errors="replace").strip()[-300:]
+            raise BoardError(f"{self._what}: QEMU ended: {said or 'it said nothing'}; see {self._layout.log}")
+        if time.monotonic() > self._deadline_s:
+            raise ConnectFailed(f"{self._what} did not come up in time: {why}; see {self._layout.console_log}")
+        time.sleep(POLL_S)
+
+    def _report(self) -> None:
+        assert self._warden.stdout is not None
+        poller = select.poll()
+        poller.register(self._warden.stdout, select.POLLIN)
+        line = b""
+        while not line.endswith(b"\n"):
+            left_s = self._deadline_s - time.monotonic()
+            if left_s <= 0 or not poller.poll(left_s * 1000):
+                raise ConnectFailed(f"{self._what} was not started in time; see {self._layout.log}")
+            piece = os.read(self._warden.stdout.fileno(), 65536)
+            if not piece:
+                raise BoardError(f"{self._what}: its warden died; see {self._layout.log}")
+            line += piece
+        answer = json.loads(line)
+        if not answer["ok"]:
+            raise BoardError(f"{self._what} did not start: {answer['error']}")

@@ -1,0 +1,139 @@
+"""``python -m pytest_edgehil.emulated.warden DIRECTORY STARTER_PID``: the parent of one QEMU.
+
+An emulated board must never outlive whoever started it, however that one ends. The warden watches its starter and
+kills QEMU when the starter is gone (its process ended, or it closed our stdin); when the warden itself is killed, the
+kernel kills QEMU: the parent-death signal is asked for by QEMU's process itself, before it becomes QEMU, and is about
+this process, which has one thread. QEMU starts no processes that would be left.
+
+QEMU's command line comes as the first line of stdin, in JSON. One line of JSON is answered when it runs. Standard
+library only, and small: there is one per board.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+LOCK_WAIT_S = 20.0
+POLL_MS = 250
+
+
+def main(arguments: list[str]) -> int:
+    """Start QEMU, watch, and make an end of it; returns the exit status."""
+    directory, starter = Path(arguments[0]), int(arguments[1])
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    stop_reader, stop_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(stop_writer, warn_on_full_buffer=False)
+    if not _lock(directory / "warden.lock"):
+        _report({"ok": False, "error": f"{directory} is already being served"})
+        return 1
+    pidfd = None
+    with contextlib.suppress(OSError):  # none on old kernels and in some sandboxes: then it is asked for now and then
+        pidfd = os.pidfd_open(starter)
+    if os.getppid() != starter:
+        return 0
+    line = _first_line()
+    if not line:
+        return 0
+    qemu = _start(json.loads(line), directory)
+    _report({"ok": True, "pid": os.getpid()})
+    try:
+        _watch(qemu, starter, pidfd, stop_reader)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(qemu, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(qemu, 0)
+        for name in ("endpoint.json", "qmp.sock"):
+            (directory / name).unlink(missing_ok=True)
+    return 0
+
+
+def _start(argv: list[str], directory: Path) -> int:
+    """QEMU's process; it runs in the board's directory, where its sockets have short names."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    warden = os.getpid()
+    child = os.fork()
+    if child != 0:
+        return child
+    try:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() == warden:  # else it died before the kernel was asked
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.chdir(directory)
+            null = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1):
+                os.dup2(null, descriptor)
+            os.execv(argv[0], argv)  # noqa: S606 - no shell is the point
+    except OSError as problem:
+        print(f"{argv[0]}: {problem}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(127)
+
+
+def _watch(qemu: int, starter: int, pidfd: int | None, stop_reader: int) -> None:
+    """Return when QEMU has ended, or it is time for it to."""
+    poller = select.poll()
+    poller.register(0, select.POLLIN | select.POLLHUP)
+    poller.register(stop_reader, select.POLLIN)
+    if pidfd is not None:
+        poller.register(pidfd, select.POLLIN)
+    while True:
+        ready = {descriptor for descriptor, _ in poller.poll(None if pidfd is not None else POLL_MS)}
+        if os.getppid() != starter or 0 in ready or pidfd in ready:
+            return
+        woken = os.read(stop_reader, 4096) if stop_reader in ready else b""
+        if bytes([signal.SIGTERM]) in woken:
+            return
+        if os.waitpid(qemu, os.WNOHANG)[0] == qemu:
+            return
+
+
+def _lock(path: Path) -> bool:
+    """Hold the board's lock for as long as this process lives."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    end = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
+
+
+def _first_line() -> bytes:
+    data = b""
+    while not data.endswith(b"\n"):
+        piece = os.read(0, 65536)
+        if not piece:
+            return b""
+        data += piece
+    return data
+
+
+def _report(answer: dict[str, object]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the starter no longer wants to know
+        os.write(1, json.dumps(answer).encode() + b"\n")
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
