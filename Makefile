@@ -7,14 +7,18 @@ unexport PYTHONDONTWRITEBYTECODE
 PY = $(VENV)/bin/python
 PYTEST_ARGS ?=
 
-.PHONY: help demo test lint type arch docs pkg unit labgrid cov bench clean
+.PHONY: help demo demo-emulated test lint type arch docs pkg unit labgrid cov bench clean
 
 help:            ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo:            ## the whole way on four virtual boards: build, flash, gate, sign, release, roll out
 	@scripts/bootstrap build
 	@exec $(PY) demo/run.py
+
+demo-emulated:   ## parity and gates on two emulated arm64 boards (needs QEMU)
+	@scripts/bootstrap build
+	@exec $(PY) demo/emulated.py
 
 test: lint type arch docs pkg unit  ## every check of this repository
 	@echo "make test: everything passed"

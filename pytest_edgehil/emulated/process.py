@@ -114,7 +114,7 @@ class Process:
 
     def _go_on(self, why: str) -> None:
         if self._warden.poll() is not None:
-            said = self._layout.log.read_text(errors="replace").strip()[-300:]
+            said = " ".join(self._layout.log.read_text(errors="replace").split())[-300:]
             raise BoardError(f"{self._what}: QEMU ended: {said or 'it said nothing'}; see {self._layout.log}")
         if time.monotonic() > self._deadline_s:
             raise ConnectFailed(f"{self._what} did not come up in time: {why}; see {self._layout.console_log}")

@@ -381,7 +381,7 @@ class BoardSection(Section):
     ] = None
     power: Annotated[
         Annotated[
-            CommandPowerSection | LabgridPowerSection | QmpPowerSection | VirtualPowerSection,
+            CommandPowerSection | VirtualPowerSection | LabgridPowerSection | QmpPowerSection,
             Field(discriminator="backend"),
         ]
         | None,

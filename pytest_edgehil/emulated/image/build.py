@@ -230,7 +230,12 @@ class _Builder:
         packages = tree / "usr/lib/python3/dist-packages"
         for wheel in self._lock.wheels:
             unpack_wheel(self._pinned.path(wheel), packages, leave_out=recipe.leave_out)
-        for path, leads_to in recipe.links.items():
+        busybox = (tree / "usr/bin/busybox").read_bytes() if recipe.applets else b""
+        for name in recipe.applets:
+            if f"\0{name}\0".encode() not in busybox:
+                raise ConfigError(f"{recipe.directory / recipes.RECIPE}: applets: this busybox has no {name!r}")
+        applets = {f"usr/bin/{name}": "busybox" for name in recipe.applets}
+        for path, leads_to in (applets | recipe.links).items():
             (tree / path).unlink(missing_ok=True)
             (tree / path).symlink_to(leads_to)
         _overlay(recipe.directory / "root", tree)

@@ -104,6 +104,7 @@ class Recipe:
         tools: Debian packages of this host's architecture whose programs build the image.
         wheels: as pip's requirements, each with ``==``.
         modules: of the kernel, in the order in which they are loaded; what they need is found.
+        applets: programs of busybox, which become links to it.
         links: path on the image → where the symbolic link leads.
     """
 
@@ -119,6 +120,7 @@ class Recipe:
     tools: tuple[str, ...]
     wheels: tuple[str, ...]
     modules: tuple[str, ...]
+    applets: tuple[str, ...]
     links: dict[str, str]
     leave_out: tuple[str, ...]
     slot_bytes: int
@@ -182,7 +184,8 @@ def load_recipe(directory: Path) -> Recipe:
         tools=tuple(section.tools),
         wheels=tuple(section.wheels),
         modules=tuple(section.modules),
-        links={f"usr/bin/{name}": "busybox" for name in section.applets} | section.links,
+        applets=tuple(section.applets),
+        links=dict(section.links),
         leave_out=tuple(section.leave_out),
         slot_bytes=section.sizes.slot,
         data_bytes=section.sizes.data,

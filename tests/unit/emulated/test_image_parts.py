@@ -1,0 +1,165 @@
+"""The parts of an image that are made here: environment, disk, initial RAM file system, packages, programs."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+import struct
+import subprocess
+import tarfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+from pytest_edgehil.emulated.image.boot_environment import boot_command, pack_environment, unpack_environment
+from pytest_edgehil.emulated.image.cpio import initramfs
+from pytest_edgehil.emulated.image.deb import read_deb, unpack_deb
+from pytest_edgehil.emulated.image.disk import MIB, Partition, first_byte, write_disk
+from pytest_edgehil.emulated.image.elf import missing_libraries, needed_libraries
+from pytest_edgehil.errors import ConfigError
+
+PARTITIONS = [
+    Partition(name="env", size_bytes=MIB, source=b"environment"),
+    Partition(name="root-a", size_bytes=3 * MIB + 1, source=b"a" * 70000),
+    Partition(name="root-b", size_bytes=3 * MIB),
+]
+
+
+def deb(path: Path, files: dict[str, bytes | str]) -> Path:
+    """A package; a file whose content is text is a link to it."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:xz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                info.type, info.linkname = tarfile.SYMTYPE, content
+            else:
+                info.size, info.mode = len(content), 0o755
+            tar.addfile(info, io.BytesIO(content) if isinstance(content, bytes) else None)
+    packed = b"!<arch>\n"
+    for name, body in (("debian-binary", b"2.0\n"), ("data.tar.xz", data.getvalue())):
+        packed += (
+            f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(body):<10}`\n".encode() + body + b"\n" * (len(body) % 2)
+        )
+    path.write_bytes(packed)
+    return path
+
+
+def test_an_environment_has_the_size_asked_for_and_a_checksum() -> None:
+    data = pack_environment({"BOOT_ORDER": "A B", "BOOT_A_LEFT": "3"}, 512)
+    assert len(data) == 512
+    assert struct.unpack_from("<I", data)[0] == zlib.crc32(data[4:])
+    assert unpack_environment(data) == {"BOOT_ORDER": "A B", "BOOT_A_LEFT": "3"}
+
+
+def test_a_damaged_environment_is_refused() -> None:
+    data = bytearray(pack_environment({"BOOT_ORDER": "A B"}, 512))
+    data[20] ^= 1
+    with pytest.raises(ConfigError, match="checksum"):
+        unpack_environment(bytes(data))
+
+
+def test_an_environment_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="do not fit into 64"):
+        pack_environment({"bootcmd": "x" * 100}, 64)
+
+
+def test_the_boot_script_of_the_image_becomes_one_line_that_a_shell_reads(repository: Path) -> None:
+    line = boot_command((repository / "farm/images/edge-arm64/boot.cmd").read_text())
+    assert "\n" not in line
+    assert "#" not in line
+    assert line.endswith("reset")
+    for wrong in (";;", "then;", "else;", "do;", "; ;"):
+        assert wrong not in line
+
+
+def test_a_disk_is_the_same_whenever_it_is_written(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_disk(tmp_path / name, PARTITIONS)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_partition_holds_its_source_where_the_table_says(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    write_disk(disk, PARTITIONS)
+    data = disk.read_bytes()
+    assert data[512:520] == b"EFI PART"
+    for number, one in enumerate(PARTITIONS, start=1):
+        entry = data[1024 + (number - 1) * 128 : 1024 + number * 128]
+        first, last = struct.unpack_from("<QQ", entry, 32)
+        assert first * 512 == first_byte(PARTITIONS, number)
+        assert (last - first + 1) * 512 >= one.size_bytes
+        source = one.source or b""
+        assert data[first * 512 :].startswith(source)  # type: ignore[arg-type]
+        assert entry[56:].decode("utf-16-le").rstrip("\0") == one.name
+
+
+def test_both_headers_of_the_table_have_their_checksums(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    write_disk(disk, PARTITIONS)
+    data = disk.read_bytes()
+    for at in (512, len(data) - 512):
+        header = data[at : at + 92]
+        (crc,) = struct.unpack_from("<I", header, 16)
+        assert zlib.crc32(header[:16] + bytes(4) + header[20:]) == crc
+        (table,) = struct.unpack_from("<Q", header, 72)
+        assert zlib.crc32(data[table * 512 : table * 512 + 128 * 128]) == struct.unpack_from("<I", header, 88)[0]
+
+
+def test_an_initial_file_system_is_the_same_for_the_same_files() -> None:
+    files = {"bin/busybox": b"program", "init": b"#!"}
+    one = initramfs(files, executable=frozenset({"init"}), links={"bin/sh": "busybox"})
+    two = initramfs(dict(reversed(files.items())), executable=frozenset({"init"}), links={"bin/sh": "busybox"})
+    assert one == two
+    assert gzip.decompress(one).startswith(b"070701")
+
+
+@pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
+def test_cpio_reads_the_initial_file_system(tmp_path: Path) -> None:
+    data = gzip.decompress(initramfs({"a/b": b"x"}, executable=frozenset(), links={"c": "a/b"}))
+    listed = subprocess.run(["cpio", "-t"], input=data, capture_output=True, check=True).stdout.decode().split()
+    assert listed == ["a", "a/b", "c"]
+
+
+def test_a_package_is_laid_onto_the_tree_with_merged_directories(tmp_path: Path) -> None:
+    package = deb(tmp_path / "p.deb", {"./bin/tool": b"x", "./lib/libx.so.1": "libx.so.1.0", "./usr/share/doc/c": b"y"})
+    unpack_deb(package, tmp_path / "tree", label="p", only=None, leave_out=("usr/share/*",))
+    found = {path.relative_to(tmp_path / "tree").as_posix() for path in (tmp_path / "tree").rglob("*")}
+    assert found == {"usr", "usr/bin", "usr/bin/tool", "usr/lib", "usr/lib/libx.so.1"}
+
+
+def test_only_what_is_asked_for_is_taken_and_what_takes_nothing_is_refused(tmp_path: Path) -> None:
+    package = deb(tmp_path / "p.deb", {"./usr/bin/a": b"a", "./usr/bin/b": b"b"})
+    unpack_deb(package, tmp_path / "tree", label="p", only=["usr/bin/a"], leave_out=())
+    assert [path.name for path in (tmp_path / "tree/usr/bin").iterdir()] == ["a"]
+    with pytest.raises(ConfigError, match="no file of it is like 'usr/bin/c'"):
+        unpack_deb(package, tmp_path / "tree", label="p", only=["usr/bin/c"], leave_out=())
+
+
+def test_a_file_outside_of_the_image_is_refused(tmp_path: Path) -> None:
+    package = deb(tmp_path / "p.deb", {"../outside": b"x"})
+    with pytest.raises(ConfigError, match="outside of the image"):
+        unpack_deb(package, tmp_path / "tree", label="p", only=None, leave_out=())
+
+
+def test_one_file_is_read_out_of_a_package(tmp_path: Path) -> None:
+    package = deb(tmp_path / "p.deb", {"./usr/lib/u-boot/u-boot.bin": b"boot"})
+    assert read_deb(package, "usr/lib/u-boot/*.bin", label="p") == b"boot"
+    with pytest.raises(ConfigError, match="expected one file"):
+        read_deb(package, "usr/bin/*", label="p")
+
+
+def test_a_program_says_which_libraries_it_needs() -> None:
+    program = Path(shutil.which("ls") or "/bin/ls").read_bytes()
+    assert any(name.startswith("libc.so") for name in needed_libraries(program))
+    assert needed_libraries(b"#!/bin/sh\n") == []
+
+
+def test_a_program_that_lacks_a_library_is_named(tmp_path: Path) -> None:
+    shutil.copy(shutil.which("ls") or "/bin/ls", tmp_path / "ls")
+    missing = missing_libraries(tmp_path)
+    assert missing["libc.so.6"] == ["ls"]
+    (tmp_path / "libc.so.6").write_bytes(b"")
+    assert "libc.so.6" not in missing_libraries(tmp_path)

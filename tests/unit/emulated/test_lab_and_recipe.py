@@ -1,0 +1,88 @@
+"""Emulated boards in a lab file, and the recipe and lock of an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_edgehil.emulated.farm import start
+from pytest_edgehil.emulated.image.build import build_image, find_image
+from pytest_edgehil.emulated.image.recipe import LOCK, load_lock, load_recipe, lock_text
+from pytest_edgehil.errors import ConfigError, LabFileError
+from pytest_edgehil.lab.inventory import load_lab
+from pytest_edgehil.model.board import Board, EmulatedSpec, Environment, QmpPower
+
+
+def lab(directory: Path, board: str) -> Path:
+    path = directory / "lab.yaml"
+    path.write_text(f"lab: l\nboards:\n  e: {{class: c, {board}}}\n")
+    return path
+
+
+def test_a_board_that_is_emulated_here_needs_no_address(tmp_path: Path) -> None:
+    path = lab(tmp_path, "environment: emulated, power: {backend: qmp}, emulated: {image: img, timing: icount}")
+    (board,) = load_lab(path).boards
+    assert (board.ssh, board.power) == (None, None)
+    assert board.emulated is not None
+    assert (board.emulated.image, board.emulated.icount) == (tmp_path / "img", True)
+    assert len(board.emulated.serial) == 16
+
+
+def test_a_board_that_somebody_else_emulates_is_switched_at_its_socket(tmp_path: Path) -> None:
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+    ssh = f"{{host: h, user: u, key: k, host_key: {key}}}"
+    path = lab(tmp_path, f"environment: emulated, ssh: {ssh}, power: {{backend: qmp, socket: run/q.sock}}")
+    (board,) = load_lab(path).boards
+    assert board.power == QmpPower(socket=tmp_path / "run/q.sock")
+
+
+@pytest.mark.parametrize(
+    ("board", "told"),
+    [
+        ("environment: virtual, emulated: {image: i}", "only a board with 'environment: emulated'"),
+        ("environment: emulated, emulated: {image: i}, power: {backend: qmp, socket: s}", "expected no 'socket'"),
+        ("environment: emulated, emulated: {image: i}, power: {backend: command, on: [a], off: [b]}", "by its QEMU"),
+        ("environment: emulated, emulated: {image: i}, ssh: {host: h}", "only 'port' may be given"),
+        ("environment: emulated, emulated: {image: i, timing: wall}", "timing"),
+        ("environment: virtual, power: {backend: qmp}", "power by qmp on a board without 'emulated'"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(tmp_path: Path, board: str, told: str) -> None:
+    with pytest.raises(LabFileError) as refused:
+        load_lab(lab(tmp_path, board))
+    assert told in " ".join(refused.value.problems)
+
+
+def test_the_image_of_this_repository_is_pinned_to_the_last_byte(repository: Path) -> None:
+    directory = repository / "farm/images/edge-arm64"
+    recipe, lock = load_recipe(directory), load_lock(directory)
+    assert {one.name for one in lock.packages} == set(recipe.packages)
+    assert {one.name for one in lock.tools} == set(recipe.tools)
+    assert {f"{one.name}=={one.version}" for one in lock.wheels} == set(recipe.wheels)
+    assert (directory / LOCK).read_text() == lock_text(lock)
+
+
+def test_an_image_that_has_not_been_built_says_how(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="run 'edgehil image build"):
+        find_image(repository / "farm/images/edge-arm64", cache=tmp_path)
+
+
+def test_an_image_without_a_lock_says_how(tmp_path: Path) -> None:
+    (tmp_path / "image.yaml").write_text("image: x\n")
+    with pytest.raises(ConfigError, match="run 'edgehil image pin"):
+        find_image(tmp_path, cache=tmp_path)
+
+
+def test_a_recipe_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "image.yaml").write_text("imagine: x\n")
+    with pytest.raises(ConfigError, match=r"image\.yaml"):
+        build_image(tmp_path, say=print, cache=tmp_path)
+
+
+def test_without_qemu_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    spec = EmulatedSpec(image=tmp_path, serial="1")
+    board = Board(id="e", cls="c", environment=Environment.EMULATED, emulated=spec)
+    with pytest.raises(ConfigError, match="apt-get install --no-install-recommends qemu-system-arm qemu-utils"):
+        start(board, directory=tmp_path / "board")
