@@ -256,7 +256,7 @@ def test_the_example_rack_is_a_valid_lab_of_real_boards(repository: Path) -> Non
         ("virtual:\n  faults:\n    - {kind: panic, afterbytes: 5}", "8: boards.b.virtual.faults[0].afterbytes: unknown key; did you mean 'after_bytes'?"),
         # unknown words
         ("power: {backend: comand}", "6: boards.b.power.backend: unknown value 'comand'; did you mean 'command'? expected one of command, virtual, labgrid, qmp"),
-        ("power: {}", "6: boards.b.power.backend: missing: expected one of command, labgrid, virtual"),
+        ("power: {}", "6: boards.b.power.backend: missing: expected one of command, labgrid, qmp, virtual"),
         ("accelerator: hailo10", "6: boards.b.accelerator: unknown value 'hailo10'; did you mean 'hailo10h'? expected one of hailo8, hailo8l, hailo10h"),
         ("slots: {backend: tryboots}", "6: boards.b.slots.backend: unknown value 'tryboots'; did you mean 'tryboot'? expected one of tryboot, virtual, uboot"),
         ("virtual: {faults: [{kind: link_cut}]}", "6: boards.b.virtual.faults[0].kind: unknown value 'link_cut'; did you mean 'link-cut'?"),
