@@ -239,6 +239,9 @@ class _Builder:
             (tree / path).unlink(missing_ok=True)
             (tree / path).symlink_to(leads_to)
         _overlay(recipe.directory / "root", tree)
+        identity = tree / "etc/edgehil/firmware.json"  # how the firmware that runs says who it is
+        identity.parent.mkdir(parents=True, exist_ok=True)
+        identity.write_text(json.dumps({"name": recipe.name, "version": recipe.version}) + "\n")
         for library, users in missing_libraries(tree).items():
             raise ConfigError(
                 f"{recipe.directory / recipes.RECIPE}: {users[0]} needs {library}, which no package of the image has; "
