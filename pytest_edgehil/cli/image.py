@@ -1,12 +1,14 @@
 """``edgehil image``: the images that emulated boards boot.
 
 ``build`` makes an image of what its lock pins, in the cache; ``pin`` writes the lock, with the versions that this
-machine's package sources have now. The same lock gives the same bytes wherever it is built.
+machine's package sources have now; ``firmware`` makes an update of an image: a recipe of its root file system. The same
+lock gives the same bytes wherever it is built.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -23,7 +25,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     pin = actions.add_parser("pin", help="write the lock: the newest versions that are to be had now")
     pin.set_defaults(run=_pin)
 
-    for action in (build, pin):
+    firmware = actions.add_parser("firmware", help="make a recipe for 'edgehil build' of an image's root file system")
+    firmware.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where it is put (default: here)")
+    firmware.set_defaults(run=_firmware)
+
+    for action in (build, pin, firmware):
         action.add_argument("image", type=Path, metavar="IMAGE", help="directory with image.yaml")
 
 
@@ -36,6 +42,24 @@ def _build(options: argparse.Namespace) -> int:
 
     image = build_image(options.image, say=_say, anew=options.anew)
     print(f"{image.name} {image.version} {image.digest}\n  {image.directory}")
+    return 0
+
+
+def _firmware(options: argparse.Namespace) -> int:
+    from pytest_edgehil.emulated.image.build import find_image
+    from pytest_edgehil.emulated.image.disk import copy_sparsely
+
+    image = find_image(options.image)
+    options.out.mkdir(parents=True, exist_ok=True)
+    root, path = options.out / f"{image.name}-{image.version}.ext4", options.out / f"{image.name}-{image.version}.yaml"
+    with image.root.open("rb") as source, root.open("wb") as target:
+        target.truncate(image.root_bytes)
+        copy_sparsely(source, target, 0)
+    path.write_text(
+        f"track: firmware\nname: {image.name}\nversion: {json.dumps(image.version)}\n"
+        f'target: {{name: arm64, board_classes: ["*"]}}\nimages: {{root: {root.name}}}\n'
+    )
+    print(f"{path}: now 'edgehil build {path}'")
     return 0
 
 

@@ -1,0 +1,51 @@
+"""How long an update of the whole root takes on an emulated board: sent, written, read back, booted, proven, committed.
+
+Run it by hand; it wants the image (``edgehil image build farm/images/edge-arm64``) and QEMU. The update is the image
+itself under another version, so that every step is taken.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE = ROOT / "farm/images/edge-arm64"
+OLD, NEW = b'"version": "2026.11"', b'"version": "2026.12"'
+
+
+def edgehil(*arguments: str) -> None:
+    """Run a command, as one would type it."""
+    subprocess.run([sys.executable, "-m", "pytest_edgehil", *arguments], cwd=ROOT, check=True)
+
+
+def main() -> None:
+    """Make an update and deploy it."""
+    with tempfile.TemporaryDirectory(prefix="edgehil-update-") as name:
+        place = Path(name)
+        os.environ["EDGEHIL_STATE_DIR"] = str(place / "state")
+        edgehil("image", "firmware", str(IMAGE), "--out", str(place))
+        (recipe,) = place.glob("*.yaml")
+        (root,) = place.glob("*.ext4")
+        data = root.read_bytes()
+        if data.count(OLD) != 1:  # file data carries no checksum in ext4: it may be changed in place
+            sys.exit(f"expected one {OLD!r} in {root}")
+        root.write_bytes(data.replace(OLD, NEW))
+        recipe.write_text(recipe.read_text().replace('2026.11"', '2026.12"'))
+        edgehil("build", "--out", str(place / "artifacts"), str(recipe))
+        (bundle,) = (place / "artifacts").glob("*.tar.gz")
+        began = time.monotonic()
+        edgehil("deploy", "emu-01", "--lab", "farm/emulated.yaml", "--firmware", str(bundle))
+        took = time.monotonic() - began
+        load = os.getloadavg()[0]
+        print(
+            f"root of {len(data) / 1e6:.0f} MB, bundle of {bundle.stat().st_size / 1e6:.0f} MB: {took:.1f} s, load {load:.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
