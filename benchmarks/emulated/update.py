@@ -42,9 +42,8 @@ def main() -> None:
         edgehil("deploy", "emu-01", "--lab", "farm/emulated.yaml", "--firmware", str(bundle))
         took = time.monotonic() - began
         load = os.getloadavg()[0]
-        print(
-            f"root of {len(data) / 1e6:.0f} MB, bundle of {bundle.stat().st_size / 1e6:.0f} MB: {took:.1f} s, load {load:.1f}"
-        )
+        sizes = f"root of {len(data) / 1e6:.0f} MB, bundle of {bundle.stat().st_size / 1e6:.0f} MB"
+        print(f"{sizes}: {took:.1f} s, load {load:.1f}")
 
 
 if __name__ == "__main__":
