@@ -5,16 +5,19 @@ looks at the board first (`lab.health`): is it reached, is it the right one, has
 quarantined with what was found, and the next one is taken. A test never sees it.
 
 A board that an error has quarantined is looked at again when its time has come, by whoever wants a board like it and
-cannot have one at once. If it passes, it is free for whoever is first in the queue, which may be somebody else.
+cannot have one at once, also while he waits in the queue: then by a thread, for the place in the queue must not be lost
+meanwhile. If it passes, it is free for whoever is first in the queue, which may be somebody else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_edgehil.errors import BoardError, LeaseError, LeaseLost, LeaseTimeout
+from pytest_edgehil.errors import BoardError, EdgehilError, LeaseError, LeaseLost, LeaseTimeout
 from pytest_edgehil.lab.health import Checkup
 from pytest_edgehil.lab.matching import candidates
 from pytest_edgehil.lab.reservation import Reservation, Share, reserve, shares_of
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
     from pytest_edgehil.lab.inventory import Lab
     from pytest_edgehil.lab.leases import Holder, LabStore
 
+log = logging.getLogger("edgehil.handout")
+
+LOOK_S = 2.0
+"""So often somebody who waits sees whether a broken board is due."""
 MOST_LOST = 3
 """So often a lease may be lost while its board is looked at before that is told instead of tried again."""
 
@@ -42,6 +49,7 @@ class HandOut:
         on_wait: told what we wait for.
         on_unfit: told of each board that was taken out: its id, and why.
         steady: seconds that are never set back.
+        look_s: so often to see, while waiting, whether a broken board is due.
     """
 
     def __init__(
@@ -55,6 +63,7 @@ class HandOut:
         on_wait: Callable[[str], None] | None = None,
         on_unfit: Callable[[str, str], None] = lambda _board_id, _why: None,
         steady: Callable[[], float] = steady_s,
+        look_s: float = LOOK_S,
     ) -> None:
         self._lab = lab
         self._store = store
@@ -64,6 +73,7 @@ class HandOut:
         self._on_wait = on_wait
         self._on_unfit = on_unfit
         self._steady = steady
+        self._look_s = look_s
 
     def board(
         self,
@@ -184,12 +194,29 @@ class HandOut:
                 tied_to_parent=self._tied_to_parent,
             )
 
+        wanted = [board.id for requirement in requirements for board in candidates(self._lab, requirement)]
         if self._store.due():
             try:
                 return asked(0.0)
             except LeaseTimeout:
-                self.look_again([board.id for wanted in requirements for board in candidates(self._lab, wanted)])
-        return asked(wait_s)
+                self.look_again(wanted)
+        if wait_s <= 0:
+            return asked(wait_s)
+        got = threading.Event()
+        # never waited for: a look that has begun ends by itself, and a daemon thread ends with the process
+        looking = threading.Thread(target=self._look_meanwhile, args=(wanted, got), name="edgehil-look", daemon=True)
+        looking.start()
+        try:
+            return asked(wait_s)
+        finally:
+            got.set()
+
+    def _look_meanwhile(self, board_ids: Sequence[str], got: threading.Event) -> None:
+        while not got.wait(self._look_s):
+            try:
+                self.look_again(board_ids)
+            except EdgehilError as problem:
+                log.warning("broken boards could not be looked at while waiting: %s", problem)
 
     def _complaint(self, holding: Holding) -> str:
         """Why the board is not to be used; empty if it is. It is quarantined then."""

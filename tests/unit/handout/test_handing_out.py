@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,6 +57,7 @@ class World:
             ME,
             hold=lambda reservation: FakeHolding(self, reservation),
             on_unfit=lambda board_id, why: self.unfit.append((board_id, why)),
+            look_s=0.01,
         )
 
     def board(self, requirement: Requirement = PI5, *, wait_s: float = 0.0) -> str:
@@ -218,6 +220,33 @@ def test_while_others_are_free_nobody_waits_for_a_broken_one(world):
     world.clock.advance(60)
     assert world.board() == "b2"
     assert world.looked_at == ["b2"]
+
+
+def test_a_broken_board_that_becomes_due_while_somebody_waits_is_looked_at_and_handed_out(world):
+    world.store.acquire([["b1"]], holder=OTHER, expiry_s=100_000)
+    broken(world, "b2")
+    waiting = threading.Event()
+    handing_out = HandOut(
+        world.lab,
+        world.store,
+        ME,
+        hold=lambda reservation: FakeHolding(world, reservation),
+        on_wait=lambda _why: waiting.set(),
+        look_s=0.01,
+    )
+    got: list[str] = []
+
+    def wait_for_it() -> None:
+        got.append(handing_out.board(PI5, wait_s=600).id)
+
+    somebody = threading.Thread(target=wait_for_it)
+    somebody.start()
+    assert waiting.wait(60)
+    assert world.looked_at == []
+    world.clock.advance(60)
+    somebody.join(60)
+    assert got == ["b2"]
+    assert world.looked_at[0] == "b2"
 
 
 def test_a_check_by_hand_needs_nobody_s_turn_and_no_healthy_board(world):
