@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_edgehil.errors import LeaseError
+from pytest_edgehil.errors import EdgehilError
 
 if TYPE_CHECKING:
     from pytest_edgehil.lab.inventory import Lab
@@ -51,7 +51,7 @@ class Visits:
             return
         try:
             self._write(record)
-        except LeaseError as trouble:
+        except EdgehilError as trouble:  # books that cannot even be opened are a ConfigError
             self._lost += 1
             self._why = str(trouble)
 
