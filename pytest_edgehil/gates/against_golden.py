@@ -12,6 +12,8 @@ Each side's own error comes from its blocks of consecutive inferences: a jackkni
 which takes the correlation within a block into account. The bounds are those of a t distribution with the degrees of
 freedom of Welch and Satterthwaite, in which the session spread counts as known. There is one look, at
 `max_samples` inferences: most of the uncertainty is the spread between sessions, which looking often does not reduce.
+It comes later where the board's steady state takes longer (`validity.steady_state_ns`): pairs with a baseline meet what
+comes and goes on a board alike, a golden was measured at another time. What is judged then are as many blocks, longer.
 
 When the test is run again (`continued`), another *session* is another boot: its mean with those before it is held
 against the golden, with the spread of so many sessions, and 5 % of α are reserved for all further ones together. A run
@@ -31,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_edgehil.errors import MarkerError, UserError
-from pytest_edgehil.gates import arguments, outlook, validity
+from pytest_edgehil.gates import arguments, outlook, timings, validity
 from pytest_edgehil.gates.against_baseline import BLOCK, limit, refuse_few, times
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.golden import read_golden
@@ -63,8 +65,8 @@ class AgainstGolden:
         alpha: error rate of each side.
         session_spread: relative standard deviation between sessions, as the marker says.
         across: which of `KINDS` may differ.
-        max_samples: how many inferences are judged.
-        block: consecutive inferences in each block.
+        max_samples: how many inferences are judged; more where the board's steady state takes longer.
+        block: consecutive inferences in each block, of the golden too; longer where more inferences are judged.
         max_duration_ns: no more inferences are asked for after so long a measurement.
         max_drift_c: INVALID when the temperature moved by more than this while measuring; None does not look.
         golden: path of the file, as the marker says.
@@ -133,7 +135,12 @@ class AgainstGolden:
         """Inferences up to the one look."""
         if self.evaluate(sample).decided:
             return None
-        return Demand(inferences=self._blocks * self.block - sample.n)
+        more = self._blocks * self.block - sample.n
+        if more > 0:
+            return Demand(inferences=more)
+        # at the pace so far, but no more than there are: the pace may change
+        needed = math.ceil(sample.n * validity.steady_state_ns(sample) / max(1, _covered_ns(sample)))
+        return Demand(inferences=max(self._blocks, min(needed - sample.n + self._blocks, sample.n)))
 
     def evaluate(self, sample: Sample) -> Verdict:
         """Decide once so many inferences are there; what was measured after them changes nothing."""
@@ -150,17 +157,32 @@ class AgainstGolden:
             unseen = (*valid.unseen, *drift.unseen, self._believed)
         if trouble:
             return self._unusable(sample, trouble)
-        wanted = self._blocks * self.block
-        if latencies.shape[0] < wanted:
-            return self._too_few(sample, wanted)
+        if self._looked_at(sample) is None:
+            return self._too_few(sample)
         return self._judged((sample,), unseen=unseen)
+
+    def _looked_at(self, sample: Sample) -> int | None:
+        """How many inferences the one look judges: whole blocks; None while they are not there yet.
+
+        It depends on how long they took and on nothing else that was measured.
+        """
+        import numpy as np
+
+        wanted = self._blocks * self.block
+        if sample.n < wanted:
+            return None
+        enough = timings.latencies(sample).elapsed_ns() >= validity.steady_state_ns(sample)
+        if not enough.any():
+            return None
+        at = max(wanted, -(-(int(np.argmax(enough)) + 1) // self._blocks) * self._blocks)
+        return at if at <= sample.n else None
 
     def over(self, runs: Sequence[Sample]) -> Verdict:
         """See `continued.BySession`."""
         last = runs[-1]
-        complete = [one for one in runs if one.n >= self._blocks * self.block]
+        complete = [one for one in runs if self._looked_at(one) is not None]
         if not complete or complete[-1] is not last:
-            return self._too_few(last, self._blocks * self.block)
+            return self._too_few(last)
         boots = [_boot(one) for one in complete]
         if None in boots or boots[-1] in boots[:-1]:
             return self._verdict(
@@ -179,10 +201,10 @@ class AgainstGolden:
 
         from pytest_edgehil.gates.stats.block_ratio import log_quantile, session_critical, stored_ratio
 
-        wanted = self._blocks * self.block
+        judged = [self._looked_at(one) or 0 for one in sessions]
         quantiles = [
-            log_quantile(np.asarray(one.latencies_ns)[:wanted].reshape(self._blocks, self.block), self.quantile)
-            for one in sessions
+            log_quantile(np.asarray(one.latencies_ns)[:n].reshape(self._blocks, n // self._blocks), self.quantile)
+            for one, n in zip(sessions, judged, strict=True)
         ]
         ratios = [
             stored_ratio(
@@ -198,7 +220,7 @@ class AgainstGolden:
         if found.error == 0.0:
             return self._unusable(sessions[-1], f"all {self._blocks} blocks are exactly alike, which no measurement is")
         critical = session_critical(ratios, self.alpha)
-        return self._conclude(sessions[-1], found, critical=critical, sessions=len(sessions), unseen=unseen)
+        return self._conclude(sessions[-1], found, critical=critical, judged=judged, unseen=unseen)
 
     @property
     def _believed(self) -> str:
@@ -223,25 +245,34 @@ class AgainstGolden:
             would_change=outlook.AGAIN,
         )
 
-    def _too_few(self, sample: Sample, wanted: int) -> Verdict:
+    def _too_few(self, sample: Sample) -> Verdict:
+        wanted = self._blocks * self.block
         out_of_time = sample.duration_s * 1e9 >= self.max_duration_ns
         spent = f"; the {format_duration(self.max_duration_ns)} for measuring are spent" if out_of_time else ""
+        if sample.n < wanted:
+            so_far, change = f"{sample.n} of {wanted} inferences", format_count(wanted - sample.n, "more inferences")
+        else:
+            least, covered = validity.steady_state_ns(sample), _covered_ns(sample)
+            so_far = f"{sample.n} inferences over {format_duration(covered)} of the board's steady_state of "
+            so_far += format_duration(least)
+            change = f"{format_duration(max(1, least - covered))} more of measuring"
         return self._verdict(
             Outcome.INCONCLUSIVE,
             sample,
-            reason=f"{self._label} latency is undecided: {sample.n} of {wanted} inferences so far{spent}",
+            reason=f"{self._label} latency is undecided: {so_far} so far{spent}",
             decided=out_of_time,
-            would_change=format_count(wanted - sample.n, "more inferences"),
+            would_change=change,
         )
 
     def _conclude(
-        self, sample: Sample, found: LogRatio, *, critical: float, sessions: int, unseen: tuple[str, ...]
+        self, sample: Sample, found: LogRatio, *, critical: float, judged: Sequence[int], unseen: tuple[str, ...]
     ) -> Verdict:
+        sessions = len(judged)
         low, high = found.bounds(critical)
         allowed = math.log(self.ratio)
         observed = (
-            f"observed {times(math.exp(found.value))} over {self._blocks * self.block} inferences"
-            f"{'' if sessions == 1 else f' in each of {sessions} sessions'}, with a spread between sessions of "
+            f"observed {times(math.exp(found.value))} over {sum(judged)} inferences"
+            f"{'' if sessions == 1 else f' in {sessions} sessions'}, with a spread between sessions of "
             f"{self.session_spread:.1%}; error rate {format_number(100 * self.alpha)}%"
         )
         other = f"that of {self.golden} ({self.golden_artifact}), where {times(self.ratio)} is allowed"
@@ -267,7 +298,7 @@ class AgainstGolden:
             reason=f"{said} ({observed})",
             found=found,
             critical=critical,
-            sessions=sessions,
+            judged=judged,
             unseen=unseen,
             would_change=change,
         )
@@ -280,7 +311,7 @@ class AgainstGolden:
         reason: str,
         found: LogRatio | None = None,
         critical: float = math.nan,
-        sessions: int = 1,
+        judged: Sequence[int] = (),
         unseen: tuple[str, ...] = (),
         decided: bool = True,
         would_change: str = "",
@@ -297,7 +328,7 @@ class AgainstGolden:
         if found is not None:
             interval = found.bounds(critical)
             figures |= {
-                "looks": float(sessions),
+                "looks": float(len(judged)),
                 "standard_error": found.error,
                 "df": found.df,
                 "critical_t": critical,
@@ -311,7 +342,7 @@ class AgainstGolden:
             budget=self.ratio,
             interval=interval,
             unit="ratio",
-            n=sample.n if found is None else sessions * self._blocks * self.block,
+            n=sample.n if found is None else sum(judged),
             reason=reason + validity.provenance(sample),
             decided=decided,
             not_checked=() if outcome is Outcome.INVALID else unseen,
@@ -384,6 +415,11 @@ def declare(
 
 def _boot(sample: Sample) -> str | None:
     return None if sample.conditions is None else sample.conditions.boot_id_before
+
+
+def _covered_ns(sample: Sample) -> int:
+    """How long its inferences are spread over."""
+    return int(timings.latencies(sample).elapsed_ns()[-1])
 
 
 def _figures(latencies_ns: tuple[int, ...], blocks: int, block: int, quantile: float) -> tuple[float, float]:
