@@ -292,8 +292,8 @@ def test_a_slow_link_gets_compressed_frames_and_the_board_the_same_bytes(session
     monkeypatch.setattr(push, "compression_pays", lambda *_a, **_k: True)
     monkeypatch.setattr(pace, "UNDER_WAY_BYTES", 1)
     monkeypatch.setattr(pace, "MEASURED_BYTES", 1)
-    monkeypatch.setattr(push, "QUEUE_BLOCKS", 1)
-    done = deliver(session, artifact)
+    with Blocks(artifact, ahead=1) as blocks:
+        done = deliver(session, artifact, blocks=blocks)
     assert done.compressed
     assert done.sent_bytes < 0.9 * artifact.size_bytes
     assert stored(bench, artifact) == artifact.path.read_bytes()
