@@ -386,7 +386,6 @@ def _emulated(lab_name: str, board_id: str, board: BoardSection, source: Path, w
         image=_below(source, spec.image),
         serial=spec.serial or _made_up_serial(lab_name, board_id),
         memory_bytes=spec.memory,
-        icount=spec.timing == "icount",
         ssh_port=(board.ssh.port or 0) if board.ssh is not None else 0,
     )
 

@@ -358,10 +358,6 @@ class EmulatedSection(Section):
     memory: Annotated[
         int, _size(at_least="256 MiB"), _quantity("2 GiB"), _field("memory of the board", default="2 GiB")
     ] = 2 * 2**30
-    timing: Annotated[
-        Literal["clock", "icount"],
-        Field(description="what its time is: this host's clock, or the number of its instructions"),
-    ] = "clock"
 
 
 class BoardSection(Section):

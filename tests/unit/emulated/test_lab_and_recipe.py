@@ -21,11 +21,11 @@ def lab(directory: Path, board: str) -> Path:
 
 
 def test_a_board_that_is_emulated_here_needs_no_address(tmp_path: Path) -> None:
-    path = lab(tmp_path, "environment: emulated, power: {backend: qmp}, emulated: {image: img, timing: icount}")
+    path = lab(tmp_path, "environment: emulated, power: {backend: qmp}, emulated: {image: img, memory: 1 GiB}")
     (board,) = load_lab(path).boards
     assert (board.ssh, board.power) == (None, None)
     assert board.emulated is not None
-    assert (board.emulated.image, board.emulated.icount) == (tmp_path / "img", True)
+    assert (board.emulated.image, board.emulated.memory_bytes) == (tmp_path / "img", 2**30)
     assert len(board.emulated.serial) == 16
 
 
@@ -44,7 +44,7 @@ def test_a_board_that_somebody_else_emulates_is_switched_at_its_socket(tmp_path:
         ("environment: emulated, emulated: {image: i}, power: {backend: qmp, socket: s}", "expected no 'socket'"),
         ("environment: emulated, emulated: {image: i}, power: {backend: command, on: [a], off: [b]}", "by its QEMU"),
         ("environment: emulated, emulated: {image: i}, ssh: {host: h}", "only 'port' may be given"),
-        ("environment: emulated, emulated: {image: i, timing: wall}", "timing"),
+        ("environment: emulated, emulated: {image: i, memory: 1 MiB}", "too little"),
         ("environment: virtual, power: {backend: qmp}", "power by qmp on a board without 'emulated'"),
     ],
 )
