@@ -65,6 +65,9 @@ PARTS = (
 )
 """What a benchmark starts or imports; no benchmarks themselves."""
 
+BY_HAND = ("emulated/start.py", "emulated/update.py")
+"""Run by hand only: they need an image, which takes a download to build."""
+
 LONG = frozenset(
     {
         "leases/exclusivity.py",
