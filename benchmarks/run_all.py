@@ -29,6 +29,7 @@ SCRIPTS = (
     "plugin/import_cost.py",
     "measuring/overhead.py",
     "leases/throughput.py",
+    "leases/handover.py",
     "leases/exclusivity.py",
     "transport/commands.py",
     "flash/push.py",
@@ -58,7 +59,6 @@ SCRIPTS = (
 )
 PARTS = (
     "measuring/bare_loop.py",
-    "leases/waiter.py",
     "statistics/cases.py",
     "scheduler/workloads.py",
     "scheduler/simulation.py",

@@ -293,9 +293,9 @@ def afterwards(lab: Lab) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def labs(which: list[str], directory: Path, count: int) -> Iterator[dict[str, Lab]]:
+def labs(which: list[str], directory: Path, count: int, *, expiry_s: float = EXPIRY_S) -> Iterator[dict[str, Lab]]:
     """A lab in each kind of database."""
-    text = f"lab: bench\nlease_expiry: {EXPIRY_S:g} s\nboards:\n" + "".join(
+    text = f"lab: bench\nlease_expiry: {expiry_s:g} s\nboards:\n" + "".join(
         f"  vb-{number}: {{class: pi5-8gb, environment: virtual}}\n" for number in range(count)
     )
     found = {}

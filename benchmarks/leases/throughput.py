@@ -1,212 +1,176 @@
-"""How fast leases come and go, against bare SQLite, and how soon a released board is in the next hands.
+"""How fast leases come and go: acquire and release from eight processes, each its own board, in both databases.
 
-- Acquire and release on one SQLite file from one process (the headline), beside the least that any lease in SQLite
-  costs: two transactions of the `sqlite3` module that insert and delete one row, with the same journal mode and the
-  same ``synchronous``. Ours also checks expiry, pools and quarantine, numbers the lease and writes the audit.
-- From the beginning of the release to another process's hands while two wait, beside ``flock``, from which the
-  kernel wakes the next one. Ours waits by asking every 20 to 100 ms.
+The peer is the least that a lease can cost in the same database with the same durability: two transactions that insert
+and delete one row, through `sqlite3` and through psycopg. Ours checks expiry, queue, pools and quarantine, numbers the
+lease and writes the audit trail as well. Turns of ours and of the peer's alternate in random order.
 
-Blocks of ours and of the peer's alternate in random order.
+PostgreSQL is a private server on the same machine with fsync on, and so shares the CPUs with the eight.
 
-    python benchmarks/leases/throughput.py [--json] [--quick] [--rounds 30]
+    python benchmarks/leases/throughput.py [--json] [--quick] [--rounds 5] [--seconds 3] [--processes 8]
 """
 
 from __future__ import annotations
 
 import functools
-import random
-import select
 import sqlite3
 import statistics
-import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import bench
+from exclusivity import FORK, labs, postgres_is_here
 
-from pytest_edgehil.lab.inventory import load_lab
-from pytest_edgehil.lab.leases import LabStore, default_holder
+from pytest_edgehil.lab.inventory import Lab
+from pytest_edgehil.lab.leases import default_holder
 from pytest_edgehil.lab.store import open_store
 
-LAB = "lab: bench\nboards:\n  vb-1: {class: pi5-8gb, environment: virtual}\n"
-BLOCK = 50
-PATIENCE_S = 60.0
+Pair = Callable[[], None]
+"""One acquire and one release."""
+PATIENCE_S = 120.0
 
 
-def ours_per_s(store: LabStore) -> float:
-    """Acquire and release, so many per second."""
+@contextmanager
+def ours(lab: Lab, number: int) -> Iterator[Pair]:
+    """Leases."""
     holder = default_holder()
-    started = time.perf_counter()
-    for _ in range(BLOCK):
-        leases = store.acquire([["vb-1"]], holder=holder, expiry_s=15.0)
-        assert leases is not None
-        store.release(leases[0])
-    return BLOCK / (time.perf_counter() - started)
+    with open_store(lab) as store:
+
+        def pair() -> None:
+            leases = store.acquire([[f"vb-{number}"]], holder=holder, expiry_s=15.0)
+            assert leases is not None
+            store.release(leases[0])
+
+        yield pair
 
 
-def bare_per_s(connection: sqlite3.Connection) -> float:
-    """Insert and delete, so many per second."""
-    started = time.perf_counter()
-    for number in range(BLOCK):
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("INSERT INTO lease VALUES ('vb-1', ?, ?)", (number, time.time() + 15.0))
-        connection.execute("COMMIT")
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("DELETE FROM lease WHERE board = 'vb-1' AND token = ?", (number,))
-        connection.execute("COMMIT")
-    return BLOCK / (time.perf_counter() - started)
-
-
-def bare_database(path: Path) -> sqlite3.Connection:
+@contextmanager
+def bare_sqlite(path: Path, number: int) -> Iterator[Pair]:
     """With the settings of ours."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute("CREATE TABLE lease (board TEXT PRIMARY KEY, token INTEGER, expires_at REAL)")
-    return connection
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=60)) as connection:
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+        def pair() -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("INSERT INTO lease VALUES (?, 1, ?)", (number, time.time() + 15.0))
+            connection.execute("COMMIT")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("DELETE FROM lease WHERE board = ? AND token = 1", (number,))
+            connection.execute("COMMIT")
+
+        yield pair
 
 
-class Waiter:
-    """A process of `waiter.py`."""
+@contextmanager
+def bare_postgres(dsn: str, number: int) -> Iterator[Pair]:
+    """Each statement a transaction; like ours, only the first one waits for the medium."""
+    import psycopg
 
-    def __init__(self, kind: str, path: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("waiter.py")), kind, str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._in, self._out = self._process.stdin, self._process.stdout
+    with psycopg.connect(dsn, autocommit=True) as connection:
 
-    def fileno(self) -> int:
-        """For select."""
-        return self._out.fileno()
+        def pair() -> None:
+            connection.execute("SET synchronous_commit = on", prepare=True)
+            connection.execute("INSERT INTO bare VALUES (%s, 1, 0)", (number,), prepare=True)
+            connection.execute("SET synchronous_commit = off", prepare=True)
+            connection.execute("DELETE FROM bare WHERE board = %s AND token = 1", (number,), prepare=True)
 
-    def go(self) -> None:
-        """Want it; or give it back."""
-        self._in.write(b"go\n")
-
-    def line(self) -> str:
-        """What it says next."""
-        if not select.select([self], [], [], PATIENCE_S)[0]:
-            raise SystemExit("a waiter did not answer")
-        text = bytearray()
-        while not text.endswith(b"\n"):
-            byte = self._out.read(1)
-            if not byte:
-                raise SystemExit("a waiter died")
-            text += byte
-        return text.decode().strip()
-
-    def close(self) -> None:
-        """End it."""
-        self._in.close()
-        self._process.wait()
-        self._out.close()
+        yield pair
 
 
-def hand_over_ms(waiters: list[Waiter], draw: random.Random) -> float:
-    """One process holds, two wait, it lets go: milliseconds until the first of them holds."""
-    first, *others = waiters
-    first.go()
-    _next_holder([first])  # whoever was last says so before it lets go: there may be somebody to wait for
-    for other in others:
-        other.go()
-        told = other.line()
-        assert told == "waiting", told
-    time.sleep(draw.uniform(0.1, 0.4))  # so that the release falls anywhere between two looks of those who wait
-    first.go()
-    began = float(first.line())
-    won_at = None
-    while others:
-        winner, got_at = _next_holder(others)
-        won_at = got_at if won_at is None else won_at
-        others.remove(winner)
-        winner.go()
-        winner.line()
-    assert won_at is not None
-    return (won_at - began) * 1e3
+def one_of_many(make: Any, number: int, start: Any, seconds: float, result: Any) -> None:
+    """A process of a turn."""
+    with make(number=number) as pair:
+        pair()
+        start.wait()
+        count, began = 0, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            pair()
+            count += 1
+        result.put(count / (time.perf_counter() - began))
 
 
-def _next_holder(waiters: list[Waiter]) -> tuple[Waiter, float]:
-    """Who gets it, and when; those who do not say "waiting" again, since they wait for somebody else now."""
-    while True:
-        ready = select.select(waiters, [], [], PATIENCE_S)[0]
-        if not ready:
-            raise SystemExit("nobody got what was released")
-        for one in ready:
-            said = one.line()
-            if said != "waiting":
-                return one, float(said)
+def turn(make: Any, *, processes: int, seconds: float) -> float:
+    """Pairs per second of all processes together."""
+    start, result = FORK.Barrier(processes), FORK.Queue()
+    crowd = [
+        FORK.Process(target=one_of_many, args=(make, number, start, seconds, result), daemon=True)
+        for number in range(processes)
+    ]
+    for one in crowd:
+        one.start()
+    total = sum(result.get(timeout=PATIENCE_S) for _ in crowd)
+    for one in crowd:
+        one.join()
+    return float(total)
+
+
+def prepare_bare(directory: Path, lab: Lab | None) -> dict[str, Any]:
+    """The peers' tables, and what works on them."""
+    path = directory / "bare.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE lease (board INTEGER PRIMARY KEY, token INTEGER, expires_at REAL)")
+    found: dict[str, Any] = {"sqlite": functools.partial(bare_sqlite, path)}
+    if lab is not None:
+        import psycopg
+
+        dsn = f"host={lab.lease_url.partition('host=')[2]} user=edgehil dbname=postgres"
+        with psycopg.connect(dsn, autocommit=True) as server:
+            server.execute("CREATE TABLE bare (board int PRIMARY KEY, token bigint, expires_at float8)")
+        found["postgres"] = functools.partial(bare_postgres, dsn)
+    return found
 
 
 def main() -> int:
     """Runs the benchmark."""
     parser = bench.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--processes", type=int, default=8)
     arguments = parser.parse_args()
-    rounds = 2 if arguments.quick else arguments.rounds
-    draw = random.Random(0)
-    with bench.workplace() as directory:
-        (directory / "lab.yaml").write_text(LAB)
-        bare = bare_database(directory / "bare.db")
-        with open_store(load_lab(directory / "lab.yaml")) as store:
-            calls = {"ours": functools.partial(ours_per_s, store), "bare": functools.partial(bare_per_s, bare)}
-            for call in calls.values():
-                call()
-            rates = bench.in_random_order(calls, rounds=rounds)
-        bare.close()
-        waiters = {
-            "ours": [Waiter("lease", directory / "lab.yaml") for _ in range(3)],
-            "flock": [Waiter("lock", directory / "lock") for _ in range(3)],
-        }
-        try:
-            hand_overs = bench.in_random_order(
-                {who: functools.partial(hand_over_ms, some, draw) for who, some in waiters.items()}, rounds=rounds
-            )
-        finally:
-            for some in waiters.values():
-                for one in some:
-                    one.close()
-    pairs = bench.ratios(rates["ours"], rates["bare"])
-    medians = {who: statistics.median(values) for who, values in rates.items()}
-    waits = {who: bench.interval(values) for who, values in hand_overs.items()}
-    longest = {who: max(values) for who, values in hand_overs.items()}
+    rounds = arguments.rounds or (1 if arguments.quick else 5)
+    seconds = arguments.seconds or (0.2 if arguments.quick else 3.0)
+    processes = arguments.processes
+    which = ["sqlite", *(["postgres"] if postgres_is_here() else [])]
+    with bench.workplace() as directory, labs(which, directory, processes) as prepared:
+        bare = prepare_bare(directory, prepared.get("postgres"))
+        calls = {}
+        for name, lab in prepared.items():
+            for kind, make in (("ours", functools.partial(ours, lab)), ("bare", bare[name])):
+                calls[f"{name} {kind}"] = functools.partial(turn, make, processes=processes, seconds=seconds)
+        rates = bench.in_random_order(calls, rounds=rounds)
+    ratios = {name: bench.ratios(rates[f"{name} ours"], rates[f"{name} bare"]) for name in which}
+    medians = {name: statistics.median(values) for name, values in rates.items()}
     figure = bench.Figure(
-        name="acquire and release a lease, SQLite, one process",
-        value=medians["ours"],
+        name=f"acquire and release, {processes} processes, {which[-1]}",
+        value=medians[f"{which[-1]} ours"],
         unit="1/s",
-        peer="bare SQLite: insert, delete",
-        peer_value=medians["bare"],
-        ratio=pairs.median,
+        peer="insert and delete a row",
+        peer_value=medians[f"{which[-1]} bare"],
+        ratio=ratios[which[-1]].median,
         also={
-            "ratio_interval": pairs.to_json(),
-            "hand_over": {
-                "ms": waits["ours"].to_json(),
-                "longest_ms": bench.rounded(longest["ours"]),
-                "peer": "flock",
-                "peer_ms": waits["flock"].to_json(),
-                "waiting": 2,
+            **{
+                name: {
+                    "per_s": bench.rounded(medians[f"{name} ours"]),
+                    "bare_per_s": bench.rounded(medians[f"{name} bare"]),
+                    "ratio": ratios[name].to_json(),
+                }
+                for name in which
             },
             "rounds": rounds,
-            "per_round": BLOCK,
+            "processes": processes,
         },
     )
-    table = [
-        f"{'median of ' + str(rounds) + ' rounds':34} {'ours':>12} {'peer':>12}   ratio [95 % interval]",
-        (
-            f"{'acquire and release':34} {medians['ours']:>8.0f} 1/s {medians['bare']:>8.0f} 1/s   {pairs}"
-            "   bare SQLite: insert, delete"
-        ),
-        (
-            f"{'released → next hands, 2 waiting':34} {waits['ours'].median:>9.1f} ms {waits['flock'].median:>9.2f} ms"
-            f"   longest {longest['ours']:.0f} ms   flock"
-        ),
+    where = bench.machine()
+    table = [f"{processes} processes, {where['cpus']} CPUs ({where['cpu']}), load average {where['load_average']}"]
+    table += [
+        f"{name:10} ours {medians[f'{name} ours']:7.0f} 1/s   bare {medians[f'{name} bare']:7.0f} 1/s   {ratios[name]}"
+        for name in which
     ]
     return bench.publish(arguments, figure, table)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import json
 import sys
 import uuid
@@ -282,7 +283,12 @@ class DatabaseStore(BoardBooks):
                 waited_s=now - asking.asked_at,
             )
             connection.execute(sa.delete(QUEUE).where(QUEUE.c.ticket == asking.ticket))
-            return leases, ready(self._rules, self._books(connection, now=now)) if len(books.queue) > 1 else ()
+            left = dataclasses.replace(
+                books,
+                leases={**books.leases, **{lease.board_id: lease for lease in leases}},
+                queue=tuple(one for one in books.queue if one.ticket != asking.ticket),
+            )
+            return leases, ready(self._rules, left)
 
         result, called = self._write(step, bell=bell)
         self._ring(called)
