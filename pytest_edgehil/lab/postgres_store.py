@@ -23,7 +23,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ _SETTINGS = " ".join(
         "synchronous_commit=on",
         "plan_cache_mode=force_generic_plan",  # statements of one row each: planning costs more than they do
         "jit=off",
-        # few rows, but thousands of dead ones between two vacuums: a plan made while the tables were empty scans them all
+        # few rows, but thousands of dead ones between two vacuums: a plan made on empty tables would scan them all
         "enable_seqscan=off",
         "enable_hashjoin=off",
         "enable_mergejoin=off",
@@ -73,60 +73,62 @@ _WALL = "CAST(extract(epoch FROM clock_timestamp()) AS float8)"
 _LOCK = sa.text("SELECT 1 FROM clock WHERE name = 'lab' FOR UPDATE")
 _CLOCK = sa.text(f"SELECT offset_s, steps, {_WALL} FROM clock WHERE name = 'lab'")  # noqa: S608
 _TOKENS = sa.text("SELECT nextval('token') FROM generate_series(1, :count)")
-_SOMEBODY_WAITS = sa.text("SELECT EXISTS (SELECT 1 FROM queue)")
+_SOMEBODY_WAITS = "SELECT EXISTS (SELECT 1 FROM queue)"
 # nothing that must outlive a crash: whoever waits looks by himself before long
 _NOTIFY = sa.text("SELECT set_config('synchronous_commit', 'off', true), pg_notify(:bell, '')")
-# `moment` has a row only while the clock is what this client takes it for; otherwise the long way finds out
+# What follows goes past SQLAlchemy, see `_row_of`. `moment` has a row only while the clock is what this client takes it
+# for; otherwise the long way finds out.
 _MOMENT = f"""
     reading AS MATERIALIZED (SELECT {_WALL} AS wall, offset_s, steps FROM clock WHERE name = 'lab'),
     moment AS MATERIALIZED (
-        SELECT coalesce(CAST(:at AS float8), wall + offset_s) AS now FROM reading
-        WHERE CAST(:at AS float8) IS NOT NULL
-            OR (steps = :steps AND wall BETWEEN CAST(:low AS float8) AND CAST(:high AS float8)))
+        SELECT coalesce(CAST(%(at)s AS float8), wall + offset_s) AS now FROM reading
+        WHERE CAST(%(at)s AS float8) IS NOT NULL
+            OR (steps = %(steps)s AND wall BETWEEN CAST(%(low)s AS float8) AND CAST(%(high)s AS float8)))
 """  # noqa: S608
-_TAKE_ONE = sa.text(f"""
+_TAKE_ONE = f"""
     WITH {_MOMENT},
     pick AS (
-        SELECT one.board_id FROM unnest(CAST(:boards AS varchar[])) WITH ORDINALITY AS one (board_id, place)
+        SELECT one.board_id FROM unnest(CAST(%(boards)s AS varchar[])) WITH ORDINALITY AS one (board_id, place)
         WHERE NOT EXISTS (SELECT 1 FROM lease WHERE lease.board_id = one.board_id)
             AND NOT EXISTS (SELECT 1 FROM quarantine WHERE quarantine.board_id = one.board_id)
             AND NOT EXISTS (SELECT 1 FROM queue)
         ORDER BY one.place LIMIT 1),
     granted AS (
         INSERT INTO lease (board_id, token, name, host, pid, "user", project, claim, acquired_at, expires_at, expiry_s)
-        SELECT pick.board_id, nextval('token'), :name, :host, :pid, :user, :project, :claim,
-            moment.now, moment.now + CAST(:lasting AS float8), CAST(:expiry AS float8)
+        SELECT pick.board_id, nextval('token'), %(name)s, %(host)s, %(pid)s, %(user)s, %(project)s, %(claim)s,
+            moment.now, moment.now + CAST(%(lasting)s AS float8), CAST(%(expiry)s AS float8)
         FROM pick, moment
         ON CONFLICT DO NOTHING
         RETURNING board_id, token, acquired_at, expires_at),
     line AS (
         INSERT INTO audit (at, board_id, event, name, host, pid, "user", token, reason)
-        SELECT acquired_at, board_id, '{AuditEvent.LEASED.value}', :name, :host, :pid, :user, token, '' FROM granted
+        SELECT acquired_at, board_id, '{AuditEvent.LEASED.value}', %(name)s, %(host)s, %(pid)s, %(user)s, token, ''
+        FROM granted
         RETURNING id)
     SELECT granted.board_id, granted.token, granted.acquired_at, granted.expires_at, line.id FROM granted, line
-""")  # noqa: S608
-_RENEW = sa.text(f"""
+"""  # noqa: S608
+_RENEW = f"""
     WITH {_MOMENT}
-    UPDATE lease SET expiry_s = CAST(:expiry AS float8),
-        expires_at = least(moment.now + CAST(:expiry AS float8), acquired_at + CAST(:longest AS float8))
+    UPDATE lease SET expiry_s = CAST(%(expiry)s AS float8),
+        expires_at = least(moment.now + CAST(%(expiry)s AS float8), acquired_at + CAST(%(longest)s AS float8))
     FROM moment
-    WHERE board_id = :board AND token = :token AND expires_at > moment.now
-        AND (CAST(:longest AS float8) IS NULL OR acquired_at + CAST(:longest AS float8) > moment.now)
+    WHERE board_id = %(board)s AND token = %(token)s AND expires_at > moment.now
+        AND (CAST(%(longest)s AS float8) IS NULL OR acquired_at + CAST(%(longest)s AS float8) > moment.now)
     RETURNING acquired_at, expires_at, expires_at - moment.now AS lasts_s
-""")  # noqa: S608
-_RETURN = sa.text(f"""
+"""  # noqa: S608
+_RETURN = f"""
     WITH {_MOMENT},
     quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true) AS done),
     gone AS (
         DELETE FROM lease USING moment, quick
-        WHERE board_id = :board AND token = :token AND expires_at > moment.now AND quick.done = 'off'
+        WHERE board_id = %(board)s AND token = %(token)s AND expires_at > moment.now AND quick.done = 'off'
         RETURNING lease.board_id, lease.token, moment.now),
     line AS (
         INSERT INTO audit (at, board_id, event, name, host, pid, "user", token, reason)
-        SELECT now, board_id, '{AuditEvent.RELEASED.value}', :name, :host, :pid, :user, token, '' FROM gone
+        SELECT now, board_id, '{AuditEvent.RELEASED.value}', %(name)s, %(host)s, %(pid)s, %(user)s, token, '' FROM gone
         RETURNING id)
     SELECT id FROM line
-""")  # noqa: S608
+"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +202,8 @@ class PostgresLeaseStore(DatabaseStore):
                     granted = self._granted(connection, claim, now=self._time(connection)[0])
                     if granted:
                         return granted
-                row = connection.execute(
+                row = _row_of(
+                    connection,
                     _TAKE_ONE,
                     {
                         **self._expected(),
@@ -210,17 +213,18 @@ class PostgresLeaseStore(DatabaseStore):
                         "lasting": lasting_s,
                         "expiry": expiry_s,
                     },
-                ).one_or_none()
+                )
                 if row is None:
                     return None
-                self._forget_old_lines(connection, row.id)
+                board_id, token, acquired_at, expires_at, line = row
+                self._forget_old_lines(connection, line)
                 return (
                     Lease(
-                        board_id=row.board_id,
-                        token=row.token,
+                        board_id=board_id,
+                        token=token,
                         holder=holder,
-                        acquired_at=row.acquired_at,
-                        expires_at=row.expires_at,
+                        acquired_at=acquired_at,
+                        expires_at=expires_at,
                         lasts_s=lasting_s,
                     ),
                 )
@@ -236,7 +240,8 @@ class PostgresLeaseStore(DatabaseStore):
         if limits.extend_while_idle:
             return super().renew(lease, expiry_s=expiry_s)
         row = self._at_once(
-            lambda connection, _again: connection.execute(
+            lambda connection, _again: _row_of(
+                connection,
                 _RENEW,
                 {
                     **self._expected(),
@@ -245,17 +250,18 @@ class PostgresLeaseStore(DatabaseStore):
                     "expiry": expiry_s,
                     "longest": limits.max_lease_s,
                 },
-            ).one_or_none()
+            )
         )
         if row is None:
             return super().renew(lease, expiry_s=expiry_s)
+        acquired_at, expires_at, lasts_s = row
         return Lease(
             board_id=lease.board_id,
             token=lease.token,
             holder=lease.holder,
-            acquired_at=row.acquired_at,
-            expires_at=row.expires_at,
-            lasts_s=row.lasts_s,
+            acquired_at=acquired_at,
+            expires_at=expires_at,
+            lasts_s=lasts_s,
         )
 
     def release(self, lease: Lease) -> bool:
@@ -263,7 +269,8 @@ class PostgresLeaseStore(DatabaseStore):
         by = lease.holder
 
         def give_back(connection: sa.Connection, _again: bool) -> bool:
-            line = connection.scalar(
+            line = _row_of(
+                connection,
                 _RETURN,
                 {
                     **self._expected(),
@@ -277,9 +284,9 @@ class PostgresLeaseStore(DatabaseStore):
             )
             if line is None:
                 return False
-            self._forget_old_lines(connection, line)
+            self._forget_old_lines(connection, line[0])
             # after it can be seen that the board is free: whoever joins the queue now looks again when he has
-            if connection.scalar(_SOMEBODY_WAITS):
+            if _row_of(connection, _SOMEBODY_WAITS, {}) == (True,):
                 books = self._books(connection, now=self._time(connection)[0])
                 for waiter in ready(self._rules, books):
                     connection.execute(_NOTIFY, {"bell": waiter.bell})
@@ -327,11 +334,13 @@ class PostgresLeaseStore(DatabaseStore):
             with contextlib.suppress(LeaseError):  # they look by themselves before long
                 self._at_once(notify)
 
-    def _idle(self, connection: sa.Connection) -> None:
-        if self._offset_s:
+    def _back_to_the_wall_s(self, connection: sa.Connection) -> float:
+        step_s = -self._offset_s
+        if step_s:
             connection.execute(
                 sa.update(CLOCK).where(CLOCK.c.name == "lab").values(offset_s=0.0, steps=CLOCK.c.steps + 1)
             )
+        return step_s
 
     # --- time -----------------------------------------------------------------------------------------
 
@@ -499,6 +508,22 @@ class ListeningBell:
         opened, self._opened = self._opened, None
         if opened is not None:
             opened.close()
+
+
+def _row_of(connection: sa.Connection, statement: str, parameters: Mapping[str, object]) -> tuple[Any, ...] | None:
+    """The row of a statement by psycopg itself: the work of SQLAlchemy would cost more than that of the server.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: as SQLAlchemy does.
+    """
+    raw: Any = connection.connection.driver_connection
+    try:
+        row: tuple[Any, ...] | None = raw.execute(statement, parameters, prepare=True).fetchone()
+    except raw_errors() as wrong:
+        if raw.closed:
+            connection.invalidate(wrong)
+        raise sa.exc.DBAPIError.instance(statement, None, wrong, raw_errors()) from wrong
+    return row
 
 
 def raw_errors() -> type[Exception]:

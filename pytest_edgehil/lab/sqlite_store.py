@@ -127,9 +127,11 @@ class SqliteLeaseStore(DatabaseStore):
             if not ring(self._bells, waiter.bell):
                 self.leave(waiter.ticket)  # which calls the next one
 
-    def _idle(self, connection: sa.Connection) -> None:
-        if self._offset_s:
+    def _back_to_the_wall_s(self, connection: sa.Connection) -> float:
+        step_s = -self._offset_s
+        if step_s:
             connection.execute(sa.update(CLOCK).where(CLOCK.c.name == "lab").values(offset_s=0.0))
+        return step_s
 
     # --- time -----------------------------------------------------------------------------------------
 

@@ -365,7 +365,7 @@ def test_options_markers_and_commands_exist(page: str, options: tuple[set[str], 
     text = (ROOT / page).read_text(encoding="utf-8")
     assert set(re.findall(r"--edgehil-[a-z-]*[a-z]", text)) <= options[0]
     assert set(re.findall(r"(?<!pytest_)\bedgehil_[a-z_]+", text)) <= options[1] | metrics()
-    markers = {*SIGNATURES, "combo", "board", "parametrize", "timeout"}
+    markers = {*SIGNATURES, "combo", "board", "boards", "parametrize", "timeout"}
     assert set(re.findall(r"@pytest\.mark\.(\w+)", text)) <= markers
     for verbs in re.findall(r"(?:`|\$ )edgehil ([a-z-]+(?: [a-z-]+)?)", text):
         there = is_command(verbs.split())
