@@ -113,6 +113,25 @@ RATES = suite(
         for name, marker, model, body, outcome in RATES_AND_METERS
     )
 )
+HANGING = (
+    FEEDS
+    + """
+    STOP = r'''
+        for one in /proc/[0-9]*; do
+            tr "\\0" "\\n" <$one/cmdline | tail -n 1 | grep -qx child || continue
+            tr "\\0" "\\n" <$one/environ | grep -qxF "HOME=$HOME" && kill -STOP ${one#/proc/} && echo stopped
+        done 2>/dev/null
+        true
+    '''
+
+    @pytest.mark.combo(model="steady")
+    @pytest.mark.p95_latency("12 ms")
+    def test_hanging(board, dut):
+        dut.run(X)
+        assert board.run("sh", "-c", STOP).stdout.count(b"stopped") == 1
+        dut.run(X, timeout_s=6.0)  # the board goes on telling twice a second that it is alive
+"""
+)
 PARAMETRISED = (
     FEEDS
     + """
@@ -192,6 +211,7 @@ def prepare(farm: StandingFarm) -> None:
     (farm.path / "goldens/steady.json").write_bytes(to_bytes(GOLDEN))
     farm.suite(GATES, "test_gates.py")
     farm.suite(RATES, "test_rates.py")
+    farm.suite(HANGING, "test_hanging.py")
     farm.suite(PARAMETRISED, "test_parametrised.py")
     farm.suite(MODULE, "test_module.py")
 
@@ -317,6 +337,15 @@ def test_a_failed_assertion_is_a_failure_of_the_test_and_is_not_judged(ran: Ran)
     assert statuses(ran)["wrong"] == "failed"
     ran.result.stdout.fnmatch_lines(["*assert*99*"])
     assert verdicts(ran)["wrong"] == []
+
+
+def test_a_model_that_hangs_on_a_board_that_is_alive_fails_and_is_not_tried_elsewhere(ran: Ran):
+    assert statuses(ran)["hanging"] == "error"
+    assert len(ran.attempts["test_hanging"]) == 1
+    assert verdicts(ran)["hanging"] == []
+    ran.result.stdout.fnmatch_lines(
+        ["*b?: the model did not answer: run took longer than 6 s, while the board is alive*"]
+    )
 
 
 def test_junit_carries_the_numbers(ran: Ran):
