@@ -45,7 +45,9 @@ _WALL = "(julianday('now') - 2440587.5) * 86400.0"  # 2440587.5 is the Julian da
 _CLOCK = sa.text(f"SELECT offset_s, steps, wall, steady, boot, {_WALL} FROM clock WHERE name = 'lab'")  # noqa: S608
 _AT_ONCE = "IMMEDIATE or not at all"
 _FIRST_PAUSE_S = 0.0005
-_LONGEST_PAUSE_S = 0.03  # a hundred who look for the lock must leave some time to whoever has it
+_SHORT_PAUSE_S = 0.003
+_LONGEST_PAUSE_S = 0.05
+_CROWDED_S = 0.1  # who has waited for so long is one of many, who must leave some time to whoever has the lock
 
 
 class _BusyError(Exception):
@@ -211,7 +213,8 @@ class SqliteLeaseStore(DatabaseStore):
                     if time.monotonic() >= end:
                         raise
                 time.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 -- so that two do not always meet
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                crowded = time.monotonic() > end - wait_s + _CROWDED_S
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S if crowded else _SHORT_PAUSE_S)
         finally:
             raw.execute(f"PRAGMA busy_timeout={int(self._busy_s * 1000)}")
 
