@@ -302,6 +302,11 @@ class Holding:
             return lost
         return None
 
+    def drop_dead_link(self) -> None:
+        """Before the next test: one before it may have rebooted the board, and that is no fault of anybody."""
+        if self._session is not None:
+            self._session.drop_if_dead()
+
     def forget_link(self) -> None:
         """Close the link; the next use opens a new one."""
         session, self._session, self._broken = self._session, None, None

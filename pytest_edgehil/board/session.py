@@ -7,6 +7,7 @@ fresh one when the board comes back; without one the links are opened and closed
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 
@@ -23,6 +24,8 @@ Connect = Callable[[float], Transport]
 CONNECT_S = 30.0
 START_S = 90.0
 RETRY_S = 0.5
+
+log = logging.getLogger("edgehil.board.session")
 
 
 class BoardSession:
@@ -117,6 +120,15 @@ class BoardSession:
             self.drop()
             self._wait(RETRY_S)
         raise DeadlineExceeded(f"{self.board.id}: the board did not come back within {timeout_s:g} s: {last}") from last
+
+    def drop_if_dead(self) -> None:
+        """Forget link and client unless they answer: the board may have rebooted since they were last used."""
+        if self._client is not None:
+            try:
+                self._client.status()
+            except BoardError as problem:
+                log.debug("%s: opening a new link: %s", self.board.id, problem)
+                self.drop()
 
     def drop(self) -> None:
         """Forget link and client."""
