@@ -140,10 +140,13 @@ class Runner:
         )
         _say_handed_back(report, without=None)
         item.ihook.pytest_runtest_logreport(report=report)
-        # what the test before has left set up for this one
-        left = call_and_report(item, "teardown", log=False, nextitem=nextitem)
-        if left.failed:
-            item.ihook.pytest_runtest_logreport(report=left)
+        # what the test before has left set up for this one; no hooks: other plugins expect in them an item that began
+        ended: pytest.CallInfo[None] = pytest.CallInfo.from_call(
+            lambda: item.session._setupstate.teardown_exact(nextitem),  # noqa: SLF001 - as pytest's own teardown does
+            when="teardown",
+        )
+        if ended.excinfo is not None:
+            item.ihook.pytest_runtest_logreport(report=pytest.TestReport.from_item_and_call(item, ended))
 
     def _is_for_others(self, attempt: Attempt) -> bool:
         """Should a test whose board broke go to another worker, because there is no other board for us now?

@@ -243,7 +243,7 @@ LOOPS = """
 def test_a_plugin_that_runs_failures_again_gives_a_gate_no_second_chance_and_that_is_said(farm: Farm) -> None:
     farm.pytester.makeconftest(LOOPS)
     farm.pytester.makepyfile(SUITE)
-    result = farm.run("--reruns=3", "-k", "test_undecided")
+    result = farm.run("-p", "no:rerunfailures", "--reruns=3", "-k", "test_undecided")
     assert result.ret == 1
     assert len(farm.results["tests"]) == 1
     result.stdout.fnmatch_lines(["edgehil: --reruns does not run tests on boards again*--edgehil-rerun"])

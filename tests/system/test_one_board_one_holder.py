@@ -145,12 +145,11 @@ def test_a_killed_worker_frees_its_board_and_the_run_goes_on(farm: Farm):
     pid, board = hanging(farm, run)
     os.kill(pid, signal.SIGKILL)
     output, _ = run.communicate(timeout=180)
-    assert run.returncode == 1
     assert "INTERNALERROR" not in output
-    assert "1 failed, 2 passed" in output
+    assert run.returncode == 0, output  # it does not hang a second time, on another board
     told = {one["nodeid"].rpartition("::")[2]: one for one in farm.results["tests"]}
     assert set(told) == {"test_first", "test_hangs", "test_last"}
-    assert told["test_hangs"]["status"] == "error"
+    assert told["test_hangs"]["status"] == "passed"
     assert farm.board_states()[board]["state"] == "free"
     assert nothing_runs(farm)
 
