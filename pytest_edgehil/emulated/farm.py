@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -25,10 +23,11 @@ from pytest_edgehil.emulated.process import POLL_S, Process
 from pytest_edgehil.emulated.seed import Seed, write_seed
 from pytest_edgehil.emulated.sensors import Sensors
 from pytest_edgehil.emulated.template import allow_shared, template_of
-from pytest_edgehil.errors import BoardError, ConfigError, ConnectFailed, PowerError
+from pytest_edgehil.errors import BoardError, ConfigError, PowerError
 from pytest_edgehil.model.board import Board, ConsoleAccess, EmulatedSpec, QmpPower, SshAccess
 from pytest_edgehil.virtual.blueprint import write_private
 from pytest_edgehil.virtual.keys import BoardKeys, board_keys
+from pytest_edgehil.virtual.starting import exclusively, is_of_a_lease
 
 HOST = "127.0.0.1"
 USER = "root"
@@ -101,9 +100,9 @@ def start(
     directory.chmod(0o700)
     layout = Layout(root=directory)
     deadline_s = time.monotonic() + wait_s
-    with _exclusively(layout, board_id=board.id, deadline_s=deadline_s):
+    with exclusively(layout.start_lock, what=f"emulated board {board.id}", log=layout.log, deadline_s=deadline_s):
         while (endpoint := _served(layout)) is not None:
-            if not (for_lease and _is_of_a_lease(layout, endpoint)):
+            if not (for_lease and is_of_a_lease(layout.leased, endpoint.warden_pid)):
                 return _running(board, layout, endpoint, process=None)
             with contextlib.suppress(PowerError), Qmp(layout.qmp, what=f"board {board.id}") as qemu:
                 qemu.do("quit")  # it is ending by itself
@@ -112,25 +111,6 @@ def start(
         if for_lease:
             layout.leased.write_text(str(endpoint.warden_pid))
         return _running(board, layout, endpoint, process=process)
-
-
-@contextlib.contextmanager
-def _exclusively(layout: Layout, *, board_id: str, deadline_s: float) -> Iterator[None]:
-    descriptor = os.open(layout.start_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline_s:
-                    raise ConnectFailed(
-                        f"emulated board {board_id}: somebody else has been starting it for too long; see {layout.log}"
-                    ) from None
-                time.sleep(POLL_S)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _served(layout: Layout) -> Endpoint | None:
@@ -145,14 +125,6 @@ def _served(layout: Layout) -> Endpoint | None:
             return endpoint
     layout.endpoint.unlink(missing_ok=True)  # its warden was killed, and QEMU with it
     return None
-
-
-def _is_of_a_lease(layout: Layout, endpoint: Endpoint) -> bool:
-    """Was this board started by a leaseholder, and not by `edgehil farm up`?"""
-    try:
-        return layout.leased.read_text() == str(endpoint.warden_pid)
-    except FileNotFoundError:
-        return False
 
 
 def _launch(

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import select
 import signal
 import sys
-import time
 from pathlib import Path
+
+from pytest_edgehil.virtual.starter import first_line, hold_lock, report, silence_stdout
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LOCK_WAIT_S = 20.0
@@ -35,19 +35,20 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(stop_writer, warn_on_full_buffer=False)
-    if not _lock(directory / "warden.lock"):
-        _report({"ok": False, "error": f"{directory} is already being served"})
+    if not hold_lock(directory / "warden.lock", wait_s=LOCK_WAIT_S):
+        report({"ok": False, "error": f"{directory} is already being served"})
         return 1
     pidfd = None
     with contextlib.suppress(OSError):  # none on old kernels and in some sandboxes: then it is asked for now and then
         pidfd = os.pidfd_open(starter)
     if os.getppid() != starter:
         return 0
-    line = _first_line()
+    line = first_line()
     if not line:
         return 0
     qemu = _start(json.loads(line), directory)
-    _report({"ok": True, "pid": os.getpid()})
+    report({"ok": True, "pid": os.getpid()})
+    silence_stdout()
     try:
         _watch(qemu, starter, pidfd, stop_reader)
     finally:
@@ -100,39 +101,6 @@ def _watch(qemu: int, starter: int, pidfd: int | None, stop_reader: int) -> None
             return
         if os.waitpid(qemu, os.WNOHANG)[0] == qemu:
             return
-
-
-def _lock(path: Path) -> bool:
-    """Hold the board's lock for as long as this process lives."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    end = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.01)
-        else:
-            return True
-
-
-def _first_line() -> bytes:
-    data = b""
-    while not data.endswith(b"\n"):
-        piece = os.read(0, 65536)
-        if not piece:
-            return b""
-        data += piece
-    return data
-
-
-def _report(answer: dict[str, object]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the starter no longer wants to know
-        os.write(1, json.dumps(answer).encode() + b"\n")
-    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    os.dup2(null, 1)
-    os.close(null)
 
 
 if __name__ == "__main__":

@@ -48,11 +48,13 @@ def forget_old_lines(connection: sa.Connection, *, newest: int) -> None:
     connection.execute(sa.delete(AUDIT).where(AUDIT.c.id <= newest - AUDIT_LINES))
 
 
-def lines(connection: sa.Connection, *, board_id: str | None, since: float | None, after: int) -> tuple[AuditLine, ...]:
+def lines(
+    connection: sa.Connection, *, board_id: str | None, since: float | None, after: int, newest: int | None
+) -> tuple[AuditLine, ...]:
     """See `leases.AuditTrail.audit`."""
-    wanted = sa.select(AUDIT).where(AUDIT.c.id > after).order_by(AUDIT.c.id)
+    wanted = sa.select(AUDIT).where(AUDIT.c.id > after).order_by(AUDIT.c.id.desc()).limit(newest)
     if board_id is not None:
         wanted = wanted.where(AUDIT.c.board_id == board_id)
     if since is not None:
         wanted = wanted.where(AUDIT.c.at >= since)
-    return tuple(audit_line(row) for row in connection.execute(wanted))
+    return tuple(audit_line(row) for row in reversed(connection.execute(wanted).all()))

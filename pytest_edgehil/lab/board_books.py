@@ -104,11 +104,13 @@ class BoardBooks(abc.ABC):
     # --- the audit trail and the flashes --------------------------------------------------------------
 
     def audit(
-        self, *, board_id: str | None = None, since: float | None = None, after: int = 0
+        self, *, board_id: str | None = None, since: float | None = None, after: int = 0, newest: int | None = None
     ) -> tuple[AuditLine, ...]:
         """See `leases.AuditTrail.audit`."""
         return self._read(
-            lambda connection, _now, _again: audit_trail.lines(connection, board_id=board_id, since=since, after=after)
+            lambda connection, _now, _again: audit_trail.lines(
+                connection, board_id=board_id, since=since, after=after, newest=newest
+            )
         )
 
     def note(self, board_id: str, event: AuditEvent, *, by: Holder, token: int | None, reason: str) -> None:

@@ -406,7 +406,7 @@ class AuditTrail(Protocol):
     """What happened."""
 
     def audit(
-        self, *, board_id: str | None = None, since: float | None = None, after: int = 0
+        self, *, board_id: str | None = None, since: float | None = None, after: int = 0, newest: int | None = None
     ) -> tuple[AuditLine, ...]:
         """The changes that are kept, oldest first.
 
@@ -414,6 +414,7 @@ class AuditTrail(Protocol):
             board_id: only those of this board.
             since: only those from then on, in seconds since the epoch.
             after: only those with a higher number.
+            newest: at most so many, the newest of them.
         """
         ...
 

@@ -72,6 +72,14 @@ _FOR_GOOD = (
 _WALL = "CAST(extract(epoch FROM clock_timestamp()) AS float8)"
 _LOCK = sa.text("SELECT 1 FROM clock WHERE name = 'lab' FOR UPDATE")
 _CLOCK = sa.text(f"SELECT offset_s, steps, {_WALL} FROM clock WHERE name = 'lab'")  # noqa: S608
+# Boards remember the highest token they have seen. A new database, or one that was restored from a backup, must begin
+# above it: as in SQLite, tokens begin at the milliseconds since the epoch, and no lab grants a thousand leases a second
+# for long. Never back, whoever takes one meanwhile.
+_RAISE_TOKENS = sa.text(
+    "SELECT setval('token', least) "
+    "FROM token, (SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint AS least) AS wall "
+    "WHERE last_value < least"
+)
 _TOKENS = sa.text("SELECT nextval('token') FROM generate_series(1, :count)")
 _SOMEBODY_WAITS = "SELECT EXISTS (SELECT 1 FROM queue)"
 # nothing that must outlive a crash: whoever waits looks by himself before long
@@ -556,7 +564,9 @@ def migrate_postgres(url: str, *, lab: str) -> tuple[Migration, ...]:
                     f"the lease database {_shown(parsed)} has version {found}, this edgehil knows {NEWEST}: "
                     "use the newer edgehil everywhere"
                 )
-            return migrate(connection, now=time.time)
+            done = migrate(connection, now=time.time)
+            connection.execute(_RAISE_TOKENS)
+            return done
     except sa.exc.DBAPIError as wrong:
         kind = LeaseError if _passes(wrong) else ConfigError
         raise kind(f"the lease database {_shown(parsed)} cannot be migrated: {_reason(wrong)}") from wrong

@@ -34,9 +34,7 @@ from pytest_edgehil.errors import ConfigError, LeaseError
 from pytest_edgehil.lab.board_books import Action, T
 from pytest_edgehil.lab.database_store import Bell, DatabaseStore, next_number
 from pytest_edgehil.lab.fifo_bell import FifoBell, ring
-from pytest_edgehil.lab.inventory import Lab
 from pytest_edgehil.lab.lease_tables import CLOCK
-from pytest_edgehil.lab.leases import LabStore
 from pytest_edgehil.lab.migrations import NEWEST, Migration, migrate
 from pytest_edgehil.lab.queueing import Rules, Waiter
 from pytest_edgehil.lab.store_clock import Reading, boot_id, steady_s, step_s
@@ -283,13 +281,6 @@ class SqliteLeaseStore(DatabaseStore):
                 f"the lease database {self._path} has version {found}, this edgehil knows {NEWEST}: "
                 "use the newer edgehil everywhere, or another state directory"
             )
-
-
-def open_store(lab: Lab) -> LabStore:
-    """`store.open_store`, where it used to be."""
-    from pytest_edgehil.lab import store
-
-    return store.open_store(lab)
 
 
 def _inode(path: Path) -> tuple[int, int]:

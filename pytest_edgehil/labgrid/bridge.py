@@ -144,6 +144,8 @@ class Bridge:
             await self._session.sync_with_coordinator()
         elif place.acquired:
             raise Refused(f"{place.acquired} holds the place {name} in labgrid", busy=True)
+        if not place.matches:
+            raise Refused(f"no resource belongs to the place {name}: it has no match in labgrid yet", busy=True)
         missing = [repr(match) for match in place.matches if not _matching(self._session, match)]
         if missing:
             raise Refused(f"nothing that is exported now matches {', '.join(missing)} of the place {name}", busy=True)

@@ -15,7 +15,6 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +29,8 @@ from pytest_edgehil.virtual.blueprint import Blueprint, Endpoint, Layout, bluepr
 from pytest_edgehil.virtual.control import VirtualControl
 from pytest_edgehil.virtual.faults import check_fault
 from pytest_edgehil.virtual.processes import marker_of, sweep
+from pytest_edgehil.virtual.starting import POLL_S, exclusively, is_of_a_lease
 
-POLL_S = 0.02
 STOP_S = 20.0
 
 
@@ -113,13 +112,13 @@ def start(board: Board, *, directory: Path, wait_s: float = 30.0, for_lease: Bea
     directory.chmod(0o700)
     layout = Layout(root=directory)
     deadline_s = time.monotonic() + wait_s
-    with _exclusively(layout, board_id=board.id, deadline_s=deadline_s):
+    with exclusively(layout.start_lock, what=f"virtual board {board.id}", log=layout.log, deadline_s=deadline_s):
         if for_lease is not None:
             fence.enter(layout, for_lease, board_id=board.id)
         while True:
             joined = _join(board, layout, for_lease)
             if joined is not None:
-                if for_lease is None or not _is_of_a_lease(layout, joined.endpoint):
+                if for_lease is None or not is_of_a_lease(layout.leased, joined.endpoint.pid):
                     return joined
                 with contextlib.suppress(PowerError):  # it is ending by itself
                     joined.control.stop()
@@ -129,25 +128,6 @@ def start(board: Board, *, directory: Path, wait_s: float = 30.0, for_lease: Bea
                 if for_lease is not None:
                     layout.leased.write_text(str(started.endpoint.pid))
                 return started
-
-
-@contextlib.contextmanager
-def _exclusively(layout: Layout, *, board_id: str, deadline_s: float) -> Iterator[None]:
-    descriptor = os.open(layout.start_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline_s:
-                    raise ConnectFailed(
-                        f"virtual board {board_id}: somebody else has been starting it for too long; see {layout.log}"
-                    ) from None
-                time.sleep(POLL_S)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def running_control(directory: Path) -> VirtualControl | None:
@@ -161,14 +141,6 @@ def running_control(directory: Path) -> VirtualControl | None:
     except PowerError:
         return None
     return control
-
-
-def _is_of_a_lease(layout: Layout, endpoint: Endpoint) -> bool:
-    """Was this supervisor started by a leaseholder, and not by `edgehil farm up`?"""
-    try:
-        return layout.leased.read_text() == str(endpoint.pid)
-    except FileNotFoundError:
-        return False
 
 
 def _sweep_unless_served(layout: Layout) -> None:

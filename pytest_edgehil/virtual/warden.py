@@ -15,7 +15,6 @@ ends. The blueprint comes as the first line of stdin. Standard library only, and
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import select
@@ -34,6 +33,7 @@ from pytest_edgehil.virtual.processes import (
     signal_process,
     sweep,
 )
+from pytest_edgehil.virtual.starter import first_line, hold_lock, report, silence_stdout
 
 ORDERLY_END_S = 5.0
 FORCED_END_S = 10.0
@@ -50,15 +50,15 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(stop_writer, warn_on_full_buffer=False)
     become_subreaper()
-    if not _lock(directory / "supervisor.lock"):
-        _report({"ok": False, "kind": "busy", "error": f"{directory} is already being served"})
+    if not hold_lock(directory / "supervisor.lock", wait_s=LOCK_WAIT_S):
+        report({"ok": False, "kind": "busy", "error": f"{directory} is already being served"})
         return 1
     watch = _Starter(starter)
     if watch.gone():
         return 0
     marker = marker_of(directory)
     sweep(marker)  # strays of a supervisor and a warden that were killed at the same moment
-    blueprint = _first_line()
+    blueprint = first_line()
     if not blueprint:
         return 0
     lifeline, held = os.pipe2(os.O_CLOEXEC)
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
     warden = os.getpid()
     if os.fork() == 0:
         _become_sweeper(warden, supervisor, marker, drop=(held, stop_reader, stop_writer))
-    _silence_stdout()  # so that the starter reads end of file when the supervisor dies before it could report
+    silence_stdout()  # so that the starter reads end of file when the supervisor dies before it could report
     try:
         _watch(supervisor, watch, stop_reader)
     finally:
@@ -87,51 +87,12 @@ class _Starter:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.pidfd: int | None = None
-        with contextlib.suppress(
-            OSError
-        ):  # none on old kernels and in some sandboxes: then it is asked for now and then
+        with contextlib.suppress(OSError):  # none on old kernels and in some sandboxes: then it is asked now and then
             self.pidfd = os.pidfd_open(pid)
 
     def gone(self) -> bool:
         """Whether it has died; our parent is then another."""
         return os.getppid() != self.pid
-
-
-def _lock(path: Path) -> bool:
-    """Hold the lock of a board for as long as this process or the supervisor, which inherits it, lives."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    end = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.01)
-        else:
-            return True
-
-
-def _first_line() -> bytes:
-    """The blueprint; empty when the starter went away before it had sent it."""
-    data = b""
-    while not data.endswith(b"\n"):
-        piece = os.read(0, 65536)
-        if not piece:
-            return b""
-        data += piece
-    return data
-
-
-def _report(answer: dict[str, object]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the starter no longer wants to know
-        os.write(1, json.dumps(answer).encode() + b"\n")
-
-
-def _silence_stdout() -> None:
-    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    os.dup2(null, 1)
-    os.close(null)
 
 
 def _become_supervisor(directory: Path, blueprint: bytes, *, lifeline: int, drop: tuple[int, ...]) -> None:
@@ -150,12 +111,12 @@ def _become_supervisor(directory: Path, blueprint: bytes, *, lifeline: int, drop
         from pytest_edgehil.virtual.blueprint import Blueprint, Layout
         from pytest_edgehil.virtual.supervisor import supervise
 
-        def report(line: str) -> None:
+        def tell(line: str) -> None:
             with contextlib.suppress(BrokenPipeError):
                 os.write(1, line.encode() + b"\n")
-            _silence_stdout()
+            silence_stdout()
 
-        supervise(Blueprint.from_json(blueprint.decode()), Layout(root=directory), lifeline=lifeline, report=report)
+        supervise(Blueprint.from_json(blueprint.decode()), Layout(root=directory), lifeline=lifeline, report=tell)
         status = 0
     except BaseException:  # noqa: BLE001 - the last frame of this process: the log is all there is
         traceback.print_exc()

@@ -161,6 +161,8 @@ def test_the_trail_can_be_read_by_board_by_time_and_from_where_one_was(store, cl
     first = store.audit()[0]
     assert [line.reason for line in store.audit(after=first.number)] == ["cycle", "new fan"]
     assert store.audit(after=store.audit()[-1].number) == ()
+    assert [line.reason for line in store.audit(newest=1)] == ["new fan"]
+    assert store.audit(newest=99) == store.audit()
 
 
 def test_flashes_are_kept_in_order(store, clock):

@@ -145,6 +145,15 @@ def test_a_place_whose_exporter_is_away_is_not_given(coordinator, theirs):
     until(theirs.exported, timeout_s=120)
 
 
+def test_a_place_without_a_match_is_not_given(coordinator, theirs):
+    assert theirs.client("create", place="bare").returncode == 0
+    try:
+        with pytest.raises(PlaceTaken, match=r"no resource belongs to the place bare"):
+            hold(coordinator, ["bare"], lab="rack", who="ci")
+    finally:
+        assert theirs.client("delete", place="bare").returncode == 0
+
+
 def test_a_place_that_is_not_there_is_named_with_those_that_are(coordinator):
     with pytest.raises(LabgridError, match=r"no place 'rpi5-11'; its places are rpi5-01, rpi5-02"):
         hold(coordinator, ["rpi5-11"], lab="rack", who="ci")

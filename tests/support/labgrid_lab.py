@@ -113,11 +113,14 @@ class LabgridLab:
         process.wait()
 
     def make_places(self) -> None:
-        """Those that are not there: a coordinator that is killed forgets what it has not saved yet."""
+        """Those that are not there: a coordinator that is killed forgets what it has not saved yet.
+
+        The match comes last: from then on whoever waits for a place may hold it, and it can no longer be changed.
+        """
         there = self.client("places").stdout
         for place in PLACES:
             if place not in there:
-                for words in (("create",), ("add-match", f"lab1/{place}/*"), ("set-tags", "board=rpi5")):
+                for words in (("create",), ("set-tags", "board=rpi5"), ("add-match", f"lab1/{place}/*")):
                     done = self.client(*words, place=place)
                     assert done.returncode == 0, done.stderr
 

@@ -271,14 +271,15 @@ class MemoryLeaseStore:
             return current
 
     def audit(
-        self, *, board_id: str | None = None, since: float | None = None, after: int = 0
+        self, *, board_id: str | None = None, since: float | None = None, after: int = 0, newest: int | None = None
     ) -> tuple[AuditLine, ...]:
         with self._changed:
-            return tuple(
+            found = tuple(
                 line
                 for line in self._lines
                 if board_id in {None, line.board_id} and (since is None or line.at >= since) and line.number > after
             )
+        return found if newest is None else found[len(found) - min(newest, len(found)) :]
 
     # --- under the lock -------------------------------------------------------------------------------
 

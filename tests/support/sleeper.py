@@ -22,7 +22,7 @@ from pytest_edgehil.holding import Holding
 from pytest_edgehil.lab.inventory import load_lab
 from pytest_edgehil.lab.leases import default_holder
 from pytest_edgehil.lab.reservation import reserve
-from pytest_edgehil.lab.sqlite_store import open_store
+from pytest_edgehil.lab.store import open_store
 from pytest_edgehil.model.board import Fault, Requirement
 
 TICK = ("sh", "-c", "while :; do echo tick >>ticks; sleep 0.05; done")

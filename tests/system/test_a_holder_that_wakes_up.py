@@ -20,7 +20,7 @@ from pytest_edgehil.holding import Holding
 from pytest_edgehil.lab.inventory import load_lab
 from pytest_edgehil.lab.leases import BoardStatus, Holder
 from pytest_edgehil.lab.reservation import reserve
-from pytest_edgehil.lab.sqlite_store import open_store
+from pytest_edgehil.lab.store import open_store
 from pytest_edgehil.model.board import Requirement
 from pytest_edgehil.virtual.farm import board_directory, start
 from pytest_edgehil.virtual.journal import read_journal

@@ -18,7 +18,7 @@ from support.lab_files import make_lab
 
 from pytest_edgehil.lab.health import Checkup
 from pytest_edgehil.lab.inventory import Lab
-from pytest_edgehil.lab.leases import BoardStatus, Holder, Visit
+from pytest_edgehil.lab.leases import AuditEvent, BoardStatus, Holder, Visit
 from pytest_edgehil.lab.store import open_store
 
 EDGEHIL = str(Path(sys.executable).with_name("edgehil"))
@@ -164,6 +164,11 @@ def test_whoever_has_the_token_acts_and_the_audit_names_them(lab: Lab, tmp_path:
         assert set(store_states(lab).values()) == {BoardStatus.FREE}
         assert ask(address, "GET", "/healthz").text == "ok\n"
         assert ask(address, "GET", "/nowhere").status == 404
+        with open_store(lab) as store:
+            for _ in range(250):  # whatever happens elsewhere, a board's page has the board's own history
+                store.note("hat-1", AuditEvent.POWER, by=CI, token=None, reason="cycle")
+        assert "smells burnt" in ask(address, "GET", "/boards/bare-1").text
+        assert "smells burnt" not in ask(address, "GET", "/").text
     with open_store(lab) as store:
         told = [(str(line.event), line.by.name, line.reason) for line in store.audit()]
     assert ("quarantined", "ann", "smells burnt") in told

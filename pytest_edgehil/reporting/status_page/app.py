@@ -31,6 +31,8 @@ from pytest_edgehil.reporting.status_page.view import LabView, lab_view, states_
 
 COOKIE: Final = "edgehil"
 LONGEST_FORM: Final = 4096
+LAB_LINES: Final = 30
+BOARD_LINES: Final = 200
 ACTIONS: Final = ("release", "quarantine", "restore")
 
 _HEADERS = {
@@ -91,32 +93,34 @@ class StatusPage:
 
     # --- looking --------------------------------------------------------------------------------------
 
-    def _view(self) -> LabView:
+    def _view(self, *, board_id: str | None, lines: int) -> LabView:
+        """The lab now, with the newest lines of its history, or of one board's."""
         with self._open_store(self._lab) as store:
             return lab_view(
                 self._lab,
                 states=store.boards(),
                 queue=store.queue(),
-                audit=store.audit(),
+                audit=store.audit(board_id=board_id, newest=lines),
                 checks=store.checks(),
                 visits=store.visits(),
                 now=self._clock(),
             )
 
     def _show_lab(self, request: Request) -> Response:
-        view = self._view()
+        view = self._view(board_id=None, lines=LAB_LINES)
         return self._page("lab.html", request, view=view, summary=states_in_words(view), refresh_s=10)
 
     def _show_board(self, request: Request) -> Response:
-        view = self._view()
-        board = view.board(request.path_params["board_id"])
+        board_id = request.path_params["board_id"]
+        view = self._view(board_id=board_id, lines=BOARD_LINES)
+        board = view.board(board_id)
         if board is None:
             return self._not_found(request, None)
-        history = [line for line in view.history if line.board_id == board.board.id]
-        return self._page("board.html", request, view=view, one=board, history=history)
+        return self._page("board.html", request, one=board, history=view.history)
 
     def _healthy(self, request: Request) -> Response:  # noqa: ARG002 -- a route takes the request
-        self._view()
+        with self._open_store(self._lab) as store:
+            store.boards()
         return Response("ok\n", media_type="text/plain")
 
     def _style(self, request: Request) -> Response:  # noqa: ARG002 -- a route takes the request

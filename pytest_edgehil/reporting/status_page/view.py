@@ -14,7 +14,6 @@ from pytest_edgehil.lab.leases import AuditLine, BoardState, BoardStatus, Queued
 from pytest_edgehil.model.board import Board
 from pytest_edgehil.model.quantity import format_duration
 
-HISTORY_LINES = 200
 VISITS = 30
 
 
@@ -125,8 +124,8 @@ def lab_view(
         queue: who waits, the first one first.
         checks: the last look at each board.
         visits: what came of tests, oldest first.
-        audit: what happened, oldest first; the page shows the newest `HISTORY_LINES`, newest first.
-        now: seconds since the epoch, by the clock of the database.
+        audit: what happened, oldest first; the page shows the newest first.
+        now: seconds since the epoch. By the host's clock, so an age may be off by what it differs from the database's.
     """
     counts = Counter(str(state.state) for state in states)
     return LabView(
@@ -144,7 +143,7 @@ def lab_view(
             for state in states
         ),
         queue=tuple(_queued(one, now=now) for one in queue),
-        history=tuple(_line(line) for line in reversed(audit[-HISTORY_LINES:])),
+        history=tuple(_line(line) for line in reversed(audit)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,3 +153,21 @@ def test_a_newer_schema_is_refused_by_every_way_in(postgres: PostgresServer, tmp
     for way_in in (open_store, migrate_store):
         with pytest.raises(ConfigError, match=f"has version 77, this edgehil knows {NEWEST}: use the newer edgehil"):
             way_in(lab)
+
+
+def test_tokens_of_a_new_database_are_above_those_of_the_one_before_and_stay_so_when_it_is_restored(
+    lab: Lab, engine: sa.Engine
+) -> None:
+    before_ms = int(time.time() * 1000)  # a lab that is a month old has given out fewer tokens than that
+    migrate_store(lab)
+    with open_store(lab) as store:
+        (first,) = store.acquire([["bare-1"]], holder=ME, expiry_s=60) or ()
+    assert first.token >= before_ms
+
+    if schema(lab) is not None:  # a backup from long ago; a file of SQLite looks at the time for each token
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"SELECT setval('{table(lab, 'token')}', 5)")
+        migrate_store(lab)
+    with open_store(lab) as store:
+        (second,) = store.acquire([["bare-2"]], holder=ME, expiry_s=60) or ()
+    assert second.token > first.token
