@@ -32,7 +32,7 @@ from pytest_edgehil.errors import ArtifactError, ModelError, RecipeError
 from pytest_edgehil.model.artifact import Artifact, HealthCheck, Manifest, Provenance
 
 if TYPE_CHECKING:
-    from pytest_edgehil.artifacts.layers import LayerError
+    from pytest_edgehil.artifacts.layers import LayerError, OperatorCount
 
 MODEL_NAME = "model.onnx"
 HEALTH_NAME = "health.npz"
@@ -86,8 +86,10 @@ def _build_model(recipe: Recipe, step: ModelStep, out_dir: Path, progress: Progr
     session = OnnxSession(source, label=str(step.source))
     data, quantisation, calibration_digest = source, "fp32", None
     tools = ["pytest-edgehil"]
+    counts: tuple[OperatorCount, ...] = ()
     if how.method != "none" or how.optimise:
-        from pytest_edgehil.artifacts.quantise import Quantisation, quantise
+        from pytest_edgehil.artifacts.layers import operators
+        from pytest_edgehil.artifacts.quantise import Quantisation, prepared, quantise
 
         calibration = None
         if how.calibration is not None:
@@ -113,6 +115,8 @@ def _build_model(recipe: Recipe, step: ModelStep, out_dir: Path, progress: Progr
             data = quantise(source, settings, calibration=calibration, progress=progress)
         except RecipeError as problem:
             raise RecipeError(f"{recipe.path}: quantise.{problem}") from problem
+        if measure:
+            counts = operators(prepared(source, settings), data)
         quantisation = _QUANTISATIONS[how.method]
         tools += ["numpy", "onnx", "onnxruntime"]
     manifest = _manifest(
@@ -130,12 +134,12 @@ def _build_model(recipe: Recipe, step: ModelStep, out_dir: Path, progress: Progr
         manifest = dataclasses.replace(manifest, health=HealthCheck(path=HEALTH_NAME, timeout_s=step.health.timeout_s))
     artifact = _pack(recipe, manifest, files, out_dir, progress)
     report = BuildReport(
-        artifact=artifact, recipe=recipe.path, source_size_bytes=len(source), output_size_bytes=len(data)
+        artifact=artifact,
+        recipe=recipe.path,
+        source_size_bytes=len(source),
+        output_size_bytes=len(data),
+        operators=counts,
     )
-    if measure and data != source:
-        from pytest_edgehil.artifacts.layers import operators
-
-        report = dataclasses.replace(report, operators=operators(source, data))
     if not measure or step.evaluate is None:
         return report
     report = _evaluated(report, step.evaluate, session, progress, source=source, made=data)

@@ -46,9 +46,14 @@ class LayerError:
     error: float
 
 
-def operators(source: bytes, made: bytes) -> tuple[OperatorCount, ...]:
-    """What became of the operators that have weights to narrow or were narrowed; the most frequent first."""
-    before, after = onnx.load_model_from_string(source), onnx.load_model_from_string(made)
+def operators(before: onnx.ModelProto, made: bytes) -> tuple[OperatorCount, ...]:
+    """What became of the operators that have weights to narrow or were narrowed; the most frequent first.
+
+    Args:
+        before: the graph that was quantised, see `quantise.prepared`: each node has a name of its own.
+        made: what came of it.
+    """
+    after = onnx.load_model_from_string(made)
     half = {one.name for one in after.graph.initializer if one.data_type == onnx.TensorProto.FLOAT16}
     dequantised = {name for node in after.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     plain = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,12 +91,7 @@ def quantise(
         ModelError: the source is no valid ONNX model, or the quantiser cannot handle it.
         RecipeError: an operator type or a node name in `how` does not exist.
     """
-    try:
-        model = onnx.load_model_from_string(_optimised(source) if how.optimise else source)
-        onnx.checker.check_model(model)
-        model = onnx.shape_inference.infer_shapes(model)
-    except Exception as problem:  # its decoder and its checker raise errors without a common base
-        raise ModelError(f"the source is no valid ONNX model: {' '.join(str(problem).split()):.200}") from problem
+    model = prepared(source, how)
     _check_names(model, how)
     kept = {node.name for node in model.graph.node if node.op_type in how.exclude_operators}
     how = dataclasses.replace(how, exclude=tuple(sorted({*how.exclude, *kept})))
@@ -120,6 +115,32 @@ def quantise(
     else:
         raise ValueError(f"unknown method {how.method!r}")
     return canonical(quantised)
+
+
+def prepared(source: bytes, how: Quantisation) -> Any:
+    """The graph that is quantised: optimised if that is asked for, with shapes, every node with a name of its own.
+
+    Quantisers know nodes by their names, and some exporters give none: all nodes without one would be excluded and
+    counted as if they were one. Such a node gets its type and its place among those of its type.
+
+    Raises:
+        ModelError: the source is no valid ONNX model, or cannot be optimised.
+    """
+    try:
+        model = onnx.load_model_from_string(_optimised(source) if how.optimise else source)
+        onnx.checker.check_model(model)
+        model = onnx.shape_inference.infer_shapes(model)
+    except Exception as problem:  # its decoder and its checker raise errors without a common base
+        raise ModelError(f"the source is no valid ONNX model: {' '.join(str(problem).split()):.200}") from problem
+    taken = {node.name for node in model.graph.node}
+    counts: Counter[str] = Counter()
+    for node in model.graph.node:
+        while not node.name:
+            name = f"{node.op_type}_{counts[node.op_type]}"
+            counts[node.op_type] += 1
+            if name not in taken:
+                node.name = name
+    return model
 
 
 def _optimised(source: bytes) -> bytes:

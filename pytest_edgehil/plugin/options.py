@@ -203,8 +203,18 @@ def add_options(parser: pytest.Parser) -> None:
     )
     parser.addini("edgehil_lab", "default of --edgehil-lab, relative to the ini file", default="")
     parser.addini("edgehil_history", "default of --edgehil-history, relative to the ini file", default="")
-    parser.addini("edgehil_artifacts", "where to look for artifacts", type="paths", default=[])
-    parser.addini("edgehil_datasets", "where to look for held-out sets", type="paths", default=[])
+    parser.addini(
+        "edgehil_artifacts",
+        "where to look for artifacts (default: artifacts, below the rootdir, unless --edgehil-artifacts is given)",
+        type="paths",
+        default=[],
+    )
+    parser.addini(
+        "edgehil_datasets",
+        "where to look for held-out sets (default: datasets, below the rootdir)",
+        type="paths",
+        default=[],
+    )
     parser.addini("edgehil_alpha", "error rate of each gate", default="0.05")
     parser.addini("edgehil_suite_alpha", "default of --edgehil-suite-alpha", default="")
     parser.addini(
@@ -222,6 +232,7 @@ def read_options(config: pytest.Config) -> Options:
     lab = option("--edgehil-lab")
     lab_path = Path(lab) if lab else _from_ini(config, "edgehil_lab")
     report = option("--edgehil-report")
+    artifacts = (*map(Path, option("--edgehil-artifacts")), *config.getini("edgehil_artifacts"))
     return Options(
         root=config.rootpath,
         lab=lab_path,
@@ -230,8 +241,8 @@ def read_options(config: pytest.Config) -> Options:
         wait_s=_duration_s("--edgehil-wait", option("--edgehil-wait")),
         priority=_priority(option("--edgehil-priority")),
         soak_ns=None if option("--edgehil-soak") is None else _duration("--edgehil-soak", option("--edgehil-soak")),
-        artifacts=(*map(Path, option("--edgehil-artifacts")), *config.getini("edgehil_artifacts")),
-        datasets=tuple(config.getini("edgehil_datasets")),
+        artifacts=artifacts or (config.rootpath / "artifacts",),
+        datasets=tuple(config.getini("edgehil_datasets")) or (config.rootpath / "datasets",),
         model=option("--edgehil-model"),
         prompt=option("--edgehil-prompt"),
         firmware=option("--edgehil-firmware"),

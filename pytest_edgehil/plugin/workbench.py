@@ -177,8 +177,10 @@ class Workbench:
         found = next((one for one in tried if one.is_file()), None)
         if found is not None:
             return found
-        looked = ", ".join(map(str, tried)) or "nowhere: set the ini value edgehil_datasets"
-        raise DatasetError(f"held-out set {name!r} not found{self._near(name)}; looked at {looked}")
+        raise DatasetError(
+            f"held-out set {name!r} not found{self._near(name)}; looked at {', '.join(map(str, tried))}; "
+            "the ini value edgehil_datasets names the directories"
+        )
 
     def _near(self, name: str) -> str:
         import difflib
