@@ -71,7 +71,7 @@ def judge(exceptions: BoolArray, *, limit: float, alpha: float, size: int | None
         alpha: error rate of each side.
         size: items in the whole set, or None when nobody knows.
     """
-    from pytest_edgehil.gates.stats.binomial import clopper_pearson, last_chance
+    from pytest_edgehil.gates.stats.binomial import last_chance, whole_set_bounds
     from pytest_edgehil.gates.stats.eprocess import fewest_exceedances_to_fail, most_exceedances_to_pass, rate_interval
     from pytest_edgehil.gates.stats.sequential import Decision, looks, walk
 
@@ -85,12 +85,13 @@ def judge(exceptions: BoolArray, *, limit: float, alpha: float, size: int | None
     else:
         n, s, outcome = bad.shape[0], int(bad.sum()), Outcome.INCONCLUSIVE
     if outcome is Outcome.INCONCLUSIVE and size is not None and n >= size:
-        most, fewest = last_chance(size, limit, alpha, at=looks(size, also=size))
+        at = looks(size, also=size)
+        most, fewest = last_chance(size, limit, alpha, at=at)
         if s <= most:
             outcome = Outcome.PASS
         elif s >= fewest:
             outcome = Outcome.FAIL
-        bounds, decided, whole = clopper_pearson(n, s, alpha), True, True
+        bounds, decided, whole = whole_set_bounds(size, s, alpha, at=at), True, True
     else:
         most = most_exceedances_to_pass(n, limit, alpha)
         fewest = fewest_exceedances_to_fail(n, limit, alpha)

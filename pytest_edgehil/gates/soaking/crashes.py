@@ -96,7 +96,7 @@ def at_rate(sample: Sample, rate: float, *, trial_ns: int, alpha: float, ended: 
     import numpy as np
 
     from pytest_edgehil.gates.stats import eprocess, sequential
-    from pytest_edgehil.gates.stats.binomial import clopper_pearson, last_chance
+    from pytest_edgehil.gates.stats.binomial import last_chance, whole_set_bounds
 
     if sample.not_restarted:
         return _not_restarted(sample)
@@ -108,8 +108,9 @@ def at_rate(sample: Sample, rate: float, *, trial_ns: int, alpha: float, ended: 
     counted = f"{times(crashes)} in {n} stretches of {format_duration(trial_ns)}"
     allowed = f"{format_number(100 * rate)}% of the stretches"
     low, high = (0.0, 1.0) if not n else eprocess.rate_interval(n, crashes, alpha)
+    looks = sequential.looks(n) if early else ()
     if ended and n:
-        low, high = clopper_pearson(n, crashes, alpha)
+        low, high = whole_set_bounds(n, crashes, alpha, at=looks)
     figures: dict[str, Any] = {"unit": "fraction", "budget": rate, "interval": (low, high)}
     figures["observed"] = crashes / n if n else 0.0
     placed = np.flatnonzero(ended_in_crash) + 1
@@ -122,7 +123,6 @@ def at_rate(sample: Sample, rate: float, *, trial_ns: int, alpha: float, ended: 
             would_change=f"a crash_rate= of more than {format_number(low)}",
             **figures,
         )
-    looks = sequential.looks(n) if early else ()
     decision, look = sequential.walk(ended_in_crash, p0=rate, alpha=alpha, at=looks) if early else (None, None)
     shown = decision is sequential.Decision.BELOW and look is not None
     if ended and n and not shown:

@@ -9,7 +9,7 @@ Of scipy only `special`: importing `scipy.stats` takes most of a second, in ever
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +98,48 @@ def last_chance(
     most = int(np.searchsorted(below, alpha, side="right")) - 1
     enough = np.flatnonzero(above <= alpha)
     return most, int(enough[0]) if enough.size else alive.shape[0]
+
+
+def whole_set_bounds(size: int, s: int, alpha: float, *, at: Sequence[int]) -> tuple[float, float]:
+    """The rates that neither the looks nor the test of the whole set rule out, once all of the set has been seen.
+
+    Inverts `last_chance`: a limit at or above the upper bound would have passed, one at or below the lower bound would
+    have failed, so an interval never contradicts its verdict. Wider than `clopper_pearson` by what looks have spent.
+
+    Args:
+        size: trials in the whole set, at least 1.
+        s: how many of them exceeded.
+        alpha: error rate of each side.
+        at: looks of the e-process, growing, none beyond `size`.
+
+    Returns:
+        (low, high), to a millionth, rounded outwards.
+
+    >>> low, high = whole_set_bounds(299, 0, 0.05, at=())
+    >>> low, 0.00996 < high < 0.01
+    (0.0, True)
+    """
+    rate = s / size
+
+    def passes(p0: float) -> bool:
+        return s <= last_chance(size, p0, alpha, at=at)[0]
+
+    def fails(p0: float) -> bool:
+        return s >= last_chance(size, p0, alpha, at=at)[1]
+
+    high = 1.0 if s == size else _ruled_out(rate, 1.0 - 1e-9, passes)
+    low = 0.0 if s == 0 else _ruled_out(rate, 1e-9, fails)
+    return low, high
+
+
+def _ruled_out(kept: float, out: float, rules_out: Callable[[float], bool]) -> float:
+    """The rate nearest to `kept` that is ruled out, by bisection; beyond `out`, 0 or 1, when not even that is."""
+    if not rules_out(out):
+        return 0.0 if out < kept else 1.0
+    while abs(out - kept) > 1e-6:
+        middle = 0.5 * (kept + out)
+        kept, out = (kept, middle) if rules_out(middle) else (middle, out)
+    return out
 
 
 def _binomial(n: int, p: float) -> FloatArray:

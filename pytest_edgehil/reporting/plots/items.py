@@ -31,8 +31,9 @@ def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Capt
     """Draw it."""
     import numpy as np
 
-    from pytest_edgehil.gates.stats.binomial import clopper_pearson
+    from pytest_edgehil.gates.stats.binomial import whole_set_bounds
     from pytest_edgehil.gates.stats.eprocess import rate_interval
+    from pytest_edgehil.gates.stats.sequential import looks
 
     good = _good(gate, sample)
     assert good is not None
@@ -44,7 +45,7 @@ def draw(axes: Any, gate: Gate, sample: Sample, verdict: Verdict) -> canvas.Capt
     counts = np.cumsum(bad)[at - 1]
     bounds = np.array([rate_interval(int(k), int(s), gate.alpha) for k, s in zip(at, counts, strict=True)])
     if sample.evaluated_of is not None and n >= sample.evaluated_of:
-        bounds[-1] = clopper_pearson(n, int(counts[-1]), gate.alpha)
+        bounds[-1] = whole_set_bounds(n, int(counts[-1]), gate.alpha, at=looks(n, also=n))
     colour = canvas.OUTCOME_COLOUR[verdict.outcome]
     axes.fill_between(
         at, 100 * (1 - bounds[:, 1]), 100 * (1 - bounds[:, 0]), color=colour, alpha=0.22, linewidth=0,

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
+from pytest_edgehil.gates.share import judge
 from pytest_edgehil.gates.stats import tango
 from pytest_edgehil.gates.stats.binomial import clopper_pearson, last_chance, trials_needed
 from pytest_edgehil.gates.stats.eprocess import fewest_exceedances_to_fail, most_exceedances_to_pass
 from pytest_edgehil.gates.stats.sequential import looks
 from pytest_edgehil.gates.stats.spending import boundaries
+from pytest_edgehil.model.verdict import Outcome
 
 
 @pytest.mark.parametrize(
@@ -118,3 +120,24 @@ def test_where_nothing_is_gained_walds_interval_passes_almost_one_set_in_five() 
     assert float(p[lost / 300 + 1.6449 * spread < 0.01].sum()) == pytest.approx(0.198, abs=0.002)
     score = np.array([tango.score(300, int(one), 0, 0.01) for one in lost])
     assert float(p[score <= -1.6449].sum()) < 0.05
+
+
+@pytest.mark.parametrize("limit", [0.005, 0.02, 0.05, 0.2])
+@pytest.mark.parametrize("size", [20, 120, 300, 900])
+def test_the_bounds_of_a_whole_set_never_contradict_its_verdict(size: int, limit: float) -> None:
+    rng = np.random.default_rng(size)
+    for s in range(min(size, math.ceil(3 * limit * size) + 12)):
+        bad = np.zeros(size, dtype=bool)
+        bad[rng.permutation(size)[:s]] = True
+        share = judge(bad, limit=limit, alpha=0.05, size=size)
+        low, high = share.bounds
+        if share.outcome is Outcome.PASS:
+            assert high <= limit + 2e-6
+        elif share.outcome is Outcome.FAIL:
+            assert low >= limit - 2e-6
+        else:
+            assert low < limit < high
+        if share.whole:
+            exact = clopper_pearson(size, s, 0.05)
+            assert low <= exact[0] + 2e-6
+            assert high >= exact[1] - 2e-6
