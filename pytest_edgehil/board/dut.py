@@ -66,6 +66,19 @@ def _silently(_name: str) -> AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+def _arrays(feeds: object) -> dict[str, Array]:
+    """What somebody feeds, as arrays.
+
+    Raises:
+        ModelError: it is no mapping.
+    """
+    if not isinstance(feeds, Mapping):
+        raise ModelError(
+            f"the feeds are a {type(feeds).__name__}, expected a mapping: the name of an input to its array"
+        )
+    return {str(name): np.asarray(value) for name, value in feeds.items()}
+
+
 class Dut:
     """A board with a combo on it. Built by `Dut.open`.
 
@@ -261,7 +274,7 @@ class Dut:
             BoardError: the board or its link broke.
         """
         self.loaded  # noqa: B018 - says what is missing when there is no model
-        arrays = {name: np.asarray(value) for name, value in feeds.items()}
+        arrays = _arrays(feeds)
         with self._hands_on():
             self._warm_up(Group.of_one(arrays))
             timed = self._session.client.run_timed(arrays, timeout_s=timeout_s)
@@ -296,7 +309,7 @@ class Dut:
         if inferences is None and seconds is None:
             raise UserError("dut.measure: pass inferences=… or seconds=…")
         rate_hz = None if rate is None else rate_per_second(rate)
-        arrays = {name: np.asarray(value) for name, value in feeds.items()}
+        arrays = _arrays(feeds)
         group = Group.of_one(arrays)
         with self._hands_on():
             self._warm_up(group)

@@ -81,6 +81,7 @@ BAD: dict[str, tuple[str, str, str]] = {
         "dut.run({'picture': X['image']})",
         r"the model takes image float32.*; the feeds are picture",
     ),
+    "no_names": ("filterwarnings('error')", "dut.run(X['image'])", r"the feeds are a ndarray, expected a mapping"),
 }
 GOOD = {"test_good", "test_wrong_host_key", "test_no_runtime"}
 

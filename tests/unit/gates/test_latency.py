@@ -322,3 +322,18 @@ def test_a_gentle_rise_is_judged_and_a_short_measurement_says_that_it_cannot_tel
     settled = gate(min_duration="60 s").evaluate(timed(spread(9000), readings=warming(72, 0.02)))
     assert settled.outcome is Outcome.PASS
     assert not any("plateau" in one for one in settled.not_checked)
+
+
+def test_inferences_that_another_gate_had_made_count_and_a_verdict_says_how_many_were_looked_at() -> None:
+    rng = np.random.default_rng(5)
+
+    def with_slow_ones(n: int, share: float) -> np.ndarray:
+        return np.where(rng.random(n) < share, 14 * MS, 10 * MS) + rng.integers(0, 1000, n)
+
+    near = verdict_of(with_slow_ones(60_000, 0.044))
+    assert near.outcome is Outcome.PASS
+    assert 10_000 < near.n <= 60_000
+    at_the_limit = verdict_of(with_slow_ones(400_000, 0.05))
+    assert at_the_limit.outcome is Outcome.INCONCLUSIVE
+    assert at_the_limit.n <= 100_000
+    assert f"looks at the first {at_the_limit.n} of the 400000 that were made" in at_the_limit.reason
