@@ -1,15 +1,14 @@
 """Making a bundle out of others that the board has, by a delta.
 
 The format is described in the host's ``artifacts/delta/document.py`` and ``coding.py``; only the standard library is
-used, and memory is bounded by `MAX_OUTPUT_BYTES` an operation. Nothing in a delta is trusted: sources are named by
-digest and must be in the store, positions and sizes are checked against them, and what comes out must have the
-announced size and digest before it gets a name.
+used, and memory is bounded by `MAX_BLOCK_BYTES` a block and `MAX_OUTPUT_BYTES` an operation. Nothing in a delta is
+trusted: sources are named by digest and must be in the store, positions and sizes are checked against them, and what
+comes out must have the announced size and digest before it gets a name.
 """
 
 from __future__ import annotations
 
 import bz2
-import itertools
 import json
 import os
 import struct
@@ -17,24 +16,24 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from . import gaps
+from .gaps import bad
 from .home import Home, hexadecimal
 from .problem import Problem, storage
 from .unpack import unique_keys
 
-MAGIC = b"EHDELTA1"
+MAGIC = b"EHDELTA2"
 MAX_HEADER_BYTES = 2**16
 MAX_OUTPUT_BYTES = 2**20
 MAX_SOURCES = 256
-_OPERATION = struct.Struct("<BBBBIQII")
-_LITERAL, _COPY, _DIFFERENCE = 0, 1, 2
+MAX_BLOCK_BYTES = 12 * 2**20
+STREAMS = 22
+_STREAM = struct.Struct("<BBII")
+_OPERATIONS_STREAM, _STEPS_STREAM, _GAPS_STREAM, _VALUES_STREAM, _BYTES_STREAM = 0, 3, 5, 6, 7
+_TEXT, _BULK, _COPY, _PLANES_8 = 0, 1, 2, 8
 _RAW, _ZLIB, _BZ2 = 0, 1, 2
-_PLAIN, _PLANES, _TRITS = 0, 1, 2
 _GZIP_HEADER = b"\x1f\x8b\x08\x00" + b"\x00\x00\x00\x00" + b"\x00\xff"
 _STORED_BYTES = 65535
-_DIGITS = tuple(
-    bytes(255 if one == 2 else one for one in reversed(digits)) for digits in itertools.product(range(3), repeat=5)
-)
-"""Five base-3 digits in a byte → five differences, the lowest digit first; 2 stands for −1."""
 
 Read = Callable[[int], bytes]
 """Reads exactly so many bytes of the delta; fewer only at its end."""
@@ -48,11 +47,6 @@ class Head:
     size_bytes: int
     stream_bytes: int
     sources: tuple[str, ...]
-
-
-def bad(message: str) -> Problem:
-    """The delta is not what it should be."""
-    return Problem("corrupt-artifact", f"the delta {message}")
 
 
 def read_head(read: Read) -> Head:
@@ -107,88 +101,118 @@ def patched(home: Home, head: Head, read: Read) -> Iterator[bytes]:
 
 def _operations(sources: list[_Source], head: Head, read: Read) -> Iterator[bytes]:
     left = head.stream_bytes
+    behind = [0] * len(sources)
     while left:
-        what, code, shape, width, number, start, size, coded = _OPERATION.unpack(_exactly(read, _OPERATION.size))
-        if not 0 < size <= left or (what != _COPY and size > MAX_OUTPUT_BYTES) or coded > 2 * MAX_OUTPUT_BYTES:
-            raise bad(f"asks for {size} bytes where {left} are left")
-        left -= size
-        if what == _LITERAL:
-            yield _decompressed(code, _exactly(read, coded), size)
-            continue
-        if what not in {_COPY, _DIFFERENCE} or number >= len(sources):
-            raise bad(f"has an operation {what} on source {number} of {len(sources)}")
-        if what == _COPY:
-            yield from sources[number].pieces(start, size)
-            continue
-        old = b"".join(sources[number].pieces(start, size))
-        gap = _gap(code, shape, width, _exactly(read, coded), size)
-        yield _sum(old, gap, width=width)
+        block = _Block(read)
+        while block.goes_on():
+            what, size = block.next_byte(), block.next_number()
+            if not 0 < size <= left or (what != _COPY and size > MAX_OUTPUT_BYTES):
+                raise bad(f"asks for {size} bytes where {left} are left")
+            left -= size
+            if what in {_TEXT, _BULK}:
+                yield block.take(1 + what, size)
+                continue
+            number, from_last = block.next_number(), block.next_number()
+            if not _COPY <= what <= _PLANES_8 or number >= len(sources):
+                raise bad(f"has an operation {what} on source {number} of {len(sources)}")
+            start = behind[number] + (-(from_last + 1) // 2 if from_last & 1 else from_last // 2)
+            behind[number] = start + size
+            pieces = sources[number].pieces(start, size)
+            if what == _COPY:
+                yield from pieces
+            else:
+                yield _changed(what - _COPY - 1, b"".join(pieces), block)
+        block.end()
     if read(1):
         raise bad("goes on after its last operation")
 
 
-def _gap(code: int, shape: int, width: int, data: bytes, size: int) -> bytes:
-    """The difference as little-endian elements."""
-    if width not in {1, 2, 4, 8} or size % width:
+def _changed(shape: int, old: bytes, block: _Block) -> bytes:
+    """What a difference makes of old bytes."""
+    size = len(old)
+    if shape == gaps.BYTES:
+        return gaps.added(old, block.take(_BYTES_STREAM, size), width=1)
+    if shape in {gaps.STEPS, gaps.TRITS}:
+        count = block.next_number() if shape == gaps.STEPS else -(-size // 5)
+        between = block.next_number()
+        first, places = block.take(_STEPS_STREAM + shape - gaps.STEPS, count), block.take(_GAPS_STREAM, between)
+        values = block.take(_VALUES_STREAM, gaps.count_of(places))
+        unpacked = gaps.from_steps if shape == gaps.STEPS else gaps.from_trits
+        return gaps.added(old, unpacked(first, places, values, size), width=1)
+    stream, width = {3: (8, 2), 4: (10, 4), 5: (14, 8)}[shape]
+    if size % width:
         raise bad(f"has elements of {width} bytes in {size} bytes")
-    if shape == _PLANES:
-        planes = _decompressed(code, data, size)
-        count = size // width
-        gap = bytearray(size)
-        for at in range(width):
-            gap[at::width] = planes[at * count : (at + 1) * count]
-        return bytes(gap)
-    if shape == _TRITS and width == 1:
-        return _from_trits(code, data, size)
-    raise bad(f"has a difference of unknown shape {shape}")
+    return gaps.added_planes(old, [block.take(stream + at, size // width) for at in range(width)])
 
 
-def _from_trits(code: int, data: bytes, size: int) -> bytes:
-    packed_size = -(-size // 5)
-    packed = _decompressed(code, data, None, at_most=4 + 5 * size + packed_size)
-    count = int.from_bytes(packed[:4], "little")
-    if len(packed) != 4 + 5 * count + packed_size:
-        raise bad(f"has {count} exceptions, which do not fit")
-    places = struct.unpack_from(f"<{count}I", packed, 4)
-    values = packed[4 + 4 * count : 4 + 5 * count]
-    try:
-        gap = bytearray(b"".join(map(_DIGITS.__getitem__, packed[4 + 5 * count :])))[:size]
-        for place, value in zip(places, values, strict=True):
-            gap[place] = value
-    except IndexError as exc:
-        raise bad("has digits or exceptions out of range") from exc
-    return bytes(gap)
+class _Block:
+    """The streams of one block, and how far each has been used."""
+
+    def __init__(self, read: Read) -> None:
+        self._streams: dict[int, tuple[bytes, int]] = {}
+        room, last = MAX_BLOCK_BYTES, -1
+        for _ in range(_exactly(read, 1)[0]):
+            number, code, size, sent = _STREAM.unpack(_exactly(read, _STREAM.size))
+            if not last < number < STREAMS or not 0 < size <= room or not 0 < sent <= size:
+                raise bad(f"has a stream {number} of {size} bytes, sent as {sent}, behind stream {last}")
+            self._streams[number] = _decompressed(code, _exactly(read, sent), size), 0
+            room, last = room - size, number
+        if not self.goes_on():
+            raise bad("has a block that does nothing")
+
+    def goes_on(self) -> bool:
+        """Is there another operation?"""
+        return _OPERATIONS_STREAM in self._streams
+
+    def take(self, number: int, size: int) -> bytes:
+        """What comes next in a stream."""
+        if not size:
+            return b""
+        data, at = self._streams.pop(number, (b"", 0))
+        if at + size > len(data):
+            raise bad(f"takes {size} bytes of stream {number}, which has {len(data) - at} left")
+        if at + size < len(data):
+            self._streams[number] = data, at + size
+        return data[at : at + size]
+
+    def next_byte(self) -> int:
+        return self.take(_OPERATIONS_STREAM, 1)[0]
+
+    def next_number(self) -> int:
+        """Up to nine bytes of LEB128, so below 2^63."""
+        value = 0
+        for shift in range(0, 63, 7):
+            byte = self.next_byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+        raise bad("has a number that does not end")
+
+    def end(self) -> None:
+        """All of it must have been used."""
+        if self._streams:
+            raise bad(f"has bytes of stream {min(self._streams)} that nothing takes")
 
 
-def _sum(old: bytes, gap: bytes, *, width: int) -> bytes:
-    """Element by element modulo 2^(8·width): one addition of two long integers whose lanes cannot carry over."""
-    count = len(old) // width
-    low = int.from_bytes((b"\xff" * (width - 1) + b"\x7f") * count, "little")
-    one, other = int.from_bytes(old, "little"), int.from_bytes(gap, "little")
-    total = ((one & low) + (other & low)) ^ ((one ^ other) & ~low & ((1 << 8 * len(old)) - 1))
-    return total.to_bytes(len(old), "little")
-
-
-def _decompressed(code: int, data: bytes, size: int | None, *, at_most: int = 0) -> bytes:
-    """Exactly `size` bytes, or up to `at_most` of them."""
-    limit = at_most if size is None else size
+def _decompressed(code: int, data: bytes, size: int) -> bytes:
+    """Exactly `size` bytes."""
     try:
         if code == _RAW:
             plain, whole = data, True
         elif code == _ZLIB:
             inflate = zlib.decompressobj()
-            plain = inflate.decompress(data, limit + 1)
+            plain = inflate.decompress(data, size + 1)
             whole = inflate.eof and not inflate.unused_data
         elif code == _BZ2:
             expand = bz2.BZ2Decompressor()
-            plain = expand.decompress(data, limit + 1)
+            plain = expand.decompress(data, size + 1)
             whole = expand.eof and not expand.unused_data
         else:
             raise bad(f"is compressed in an unknown way ({code})")
     except (zlib.error, OSError, ValueError, EOFError) as exc:
         raise bad(f"cannot be decompressed: {exc}") from exc
-    if not whole or len(plain) > limit or (size is not None and len(plain) != size):
-        raise bad(f"holds {len(plain)} bytes or more where {limit} belong")
+    if not whole or len(plain) != size:
+        raise bad(f"holds {len(plain)} bytes or more where {size} belong")
     return plain
 
 
@@ -235,7 +259,7 @@ class _Source:
         Raises:
             Problem: ``corrupt-artifact``: it is not within the source.
         """
-        if start + size > self._size:
+        if start < 0 or start + size > self._size:
             raise bad(f"takes bytes {start} to {start + size} of {self._digest[:19]}…, which has {self._size}")
         with storage(self._digest):
             while size:

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from support.bundles import archive, manifest_json, member, sha256
 
 from pytest_edgehil.artifacts import bundle as host
-from pytest_edgehil.artifacts.delta.coding import RAW, Coded
 from pytest_edgehil.artifacts.delta.document import Head, Literal, write
 from pytest_edgehil.errors import CorruptArtifact, UnsafeArchive
 from pytest_edgehil.onboard import patch, unpack
@@ -231,8 +230,7 @@ def test_a_delta_that_claims_another_result_makes_what_has_not_that_digest(tmp_p
     claimed = sha256(b"something good")
     content = b"something evil"
     head = Head(digest=claimed, size_bytes=len(content) + 23, stream_bytes=len(content), sources=())
-    literal = Literal(size_bytes=len(content), coded=Coded(shape="", code=RAW, data=content))
-    source = io.BytesIO(b"".join(write(head, [literal])))
+    source = io.BytesIO(b"".join(write(head, [Literal(data=content)])))
     made = b"".join(patch.patched(home, patch.read_head(source.read), source.read))
     assert sha256(made) != claimed
     assert gzip.decompress(made) == content

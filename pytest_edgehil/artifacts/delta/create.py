@@ -2,11 +2,12 @@
 
 First every chunk of the new bundle is looked up among the chunks of all sources. What that leaves over is cut at the
 borders of the tensors; a tensor that has a counterpart in a source (see `alike`) is written as a difference wherever
-that takes fewer bytes.
+that takes fewer bytes. What lies between two tensors is mostly what lay there before: names, shapes, lengths.
 """
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,16 +17,19 @@ import numpy as np
 
 from pytest_edgehil.artifacts import ustar
 from pytest_edgehil.artifacts.delta import coding
-from pytest_edgehil.artifacts.delta.alike import LEAST_TENSOR_BYTES, Pair, counterparts
+from pytest_edgehil.artifacts.delta.alike import LEAST_TENSOR_BYTES, SAMPLE_BYTES, Pair, contiguous, counterparts
 from pytest_edgehil.artifacts.delta.chunks import chunks
 from pytest_edgehil.artifacts.delta.document import (
     MAX_OUTPUT_BYTES,
+    SENT_BY,
+    Block,
     Copy,
     Difference,
     Head,
     Literal,
     Operation,
-    write,
+    blocks,
+    header,
 )
 from pytest_edgehil.errors import CorruptArtifact
 from pytest_edgehil.model.artifact import Artifact
@@ -35,9 +39,10 @@ if TYPE_CHECKING:
 
     ByteArray = npt.NDArray[np.uint8]
 
-LEAST_COPY_BYTES = 64
-"""A shorter copy costs about as much to describe as to send."""
-SAMPLE_BYTES = 64 * 1024
+LEAST_COPY_BYTES = 32
+"""A shorter copy costs about as much to describe as to send,"""
+LEAST_BESIDE_BYTES = 8
+"""unless it goes on where the last operation ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +53,14 @@ class Delta:
         new: the bundle that is made.
         head: sources and result.
         operations: in order.
+        blocks: the operations as they are sent.
         size_bytes: of the delta as a file.
     """
 
     new: Artifact
     head: Head
     operations: tuple[Operation, ...]
+    blocks: tuple[Block, ...]
     size_bytes: int
 
     @property
@@ -63,13 +70,15 @@ class Delta:
 
     def pieces(self) -> Iterator[bytes]:
         """The file, piece by piece."""
-        return write(self.head, self.operations)
+        yield header(self.head)
+        for one in self.blocks:
+            yield one.data
 
     def made_by(self, kind: type[Operation]) -> tuple[int, int]:
         """(bytes of output, bytes to send) of all operations of a kind."""
-        chosen = [one for one in self.operations if isinstance(one, kind)]
-        sent = sum(len(one.coded.data) for one in chosen if not isinstance(one, Copy))
-        return sum(one.size_bytes for one in chosen), sent
+        made = sum(one.size_bytes for one in self.operations if isinstance(one, kind))
+        sent = sum(size for one in self.blocks for number, size in one.sent_bytes.items() if number in SENT_BY[kind])
+        return made, sent
 
 
 def create(new: Artifact, sources: Sequence[Artifact]) -> Delta | None:
@@ -99,8 +108,9 @@ def create(new: Artifact, sources: Sequence[Artifact]) -> Delta | None:
         stream_bytes=stream.shape[0],
         sources=tuple(known[one][0].digest for one in used),
     )
-    size_bytes = sum(map(len, write(head, operations)))
-    return Delta(new=new, head=head, operations=operations, size_bytes=size_bytes)
+    told = tuple(blocks(operations))
+    size_bytes = len(header(head)) + sum(len(one.data) for one in told)
+    return Delta(new=new, head=head, operations=operations, blocks=told, size_bytes=size_bytes)
 
 
 def read_stream(artifact: Artifact) -> ByteArray | None:
@@ -121,20 +131,14 @@ def read_stream(artifact: Artifact) -> ByteArray | None:
 
 def _operations(stream: ByteArray, known: Sequence[tuple[Artifact, ByteArray]]) -> Iterator[Operation]:
     copies = list(_copies(stream, known))
-    pairs = counterparts(stream, [source for _, source in known], _between(copies, stream.shape[0]))
+    sources = [source for _, source in known]
+    pairs = counterparts(stream, sources, copies)
     at = 0
     for copy, start in copies:
-        yield from _sent(stream, at, start, pairs, known)
+        yield from _sent(stream, at, start, pairs, sources)
         yield copy
         at = start + copy.size_bytes
-    yield from _sent(stream, at, stream.shape[0], pairs, known)
-
-
-def _between(copies: Sequence[tuple[Copy, int]], size: int) -> list[tuple[int, int]]:
-    """What no copy makes."""
-    starts = [0, *(start + copy.size_bytes for copy, start in copies)]
-    ends = [*(start for _, start in copies), size]
-    return [(start, end) for start, end in zip(starts, ends, strict=True) if start < end]
+    yield from _sent(stream, at, stream.shape[0], pairs, sources)
 
 
 def _copies(stream: ByteArray, known: Sequence[tuple[Artifact, ByteArray]]) -> Iterator[tuple[Copy, int]]:
@@ -205,8 +209,7 @@ def _renumbered(one: Operation, numbers: dict[int, int]) -> Operation:
             source=numbers[one.source],
             start=one.start,
             size_bytes=one.size_bytes,
-            width=one.width,
-            coded=one.coded,
+            gap=one.gap,
         )
     return one
 
@@ -215,46 +218,65 @@ def _renumbered(one: Operation, numbers: dict[int, int]) -> Operation:
 
 
 def _sent(
-    stream: ByteArray, start: int, end: int, pairs: Sequence[Pair], known: Sequence[tuple[Artifact, ByteArray]]
+    stream: ByteArray, start: int, end: int, pairs: Sequence[Pair], sources: Sequence[ByteArray]
 ) -> Iterator[Operation]:
-    """A range of the new stream that no source holds, as differences and literals."""
-    at = start
-    for pair in pairs:
-        if pair.end <= at or pair.start >= end:
-            continue
+    """A range of the new stream that no source holds whole."""
+    at, last = start, None
+    for pair in pairs[bisect.bisect_right(pairs, start, key=lambda one: one.end) :]:
+        if pair.start >= end:
+            break
         # whole elements only: what hangs over is sent as it is
-        first = pair.start + -(-(max(at, pair.start) - pair.start) // pair.width) * pair.width
-        last = pair.start + (min(end, pair.end) - pair.start) // pair.width * pair.width
-        if last - first < LEAST_TENSOR_BYTES:
+        begin = pair.start + -(-(max(at, pair.start) - pair.start) // pair.width) * pair.width
+        stop = pair.start + (min(end, pair.end) - pair.start) // pair.width * pair.width
+        if stop - begin < min(LEAST_TENSOR_BYTES, pair.end - pair.start):
             continue
-        yield from _literals(stream, at, first)
-        yield from _differences(stream, first, last, pair, known[pair.source][1])
-        at = last
-    yield from _literals(stream, at, end)
+        yield from _beside(stream, at, begin, (last, pair), sources)
+        yield from _differences(stream, begin, stop, pair, sources[pair.source])
+        at, last = stop, pair
+    yield from _beside(stream, at, end, (last, None), sources)
+
+
+def _beside(
+    stream: ByteArray, start: int, end: int, pairs: tuple[Pair | None, Pair | None], sources: Sequence[ByteArray]
+) -> Iterator[Operation]:
+    """What lies between two tensors: copies, as far as their counterparts have it beside them too, and literals."""
+    before, behind = pairs
+    if before is not None:
+        place = start + before.old_start - before.start
+        size = _equal(stream[start:end], sources[before.source][place:])
+        if size >= LEAST_BESIDE_BYTES or (size and size == end - start):
+            yield Copy(source=before.source, start=place, size_bytes=size)
+            start += size
+    size = 0
+    if behind is not None:
+        place = end + behind.old_start - behind.start
+        size = _equal_before(stream[start:end], sources[behind.source][:place])
+        size = size if size >= LEAST_BESIDE_BYTES else 0
+    yield from _literals(stream, start, end - size)
+    if behind is not None and size:
+        yield Copy(source=behind.source, start=end - size + behind.old_start - behind.start, size_bytes=size)
 
 
 def _differences(stream: ByteArray, start: int, end: int, pair: Pair, source: ByteArray) -> Iterator[Operation]:
     shift = pair.old_start - pair.start
     size = min(end - start, SAMPLE_BYTES) // pair.width * pair.width
     middle = start + (end - start - size) // 2 // pair.width * pair.width
-    sample, old = stream[middle : middle + size], source[middle + shift : middle + shift + size]
-    estimate = coding.difference(_contiguous(old), _contiguous(sample), width=pair.width)
-    if len(estimate.data) >= len(coding.literal(sample.tobytes()).data):
+    sample = contiguous(stream[middle : middle + size])
+    shape, cost = coding.cheapest(contiguous(source[middle + shift : middle + shift + size]), sample, width=pair.width)
+    if cost >= coding.cost_bytes(sample.tobytes()):
         yield from _literals(stream, start, end)
         return
     step = MAX_OUTPUT_BYTES // pair.width * pair.width
     for at in range(start, end, step):
         stop = min(at + step, end)
-        mine, theirs = _contiguous(stream[at:stop]), _contiguous(source[at + shift : stop + shift])
-        coded = coding.difference(theirs, mine, width=pair.width)
-        yield Difference(source=pair.source, start=at + shift, size_bytes=stop - at, width=pair.width, coded=coded)
+        mine, theirs = contiguous(stream[at:stop]), contiguous(source[at + shift : stop + shift])
+        if np.array_equal(mine, theirs):
+            yield Copy(source=pair.source, start=at + shift, size_bytes=stop - at)
+            continue
+        gap = coding.difference(theirs, mine, width=pair.width, shape=shape)
+        yield Difference(source=pair.source, start=at + shift, size_bytes=stop - at, gap=gap)
 
 
 def _literals(stream: ByteArray, start: int, end: int) -> Iterator[Operation]:
     for at in range(start, end, MAX_OUTPUT_BYTES):
-        stop = min(at + MAX_OUTPUT_BYTES, end)
-        yield Literal(size_bytes=stop - at, coded=coding.literal(stream[at:stop].tobytes()))
-
-
-def _contiguous(values: ByteArray) -> ByteArray:
-    return np.frombuffer(values.tobytes(), dtype=np.uint8)  # aligned for wider elements, wherever it lay
+        yield Literal(data=stream[at : min(at + MAX_OUTPUT_BYTES, end)].tobytes())

@@ -1,9 +1,12 @@
 """Where the weights lie in an ONNX file: name, type and shape of every tensor, and the range of its bytes.
 
 A protobuf is walked by its wire format (protobuf.dev/programming-guides/encoding) because positions are what is
-wanted, and no ONNX library gives those. Field numbers are those of ``onnx.proto3``. Tensors whose values lie in a
-file of their own (external data) are ranges of that file. A file that is no ONNX has no tensors: nothing here is an
-error, for a delta without tensors is only larger.
+wanted, and no ONNX library gives those. Field numbers are those of ``onnx.proto3``. Initializers and constants are
+looked for in the graph, in the graphs that its nodes hold (If, Loop, Scan) and in functions. Values are ranges of the
+file where they are ``raw_data``, or the packed ``float_data`` and ``double_data``, which are the same bytes; the other
+typed fields hold varints, of which none has a place of its own. Tensors whose values lie in a file of their own
+(external data) are ranges of that file. A file that is no ONNX has no tensors: nothing here is an error, for a delta
+without tensors is only larger.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-_GRAPH = 7
+_GRAPH, _FUNCTIONS = 7, 25
 _NODE, _INITIALIZER = 1, 5
+_FUNCTION_NODE = 7
 _ATTRIBUTE = 5
-_ATTRIBUTE_TENSOR = 5
+_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 _OUTPUT = 2
-_DIMS, _DATA_TYPE, _NAME, _RAW_DATA, _EXTERNAL_DATA = 1, 2, 8, 9, 13
+_DIMS, _DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA, _DOUBLE_DATA, _EXTERNAL_DATA = 1, 2, 4, 8, 9, 10, 13
+_MOST_NESTED = 32
 _KEY, _VALUE = 1, 2
 _WIDTHS: Mapping[int, int] = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
 """Number of a type in ``TensorProto.DataType`` → bytes of one element; others are taken as bytes."""
@@ -68,24 +73,36 @@ class _Field:
 
 
 def _of_model(model: memoryview) -> Iterator[Tensor]:
-    for graph in _fields(model, 0, len(model)):
-        if graph.number != _GRAPH:
-            continue
-        for field in _fields(model, graph.start, graph.end):
-            if field.number == _INITIALIZER:
-                yield from _tensor(model, field, name=None)
-            elif field.number == _NODE:
-                yield from _constants(model, field)
+    for one in _fields(model, 0, len(model)):
+        if one.number == _GRAPH:
+            yield from _of_graph(model, one, nested=0)
+        elif one.number == _FUNCTIONS:
+            for field in _fields(model, one.start, one.end):
+                if field.number == _FUNCTION_NODE:
+                    yield from _of_node(model, field, nested=0)
 
 
-def _constants(model: memoryview, node: _Field) -> Iterator[Tensor]:
+def _of_graph(model: memoryview, graph: _Field, *, nested: int) -> Iterator[Tensor]:
+    if nested > _MOST_NESTED:
+        return
+    for field in _fields(model, graph.start, graph.end):
+        if field.number == _INITIALIZER:
+            yield from _tensor(model, field, name=None)
+        elif field.number == _NODE:
+            yield from _of_node(model, field, nested=nested)
+
+
+def _of_node(model: memoryview, node: _Field, *, nested: int) -> Iterator[Tensor]:
+    """Constants, and what the graphs in attributes hold."""
     fields = list(_fields(model, node.start, node.end))
     output = next((bytes(model[one.start : one.end]).decode() for one in fields if one.number == _OUTPUT), None)
     for attribute in fields:
         if attribute.number == _ATTRIBUTE:
             for one in _fields(model, attribute.start, attribute.end):
-                if one.number == _ATTRIBUTE_TENSOR and one.end > one.start:
+                if one.number in {_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS} and one.end > one.start:
                     yield from _tensor(model, one, name=output)
+                elif one.number in {_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS} and one.end > one.start:
+                    yield from _of_graph(model, one, nested=nested + 1)
 
 
 def _tensor(model: memoryview, tensor: _Field, *, name: str | None) -> Iterator[Tensor]:
@@ -99,7 +116,7 @@ def _tensor(model: memoryview, tensor: _Field, *, name: str | None) -> Iterator[
             data_type = one.value
         elif one.number == _NAME and name is None:
             name = bytes(model[one.start : one.end]).decode()
-        elif one.number == _RAW_DATA:
+        elif one.number in {_RAW_DATA, _FLOAT_DATA, _DOUBLE_DATA} and one.end > one.start:
             raw = one
         elif one.number == _EXTERNAL_DATA:
             entry = {

@@ -72,7 +72,7 @@ def test_what_was_altered_is_refused_at_the_latest_when_it_ends(delta, tmp_path)
     other = published(
         dataclasses.replace(delta, head=dataclasses.replace(delta.head, size_bytes=7)), tmp_path / "y.ehdelta"
     )
-    for altered in (whole[:-600], whole.replace(b"EHDELTA1", b"EHDELTA2"), other.path.read_bytes()):
+    for altered in (whole[:-600], whole.replace(b"EHDELTA2", b"EHDELTA3"), other.path.read_bytes()):
         one.path.write_bytes(altered)
         with pytest.raises(CorruptArtifact):
             list(one.pieces())
