@@ -47,7 +47,10 @@ _CRASHES = tuple(
         r"Out of memory: Killed process.*",
         r"Internal error: Oops.*",
         r"watchdog: .*(?:LOCKUP|lockup).*",
+        r"softdog: Initiating system reboot.*",
         r"Rebooting.*|reboot: Restarting system.*|reboot: HARDWARE PROTECTION.*",
+        # Nobody said why: a watchdog of the hardware, a loss of power. These are a Pi's bootloader, U-Boot, Linux.
+        r"RPi: BOOTLOADER release VERSION.*|U-Boot \d{4}\.\d{2}.*|Booting Linux on physical CPU.*",
     )
 )
 
@@ -139,7 +142,8 @@ class Console:
     def crash_reason(self, since: int = 0) -> str | None:
         """What the kernel said of a crash since a position: panic, out of memory, overheating, reboot; the worst first.
 
-        None if it said nothing of the kind. An intended reboot is told by `expect_reboot`, not counted as a crash.
+        Last comes what a bootloader says when it begins: then the board has rebooted, and nobody said why. None if
+        there is nothing of the kind. An intended reboot is told by `expect_reboot`, not counted as a crash.
         """
         with self._changed:
             lines = self._text(max(since, self._crashes_from)).splitlines()

@@ -1,8 +1,9 @@
 """Why did the board break? The link only says that it is gone; the console and the power switch may say why.
 
 A model is blamed only on a healthy board: when its process died, the board is asked whether it is still there.
-Everything here ends in bounded time: `CONSOLE_S` for the console, `STILL_THERE_S` for the board, one question to
-the power switch.
+Everything here ends in bounded time: `CONSOLE_S` for the console (`WATCHDOG_S` of a board that went silent, for its
+watchdog may be about to say why), `STILL_THERE_S` for the board, one question to the power switch. What is told ends
+with what to do next.
 """
 
 from __future__ import annotations
@@ -30,11 +31,15 @@ from pytest_edgehil.errors import (
 )
 
 CONSOLE_S = 3.0
+WATCHDOG_S = 8.0
+"""A Pi's watchdog waits for 15 s at most (drivers/watchdog/bcm2835_wdt.c), and silence is noticed after 10."""
 STILL_THERE_S = 5.0
 POLL_S = 0.1
 
 _HOT = re.compile(r"critical temperature reached|thermal.{0,40}shut", re.IGNORECASE)
 _MEMORY = re.compile(r"out of memory|oom-kill|killed process", re.IGNORECASE)
+_WATCHDOG = re.compile(r"softdog|watchdog", re.IGNORECASE)
+_BOOTING = re.compile(r"^(?:RPi: BOOTLOADER|U-Boot|Booting Linux)")
 
 _UNFIT = re.compile(r"health check|kernel panic|not bootable|cannot boot|does not boot", re.IGNORECASE)
 
@@ -114,11 +119,14 @@ class Witnesses:
             said = str(problem)
         else:
             return self._with_rejection(problem)
-        reason = self._new_reason()
+        reason = self._new_reason(WATCHDOG_S if _is_silence(problem) else CONSOLE_S)
         if reason is not None:
-            return _error_of(reason)(f"{said}; the console shows: {reason}")
+            return _told(said, reason)
         if self._is_off():
-            return BoardCrashed(f"{said}; the board has no power")
+            return BoardCrashed(
+                f"{said}; the board has no power: 'edgehil lab audit' says whether somebody switched it off, "
+                f"'edgehil lab power {self._board_id} on' switches it on"
+            )
         if isinstance(problem, (ModelError, OutOfMemory)) and not isinstance(problem, ModelTimeout):
             return BoardCrashed(said)
         return problem
@@ -135,7 +143,7 @@ class Witnesses:
     def _with_witness(self, problem: BoardError | ModelError) -> BoardError | ModelError:
         """What the kernel says of a process that it ended."""
         reason = self._new_reason() if isinstance(problem, OutOfMemory) else None
-        return problem if reason is None else OutOfMemory(f"{problem}; the console shows: {reason}")
+        return problem if reason is None else _told(str(problem), reason)
 
     def _gone(self, session: BoardSession) -> BoardError | None:
         try:
@@ -144,11 +152,11 @@ class Witnesses:
             return problem
         return None
 
-    def _new_reason(self) -> str | None:
+    def _new_reason(self, wait_s: float = CONSOLE_S) -> str | None:
         """What the console says; its last lines may still be on their way."""
         if self._console is None:
             return None
-        deadline = self._clock() + CONSOLE_S
+        deadline = self._clock() + wait_s
         while True:
             reason = self._console.crash_reason(self._since)
             if reason is not None:
@@ -173,9 +181,26 @@ class Witnesses:
             return False  # it does not know; that is no evidence
 
 
-def _error_of(reason: str) -> type[BoardError]:
+def _is_silence(problem: BaseException) -> bool:
+    """Did the board stop answering, rather than end the link?"""
+    return isinstance(problem, DeadlineExceeded) or isinstance(problem.__cause__, DeadlineExceeded)
+
+
+def _told(said: str, reason: str) -> BoardError:
+    """What happened, the console's own words for it, and what to do next."""
+    shown = f"{said}; the console shows: {reason}"
     if _HOT.search(reason):
-        return Overheated
+        return Overheated(f"{shown}; the board has switched itself off: check its cooling, then switch it on again")
     if _MEMORY.search(reason):
-        return OutOfMemory
-    return BoardCrashed
+        return OutOfMemory(
+            f"{shown}; the model and what else runs need more memory than the board has: 'peak_rss' tells how much"
+        )
+    if _WATCHDOG.search(reason):
+        return BoardCrashed(
+            f"{shown}; nothing on the board ran any more, and its watchdog reset it: see its console log"
+        )
+    if _BOOTING.search(reason):
+        return BoardCrashed(
+            f"{shown}; the board has rebooted by itself and did not say why: a watchdog, or its power supply"
+        )
+    return BoardCrashed(f"{shown}; the board reboots by itself: see its console log for what came before")

@@ -6,8 +6,9 @@ that `measure_more` can repeat it for gates that need more.
 When the board breaks, the first error is kept (`Dut.broken`) after it has been made more exact with what the console
 and the power switch say; nothing is reconnected, except to a soak that goes on on the board (`detached`). How long that
 can take, beyond the time the operation was given: `conversation.SILENCE_S` (10 s) until a silent link is noticed,
-`CONSOLE_S` (3 s) for the console to tell why, and `STILL_THERE_S` (5 s) to find out whether a board is alive whose
-model's process died; 18 s together. A soak's link is tried again for `pick_up_s` besides.
+`CONSOLE_S` (3 s; of a silent board `WATCHDOG_S`, 8 s) for the console to tell why, and `STILL_THERE_S` (5 s) to find
+out whether a board is alive whose model's process died; 18 s together. A soak's link is tried again for `pick_up_s`
+besides.
 """
 
 from __future__ import annotations

@@ -73,7 +73,14 @@ class RunningBoard:
 
 
 def start(
-    board: Board, *, directory: Path, wait_s: float = START_S, for_lease: bool = False, cold: bool = False
+    board: Board,
+    *,
+    directory: Path,
+    wait_s: float = START_S,
+    for_lease: bool = False,
+    cold: bool = False,
+    disk: Path | None = None,
+    write_log: Path | None = None,
 ) -> RunningBoard:
     """Start an emulated board, or join the one that runs already. Returns when it can be reached.
 
@@ -83,6 +90,9 @@ def start(
         for_lease: the caller holds the board's lease. A board that an earlier leaseholder started and has not ended
             yet is ended then and not joined: it would go down with a holder that has no right to it any more.
         cold: boot it, through bootloader and kernel, instead of making it of a template.
+        disk: what it boots instead of the image's disk, such as what an earlier board has left: ``.qcow2``, or raw.
+            It is not changed; a board with a disk of its own is always booted.
+        write_log: a file that gets everything that the board writes to its disk and flushes, in order.
 
     Raises:
         ConfigError: QEMU is not installed, the image has not been built, or the board is none of ours.
@@ -107,7 +117,9 @@ def start(
             with contextlib.suppress(PowerError), Qmp(layout.qmp, what=f"board {board.id}") as qemu:
                 qemu.do("quit")  # it is ending by itself
             time.sleep(POLL_S)
-        process, endpoint = _launch(board, spec, machine, layout, deadline_s=deadline_s, cold=cold)
+        process, endpoint = _launch(
+            board, spec, machine, layout, deadline_s=deadline_s, cold=cold, disk=disk, write_log=write_log
+        )
         if for_lease:
             layout.leased.write_text(str(endpoint.warden_pid))
         return _running(board, layout, endpoint, process=process)
@@ -128,22 +140,33 @@ def _served(layout: Layout) -> Endpoint | None:
 
 
 def _launch(
-    board: Board, spec: EmulatedSpec, machine: Machine, layout: Layout, *, deadline_s: float, cold: bool
+    board: Board,
+    spec: EmulatedSpec,
+    machine: Machine,
+    layout: Layout,
+    *,
+    deadline_s: float,
+    cold: bool,
+    disk: Path | None,
+    write_log: Path | None,
 ) -> tuple[Process, Endpoint]:
     keys = board_keys(layout.keys)
-    template = None if cold else template_of(machine, deadline_s=deadline_s)
+    template = None if cold or disk is not None else template_of(machine, deadline_s=deadline_s)
     for old in (layout.console_log, layout.sensors, layout.seed, layout.leased, layout.qmp):
         old.unlink(missing_ok=True)
     sensors = Sensors(layout.sensors)
     sensors.set_throttled(0)
     if template is None:
-        make_overlay(layout.disk, on=machine.image.disk, kind="raw")
+        below = disk or machine.image.disk
+        make_overlay(layout.disk, on=below.absolute(), kind="qcow2" if below.suffix == ".qcow2" else "raw")
         machine.write_device_tree(layout.device_tree)
     else:
         make_overlay(layout.disk, on=template.disk, kind="qcow2")
     write_seed(layout.seed, b"")
     seed = _seed(board, spec, keys)
-    argv = machine.argv(layout, template=template, saving=False, ssh_port=spec.ssh_port)
+    if write_log is not None:
+        write_log.write_bytes(b"")
+    argv = machine.argv(layout, template=template, saving=False, ssh_port=spec.ssh_port, write_log=write_log)
     process = Process(argv, layout, what=f"emulated board {board.id}", deadline_s=deadline_s)
     try:
         with process.qmp() as qemu:

@@ -50,7 +50,9 @@ class Machine:
         whole = f"{self.image.key} {self.memory_bytes} {self.icount} {qemu_version()} {self._hardware(Path(), '')}"
         return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
-    def argv(self, layout: Layout, *, template: Layout | None, saving: bool, ssh_port: int) -> list[str]:
+    def argv(
+        self, layout: Layout, *, template: Layout | None, saving: bool, ssh_port: int, write_log: Path | None = None
+    ) -> list[str]:
         """QEMU's command line.
 
         Args:
@@ -58,6 +60,7 @@ class Machine:
             template: what the board is made of, else it boots.
             saving: whether the board is to become a template: its memory is then kept in a file.
             ssh_port: of this host; 0 takes a free one.
+            write_log: an empty file that gets what is written to the disk; see `_disk`.
         """
         memory = template.memory if template is not None else layout.memory
         if saving:
@@ -70,7 +73,7 @@ class Machine:
         argv += ["-display", "none", "-no-shutdown", "-dtb", str((template or layout).device_tree)]
         argv += ["-bios", str(self.image.bootloader)]
         argv += ["-drive", f"if=pflash,index=1,format=raw,readonly=on,file={_path(self.image.flash)}"]
-        argv += ["-drive", f"if=none,id=disk,format=qcow2,cache=unsafe,file={_path(layout.disk)}"]
+        argv += ["-drive", _disk(layout.disk, write_log)]
         argv += ["-drive", f"if=none,id=seed,format=raw,read-only=on,file.locking=off,file={_path(layout.seed)}"]
         log = f"logfile={_path(layout.console_log)},logappend=on"
         argv += ["-chardev", f"socket,id=console,host=127.0.0.1,port=0,server=on,wait=off,{log}"]
@@ -191,6 +194,20 @@ def _device_tree(hardware: tuple[str, ...], memory_bytes: int) -> bytes:
     root.properties["model"] = text("edgehil emulated board (QEMU virt, Cortex-A76)")
     root.properties["serial-number"] = text("0000000000000000")  # each board lays its own over it
     return serialise(root)
+
+
+def _disk(path: Path, write_log: Path | None) -> str:
+    """The board's disk; with a log, each write and flush of it is also kept there, as dm-log-writes keeps them
+    (linux/Documentation/admin-guide/device-mapper/log-writes.rst; QEMU's driver ``blklogwrites``).
+    """
+    if write_log is None:
+        return f"if=none,id=disk,format=qcow2,cache=unsafe,file={_path(path)}"
+    quick = "cache.no-flush=on"  # the flushes are to be known, and this host needs not carry them out
+    return (
+        "if=none,id=disk,driver=blklogwrites,cache=writeback,"
+        f"file.driver=qcow2,file.{quick},file.file.driver=file,file.file.{quick},file.file.filename={_path(path)},"
+        f"log.driver=file,log.{quick},log.filename={_path(write_log.absolute())}"
+    )
 
 
 def _path(path: Path) -> str:

@@ -126,6 +126,7 @@ def bundle(
     executable: frozenset[str] = frozenset(),
     architectures: tuple[str, ...] = (),
     change: Mapping[str, object] | None = None,
+    compresslevel: int = 9,
 ) -> Artifact:
     """A bundle made by hand, so that these tests do not depend on the packer; `change` overrides manifest fields."""
     entries = [
@@ -158,7 +159,8 @@ def bundle(
         "provenance": {"source": NOTHING, "recipe": NOTHING, "calibration": None, "tools": {}},
         **(change or {}),
     }
-    data = archive([("manifest.json", json.dumps(fields).encode()), *sorted(files.items())], executable=executable)
+    members = [("manifest.json", json.dumps(fields).encode()), *sorted(files.items())]
+    data = archive(members, executable=executable, compresslevel=compresslevel)
     path = directory / digest(data)[7:15] / f"{name}-{version}-any-{fields['quantisation']}.tar.gz"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
@@ -180,9 +182,11 @@ def bundle(
     return Artifact(digest=digest(data), size_bytes=len(data), path=path, manifest=manifest)
 
 
-def archive(members: list[tuple[str, bytes]], *, executable: frozenset[str] = frozenset()) -> bytes:
+def archive(
+    members: list[tuple[str, bytes]], *, executable: frozenset[str] = frozenset(), compresslevel: int = 9
+) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.USTAR_FORMAT) as out:
+    with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.USTAR_FORMAT, compresslevel=compresslevel) as out:
         for path, content in members:
             info = tarfile.TarInfo(path)
             info.size = len(content)

@@ -49,6 +49,12 @@ def board(tmp_path: Path) -> Iterator[Said]:
             "[ 9.1] thermal thermal_zone0: cpu-thermal: critical temperature reached (110.00 C)\r\n",
             "thermal thermal_zone0: cpu-thermal: critical temperature reached (110.00 C)",
         ),
+        ("[ 17.2] softdog: Initiating system reboot\r\n", "softdog: Initiating system reboot"),
+        ("\r\nU-Boot 2023.01+dfsg-2 (Jun 22 2026)\r\n", "U-Boot 2023.01+dfsg-2 (Jun 22 2026)"),
+        (
+            "[  0.0] Booting Linux on physical CPU 0x0000000000 [0x414fd0b1]\r\n",
+            "Booting Linux on physical CPU 0x0000000000 [0x414fd0b1]",
+        ),
         (PANIC, PANIC),  # it may die in the middle of a line
         ("raspberrypi login: ", None),
         ("---[ end Kernel panic - not syncing ]---\r\n", None),
@@ -60,7 +66,7 @@ def test_crash_reason(said: str, reason: str | None, board: Said) -> None:
 
 
 def test_panic_outweighs_what_led_to_it_and_what_follows(board: Said) -> None:
-    board.say(f"{OOM}\r\n{PANIC}\r\nRebooting in 5 seconds..\r\n")
+    board.say(f"{OOM}\r\n{PANIC}\r\nRebooting in 5 seconds..\r\nU-Boot 2023.01\r\n")
     assert board.console.crash_reason() == PANIC
 
 

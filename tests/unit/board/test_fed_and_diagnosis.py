@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_edgehil.board.diagnosis import CONSOLE_S, Witnesses
+from pytest_edgehil.board.diagnosis import CONSOLE_S, WATCHDOG_S, Witnesses
 from pytest_edgehil.board.fed import MAX_SINGLE_FEEDS, Fed, signature
 from pytest_edgehil.errors import (
     BoardCrashed,
@@ -163,6 +163,35 @@ def test_the_console_is_waited_for_but_not_longer_than_is_said():
     problem = LinkLost("cut")
     assert told.explain(problem, DEAD) is problem
     assert CONSOLE_S <= clock.now <= CONSOLE_S + 0.5
+
+
+def test_of_a_board_that_went_silent_the_watchdog_is_waited_for():
+    console, clock = FakeConsole(), Clock()
+    told = witnesses(console, clock=clock)
+    problem = LinkLost("silent for 10 s")
+    problem.__cause__ = DeadlineExceeded("nothing came")
+    assert told.explain(problem, DEAD) is problem
+    assert WATCHDOG_S <= clock.now <= WATCHDOG_S + 0.5
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "next_step"),
+    [
+        ("Kernel panic - not syncing: sysrq triggered crash", BoardCrashed, "see its console log"),
+        ("Out of memory: Killed process 812 (python3)", OutOfMemory, "'peak_rss'"),
+        ("critical temperature reached (110 C), shutting down", Overheated, "check its cooling"),
+        ("softdog: Initiating system reboot", BoardCrashed, "its watchdog reset it"),
+        ("U-Boot 2023.01+dfsg-2", BoardCrashed, "rebooted by itself and did not say why"),
+    ],
+)
+def test_what_is_told_names_what_happened_and_what_to_do_next(line, error, next_step):
+    console = FakeConsole()
+    told = witnesses(console)
+    console.said += line
+    found = told.explain(LinkLost("pi5-01: cut"), DEAD)
+    assert type(found) is error
+    assert str(found).startswith(f"pi5-01: cut; the console shows: {line}; ")
+    assert next_step in str(found)
 
 
 def test_no_power_is_a_crash():
