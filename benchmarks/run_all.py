@@ -31,6 +31,7 @@ SCRIPTS = (
     "leases/throughput.py",
     "leases/handover.py",
     "leases/exclusivity.py",
+    "leases/crash.py",
     "transport/commands.py",
     "flash/push.py",
     "flash/many.py",
@@ -71,6 +72,7 @@ BY_HAND = ("emulated/cuts.py", "emulated/start.py", "emulated/update.py")
 LONG = frozenset(
     {
         "leases/exclusivity.py",
+        "leases/crash.py",
         "flash/cuts.py",
         "scheduler/makespan.py",
         "statistics/open_loop.py",

@@ -2,16 +2,19 @@
 
 Each process reserves one to three boards, sends them commands that carry its fencing token, and gives them back, over
 and over. Meanwhile processes are killed (and replaced), stopped for up to twice the expiry, and every one's wall clock
-jumps about by itself. A board is a stand-in that takes commands over a socket and refuses a token lower than it has
+jumps about by itself. Half of the victims are picked among those who have a board at that moment, and half among all,
+most of whom wait. A board is a stand-in that takes commands over a socket and refuses a token lower than it has
 seen, as `onboard/fence.py` does; it writes down whose commands it took and between which of them somebody else came in.
 
 - overlaps: commands that a board took from one holder after it had taken one of a later holder. Must be 0.
-- late: commands that a board refused, because their holder had been stopped past its expiry and did not know it yet.
+- told: holders who looked whether they still have their boards before a command, and were told that they have not.
+- late: commands that a board refused: their holder was stopped past its expiry between looking and sending. Without a
+  fence on the board each of these would be an overlap.
 - books: leases of one board that overlap in the audit trail. Must be 0.
 - leaked: boards that are not free, and requests that are in the queue, an expiry after the last process ended.
 
 The peer is the same without leases: processes take boards at random. It shows that overlaps are found where there are
-any.
+any. A run goes on until every kind of mishap has happened at least once, also with ``--quick``.
 
     python benchmarks/leases/exclusivity.py [--json] [--quick] [--store sqlite] [--processes 200] [--boards 20]
         [--minutes 3]
@@ -48,7 +51,10 @@ from pytest_edgehil.lab.store import open_store, rules_of
 from pytest_edgehil.model.board import Requirement
 
 EXPIRY_S = 3.0
+QUICK_EXPIRY_S = 1.0
 PATIENCE_S = 60.0
+LONGEST_S = 120.0
+"""So long a run waits beyond its time for a mishap that has not happened yet."""
 FORK = mp.get_context("fork")
 
 
@@ -61,6 +67,7 @@ class Found:
     kills: int
     stops: int
     clock_steps: int
+    told: int
     late: int
     overlaps: int
     books: int
@@ -70,8 +77,12 @@ class Found:
 # --- the boards ----------------------------------------------------------------------------------------
 
 
-def boards(path: Path, names: list[str], result: Any) -> None:
-    """Serve all boards in one process; a line is ``BOARD TOKEN VISIT``, the answer ``+`` or ``-``."""
+def boards(path: Path, names: list[str], result: Any, late: Any = None) -> None:
+    """Serve all boards in one process; a line is ``BOARD TOKEN VISIT``, the answer ``+`` or ``-``.
+
+    Args:
+        late: counts what was refused, for whoever looks meanwhile.
+    """
     seen = dict.fromkeys(names, 0)
     newest: dict[str, str] = dict.fromkeys(names, "")  # the visit that came in last
     left: dict[str, set[str]] = {name: set() for name in names}
@@ -114,6 +125,8 @@ def boards(path: Path, names: list[str], result: Any) -> None:
                             newest[name] = visit
                     else:
                         told["late"] += 1
+                        if late is not None:
+                            late.value += 1
                     with contextlib.suppress(ConnectionError):
                         link.sendall(b"+" if taken else b"-")
     result.put(dict(told))
@@ -161,54 +174,87 @@ def opened(lab: Lab, liar: Liar) -> LabStore:
     return PostgresLeaseStore(lab.lease_url, lab=lab.name, rules=rules_of(lab))
 
 
-def contend(
-    path: Path, lab: Lab, *, leased: bool, until: float, seed: int, slot: int, granted: Any, steps: Any
-) -> None:
-    """Reserve, use, give back. Counts in a slot of its own, since it may be killed while it holds a lock."""
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the processes of a run count in: a slot for each, since one may be killed while it holds a lock."""
+
+    granted: Any
+    steps: Any
+    told: Any
+    holding: Any
+    late: Any
+    ended: Any
+
+    @classmethod
+    def by(cls, processes: int) -> Shared:
+        """All at 0."""
+        return cls(*(FORK.RawArray("q", processes) for _ in range(4)), *(FORK.RawValue("q", 0) for _ in range(2)))
+
+
+def contend(path: Path, lab: Lab, *, leased: bool, seed: int, slot: int, shared: Shared) -> None:
+    """Reserve, use, give back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     draw = random.Random(seed)
-    liar = Liar(draw, steps, slot)
+    liar = Liar(draw, shared.steps, slot)
     time.time = liar  # whoever asks this process for the time gets that
     link = Link(path)
     if not leased:
-        while time.monotonic() < until:
+        while not shared.ended.value:
             visit, token = f"{os.getpid()}-{draw.random()}", 1
             board = draw.choice(lab.boards).id
             use(link, [(board, token)], visit, draw, lambda: None)
         return
     with opened(lab, liar) as store:
-        while time.monotonic() < until:
+        while not shared.ended.value:
             wanted = [Requirement()] * draw.choices((1, 2, 3), (8, 1, 1))[0]
             try:
-                with reserve(
-                    lab, wanted, store=store, holder=default_holder(), wait_s=max(0.5, until - time.monotonic())
-                ) as held:
-                    granted[slot] += len(held.leases)
+                with reserve(lab, wanted, store=store, holder=default_holder(), wait_s=PATIENCE_S) as held:
+                    shared.granted[slot] += len(held.leases)
+                    shared.holding[slot] = 1
                     visit = f"{os.getpid()}-{held.leases[0].token}"
                     use(link, [(one.board_id, one.token) for one in held.leases], visit, draw, held.check)
-            except (LeaseError, LeaseLost):
-                continue  # stopped past the expiry, or the end
+                    shared.holding[slot] = 0
+            except RefusedError:
+                pass
+            except LeaseLost:
+                shared.told[slot] += 1
+            except LeaseError:
+                pass  # nobody came back in time
+            shared.holding[slot] = 0
+
+
+class RefusedError(Exception):
+    """A board has seen a higher token."""
 
 
 def use(link: Link, on: list[tuple[str, int]], visit: str, draw: random.Random, check: Any) -> None:
-    """Some commands to each board."""
+    """Some commands to each board. Whoever is stopped may be stopped before he looks, or between that and sending."""
     for _ in range(draw.randint(1, 6)):
         for board, token in on:
+            before_s, after_s = draw.uniform(0, 0.02), draw.uniform(0, 0.03)
+            time.sleep(before_s)
             check()
+            time.sleep(after_s)
             if not link.send(board, token, visit):
-                raise LeaseLost("the board refuses us")
-        time.sleep(draw.uniform(0, 0.05))
+                raise RefusedError(board)
 
 
 # --- the run -------------------------------------------------------------------------------------------
 
 
-def run(lab: Lab, directory: Path, *, leased: bool, processes: int, seconds: float, seed: int = 0) -> Found:
-    """One run."""
+def run(
+    lab: Lab, directory: Path, *, leased: bool, processes: int, seconds: float, seed: int = 0, thorough: bool = True
+) -> Found:
+    """One run.
+
+    Args:
+        thorough: go on until every mishap has happened.
+    """
     draw = random.Random(seed)
     path = directory / f"{lab.name}-{seed}"
-    result, granted, steps = FORK.Queue(), FORK.RawArray("q", processes), FORK.RawArray("q", processes)
-    served = FORK.Process(target=boards, args=(path, [board.id for board in lab.boards], result), daemon=True)
+    result, shared = FORK.Queue(), Shared.by(processes)
+    names = [board.id for board in lab.boards]
+    served = FORK.Process(target=boards, args=(path, names, result, shared.late), daemon=True)
     served.start()
     while not path.with_suffix(".up").exists():
         time.sleep(0.01)
@@ -219,56 +265,61 @@ def run(lab: Lab, directory: Path, *, leased: bool, processes: int, seconds: flo
         one = FORK.Process(
             target=contend,
             args=(path, lab),
-            kwargs={
-                "leased": leased,
-                "until": until,
-                "seed": next(numbers),
-                "slot": slot,
-                "granted": granted,
-                "steps": steps,
-            },
+            kwargs={"leased": leased, "seed": next(numbers), "slot": slot, "shared": shared},
             daemon=True,
         )
+        shared.holding[slot] = 0
         one.start()
         return one
+
+    def goes_on(now: float) -> bool:
+        missing = leased and thorough and not (kills and stops and shared.late.value and sum(shared.told))
+        return now < until or (missing and now < until + LONGEST_S)
 
     crowd = [start(slot) for slot in range(processes)]
     stopped: dict[int, float] = {}
     kills = stops = 0
-    while time.monotonic() < until and leased:
-        time.sleep(draw.uniform(0.02, 0.15))
+    # a board stays with whoever was killed or stopped until the expiry: leave some for the others
+    pause_s = 3 * lab.lease_expiry_s / len(lab.boards)
+    while goes_on(time.monotonic()):
+        time.sleep(draw.uniform(0.2, 1.0) * pause_s if leased else 0.1)
         for at, when in list(stopped.items()):
             if time.monotonic() > when:
                 del stopped[at]
                 os.kill(crowd[at].pid or 0, signal.SIGCONT)
-        victim = draw.randrange(processes)
+        if not leased:
+            continue
+        holding = [at for at in range(processes) if shared.holding[at] and at not in stopped]
+        victim = draw.choice(holding) if holding and draw.random() < 0.5 else draw.randrange(processes)
         if victim in stopped or not crowd[victim].is_alive():
             continue
-        if draw.random() < 0.4:
+        if draw.random() < 0.3:
             crowd[victim].kill()
             crowd[victim].join()
             crowd[victim] = start(victim)
             kills += 1
         else:
             os.kill(crowd[victim].pid or 0, signal.SIGSTOP)
-            stopped[victim] = time.monotonic() + draw.uniform(0.1, 2 * EXPIRY_S)
+            stopped[victim] = time.monotonic() + draw.uniform(0.5, 2.0) * lab.lease_expiry_s
             stops += 1
     for at in stopped:
         os.kill(crowd[at].pid or 0, signal.SIGCONT)
+    shared.ended.value = 1
     for one in crowd:
-        one.join(PATIENCE_S)
+        one.join(2 * PATIENCE_S)
         if one.is_alive():
             raise SystemExit(f"process {one.pid} does not end")
     path.with_suffix(".end").touch()
     told = Counter(result.get())
     served.join()
-    books, leaked = (0, 0) if not leased else afterwards(lab)
+    books, leaked = (0, 0) if not leased else afterwards(lab, wait_s=lab.lease_expiry_s + 0.5)
     return Found(
-        leases=sum(granted),
+        leases=sum(shared.granted),
         commands=told["commands"],
         kills=kills,
         stops=stops,
-        clock_steps=sum(steps),
+        clock_steps=sum(shared.steps),
+        told=sum(shared.told),
         late=told["late"],
         overlaps=told["overlaps"],
         books=books,
@@ -276,10 +327,10 @@ def run(lab: Lab, directory: Path, *, leased: bool, processes: int, seconds: flo
     )
 
 
-def afterwards(lab: Lab) -> tuple[int, int]:
-    """Overlaps in the books, and what is not free when everybody's time is up."""
+def afterwards(lab: Lab, *, wait_s: float) -> tuple[int, int]:
+    """Overlaps in the books, and what is not free after so long, when everybody's time is up."""
     with open_store(lab) as store:
-        time.sleep(EXPIRY_S + 0.5)
+        time.sleep(wait_s)
         leaked = sum(state.state is not BoardStatus.FREE for state in store.boards()) + len(store.queue())
         open_until: dict[str, int | None] = {}
         overlaps = 0
@@ -292,12 +343,17 @@ def afterwards(lab: Lab) -> tuple[int, int]:
     return overlaps, leaked
 
 
+def lab_text(count: int, *, expiry_s: float) -> str:
+    """A lab file with so many boards."""
+    return f"lab: bench\nlease_expiry: {expiry_s:g} s\nboards:\n" + "".join(
+        f"  vb-{number}: {{class: pi5-8gb, environment: virtual}}\n" for number in range(count)
+    )
+
+
 @contextlib.contextmanager
 def labs(which: list[str], directory: Path, count: int, *, expiry_s: float = EXPIRY_S) -> Iterator[dict[str, Lab]]:
     """A lab in each kind of database."""
-    text = f"lab: bench\nlease_expiry: {expiry_s:g} s\nboards:\n" + "".join(
-        f"  vb-{number}: {{class: pi5-8gb, environment: virtual}}\n" for number in range(count)
-    )
+    text = lab_text(count, expiry_s=expiry_s)
     found = {}
     with contextlib.ExitStack() as stack:
         if "sqlite" in which:
@@ -325,17 +381,18 @@ def main() -> int:
     processes = arguments.processes or (12 if quick else 200)
     count = arguments.boards or (4 if quick else 20)
     seconds = 60 * (arguments.minutes or (0.05 if quick else 3))
+    expiry_s = QUICK_EXPIRY_S if quick else EXPIRY_S
     which = ["sqlite", "postgres"] if arguments.store == "both" else [arguments.store]
     if "postgres" in which and not postgres_is_here():
         if arguments.store == "postgres":
             return bench.missing_status("postgres")
         which.remove("postgres")
     found: dict[str, Found] = {}
-    with bench.workplace() as directory, labs(which, directory, count) as prepared:
+    with bench.workplace() as directory, labs(which, directory, count, expiry_s=expiry_s) as prepared:
         for name, lab in prepared.items():
             found[name] = run(lab, directory, leased=True, processes=processes, seconds=seconds)
         lab = next(iter(prepared.values()))
-        peer = run(lab, directory, leased=False, processes=processes, seconds=min(seconds, 10), seed=1)
+        peer = run(lab, directory, leased=False, processes=processes, seconds=min(seconds, 10), seed=1, thorough=False)
     wrong = sum(one.overlaps + one.books + one.leaked for one in found.values())
     figure = bench.Figure(
         name=f"overlaps on {count} boards, {processes} processes",
@@ -351,7 +408,7 @@ def main() -> int:
     where = bench.machine()
     table = ["  ".join(f"{cell:>11}" for cell in row) for row in rows]
     table.append(
-        f"{processes} processes, {count} boards, {seconds:.0f} s, expiry {EXPIRY_S:g} s; {where['cpu']}, "
+        f"{processes} processes, {count} boards, {seconds:.0f} s, expiry {expiry_s:g} s; {where['cpu']}, "
         f"{where['cpus']} CPUs, load average {where['load_average']}"
     )
     bench.publish(arguments, figure, table)

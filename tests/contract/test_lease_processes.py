@@ -1,4 +1,4 @@
-"""Leases between processes that contend, are killed, stopped, forked and orphaned (SQLite: memory has one process)."""
+"""Leases between processes that contend, are killed, stopped, forked and orphaned (SQLite; kills in PostgreSQL, too)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.lab_files import write_lab
+from support.postgres import PostgresServer
 
 from pytest_edgehil.errors import LeaseTimeout
 from pytest_edgehil.lab.inventory import Lab, load_lab
@@ -117,7 +118,21 @@ def test_eight_processes_on_two_boards_never_meet_on_one(tmp_path: Path, start: 
         assert [state.state for state in store.boards()] == [BoardStatus.FREE] * 2
 
 
-def test_a_killed_holder_frees_its_board_within_the_expiry(lab: Lab, store: LabStore, start: Start) -> None:
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
+def any_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Lab:
+    """One board, in each kind of database."""
+    if request.param == "sqlite":
+        return load_lab(write_lab(tmp_path, ONE_BOARD))
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_lab(tmp_path, ONE_BOARD)
+
+
+def test_a_killed_holder_frees_its_board_within_the_expiry(any_lab: Lab, start: Start) -> None:
+    with open_store(any_lab) as store:
+        frees_its_board_within_the_expiry(any_lab, store, start)
+
+
+def frees_its_board_within_the_expiry(lab: Lab, store: LabStore, start: Start) -> None:
     worker = start("hold", str(lab.path), "3")
     old_token = holding(worker)
     worker.kill()
