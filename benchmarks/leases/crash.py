@@ -31,11 +31,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import bench
-from exclusivity import FORK, PATIENCE_S, Link, afterwards, boards, labs, lab_text, postgres_is_here
+from exclusivity import FORK, PATIENCE_S, Link, afterwards, boards, lab_text, labs, postgres_is_here
 
 from pytest_edgehil.errors import EdgehilError, LeaseLost
 from pytest_edgehil.lab.inventory import Lab
-from pytest_edgehil.lab.leases import default_holder
+from pytest_edgehil.lab.leases import Lease, default_holder
 from pytest_edgehil.lab.reservation import reserve
 from pytest_edgehil.lab.store import open_store
 from pytest_edgehil.model.board import Requirement
@@ -143,7 +143,8 @@ class Restarted:
         leases: granted to those who contend.
         lost: leases that were taken from their holders: must be 0.
         failed: requests that ended with an error: must be 0.
-        overlaps, books, leaked: as in `exclusivity.py`: must be 0.
+        overlaps, books, leaked: as in `exclusivity.py`: must be 0. A return may be lost in a crash; then the lease ends
+            by its expiry.
         first_error: of whatever went wrong.
     """
 
@@ -161,6 +162,16 @@ class Restarted:
     def wrong(self) -> int:
         """What must not have happened."""
         return self.lost + self.failed + self.overlaps + self.books + self.leaked
+
+    def lines(self) -> list[str]:
+        """For the table."""
+        load = f"{HOLDERS} holders and {CONTENDERS} who contend for {CONTENDED} boards"
+        said = f": {self.first_error}" if self.first_error else ""
+        return [
+            f"PostgreSQL: {self.restarts} restarts (immediate), {self.down_s:.1f} s away, under {load}",
+            f"            {self.leases} leases meanwhile; {self.lost} lost, {self.failed} requests failed{said}",
+            f"            {self.overlaps} overlaps, {self.books} in the books, {self.leaked} left over",
+        ]
 
 
 def keep(lab: Lab, path: Path, board: str | None, ended: Any, told: Any) -> None:
@@ -183,8 +194,7 @@ def keep(lab: Lab, path: Path, board: str | None, ended: Any, told: Any) -> None
             try:
                 while True:
                     held.check()
-                    if not link.send(one.board_id, one.token, str(one.token)):
-                        raise LeaseLost(f"{one.board_id} refuses token {one.token}")
+                    send(link, one)
                     time.sleep(draw.uniform(0.01, 0.1))
                     if ended.value or (board is None and draw.random() < 0.5):
                         break
@@ -197,6 +207,16 @@ def keep(lab: Lab, path: Path, board: str | None, ended: Any, told: Any) -> None
                 found["failed"] += 1
                 first = first or f"{type(problem).__name__}: {problem}"
     told.put((dict(found), first))
+
+
+def send(link: Link, lease: Lease) -> None:
+    """A command.
+
+    Raises:
+        LeaseLost: the board has seen a higher token.
+    """
+    if not link.send(lease.board_id, lease.token, str(lease.token)):
+        raise LeaseLost(f"{lease.board_id} refuses token {lease.token}")
 
 
 def restarted(server: Any, directory: Path, *, restarts: int, pause_s: float) -> Restarted:
@@ -233,7 +253,7 @@ def restarted(server: Any, directory: Path, *, restarts: int, pause_s: float) ->
     seen = Counter(result.get())
     served.join()
     total = sum((Counter(found) for found, _ in answers), Counter())
-    books, leaked = afterwards(lab, wait_s=0.0)
+    books, leaked = afterwards(lab, wait_s=lab.lease_expiry_s)
     return Restarted(
         restarts=restarts,
         down_s=down_s,
@@ -300,19 +320,12 @@ def main() -> int:
         },
     )
     where = bench.machine()
-    table = [
-        f"expiry {expiry_s:g} s, {BOARDS} boards, {WAITING} waiting for each; {where['cpu']}, {where['cpus']} CPUs, "
-        f"load average {where['load_average']}",
-        *(line(name, values) for name, values in found.items()),
-        f"later than the expiry and {AFTER_EXPIRY_S:g} s: {late}",
-    ]
+    computer = f"{where['cpu']}, {where['cpus']} CPUs, load average {where['load_average']}"
+    table = [f"expiry {expiry_s:g} s, {BOARDS} boards, {WAITING} waiting for each; {computer}"]
+    table += [line(name, values) for name, values in found.items()]
+    table.append(f"later than the expiry and {AFTER_EXPIRY_S:g} s: {late}")
     if after is not None:
-        table += [
-            f"PostgreSQL: {after.restarts} restarts (immediate), {after.down_s:.1f} s away, under {HOLDERS} holders and "
-            f"{CONTENDERS} who contend for {CONTENDED} boards: {after.leases} leases meanwhile",
-            f"            {after.lost} lost, {after.failed} requests failed, {after.overlaps} overlaps, "
-            f"{after.books} in the books, {after.leaked} left over{after.first_error and ': '}{after.first_error}",
-        ]
+        table += after.lines()
     bench.publish(arguments, figure, table)
     return 1 if late or (after is not None and after.wrong) else 0
 

@@ -1,10 +1,11 @@
 """Do two ever have one board? Many contend for few while some are killed, stopped, and lied to about the time.
 
 Each process reserves one to three boards, sends them commands that carry its fencing token, and gives them back, over
-and over. Meanwhile processes are killed (and replaced), stopped for up to twice the expiry, and every one's wall clock
-jumps about by itself. Half of the victims are picked among those who have a board at that moment, and half among all,
-most of whom wait. A board is a stand-in that takes commands over a socket and refuses a token lower than it has
-seen, as `onboard/fence.py` does; it writes down whose commands it took and between which of them somebody else came in.
+and over. Meanwhile processes are killed (and replaced) or stopped for up to twice the expiry, half of them picked among
+those who have a board, and every one's wall clock jumps about by itself. Some stop in the worst moment: when they have
+looked whether they may send a command, and have not sent it; they go on when somebody else has used their board. A
+board is a stand-in that takes commands over a socket and refuses a token lower than it has seen, as `onboard/fence.py`
+does; it writes down whose commands it took and between which of them somebody else came in.
 
 - overlaps: commands that a board took from one holder after it had taken one of a later holder. Must be 0.
 - told: holders who looked whether they still have their boards before a command, and were told that they have not.
@@ -14,7 +15,8 @@ seen, as `onboard/fence.py` does; it writes down whose commands it took and betw
 - leaked: boards that are not free, and requests that are in the queue, an expiry after the last process ended.
 
 The peer is the same without leases: processes take boards at random. It shows that overlaps are found where there are
-any. A run goes on until every kind of mishap has happened at least once, also with ``--quick``.
+any. A run goes on until somebody was killed, somebody stopped, and a board has refused somebody, also with
+``--quick``.
 
     python benchmarks/leases/exclusivity.py [--json] [--quick] [--store sqlite] [--processes 200] [--boards 20]
         [--minutes 3]
@@ -32,7 +34,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +53,12 @@ from pytest_edgehil.lab.store import open_store, rules_of
 from pytest_edgehil.model.board import Requirement
 
 EXPIRY_S = 3.0
-QUICK_EXPIRY_S = 1.0
+QUICK_EXPIRY_S = 2.0
 PATIENCE_S = 60.0
+_SLEEPS = 0.03
+"""So often somebody stops between looking and sending."""
+_KILLED = 0.3
+"""This part of the victims is killed, the others are stopped for a while."""
 LONGEST_S = 120.0
 """So long a run waits beyond its time for a mishap that has not happened yet."""
 FORK = mp.get_context("fork")
@@ -77,11 +83,11 @@ class Found:
 # --- the boards ----------------------------------------------------------------------------------------
 
 
-def boards(path: Path, names: list[str], result: Any, late: Any = None) -> None:
+def boards(path: Path, names: list[str], result: Any, shared: Shared | None = None) -> None:
     """Serve all boards in one process; a line is ``BOARD TOKEN VISIT``, the answer ``+`` or ``-``.
 
     Args:
-        late: counts what was refused, for whoever looks meanwhile.
+        shared: is told what was refused and which tokens were seen, for whoever looks meanwhile.
     """
     seen = dict.fromkeys(names, 0)
     newest: dict[str, str] = dict.fromkeys(names, "")  # the visit that came in last
@@ -118,6 +124,8 @@ def boards(path: Path, names: list[str], result: Any, late: Any = None) -> None:
                     if taken:
                         told["commands"] += 1
                         seen[name] = int(token)
+                        if shared is not None:
+                            shared.seen[names.index(name)] = int(token)
                         if visit != newest[name]:
                             if visit in left[name]:
                                 told["overlaps"] += 1  # it was here, somebody else came, and it is here again
@@ -125,8 +133,8 @@ def boards(path: Path, names: list[str], result: Any, late: Any = None) -> None:
                             newest[name] = visit
                     else:
                         told["late"] += 1
-                        if late is not None:
-                            late.value += 1
+                        if shared is not None:
+                            shared.late.value += 1
                     with contextlib.suppress(ConnectionError):
                         link.sendall(b"+" if taken else b"-")
     result.put(dict(told))
@@ -182,13 +190,22 @@ class Shared:
     steps: Any
     told: Any
     holding: Any
+    asleep: Any  # the token of who has stopped by himself between looking and sending
+    asleep_on: Any  # the number of his board
+    seen: Any  # by board: the highest token
     late: Any
     ended: Any
 
     @classmethod
-    def by(cls, processes: int) -> Shared:
+    def by(cls, processes: int, boards: int) -> Shared:
         """All at 0."""
-        return cls(*(FORK.RawArray("q", processes) for _ in range(4)), *(FORK.RawValue("q", 0) for _ in range(2)))
+        slots = [FORK.RawArray("q", processes) for _ in range(6)]
+        return cls(*slots, FORK.RawArray("q", boards), *(FORK.RawValue("q", 0) for _ in range(2)))
+
+    def may_wake(self, slot: int) -> bool:
+        """Has its board seen a later holder, if the slot has stopped between looking and sending?"""
+        token = self.asleep[slot]
+        return not token or self.seen[self.asleep_on[slot]] > token
 
 
 def contend(path: Path, lab: Lab, *, leased: bool, seed: int, slot: int, shared: Shared) -> None:
@@ -202,7 +219,7 @@ def contend(path: Path, lab: Lab, *, leased: bool, seed: int, slot: int, shared:
         while not shared.ended.value:
             visit, token = f"{os.getpid()}-{draw.random()}", 1
             board = draw.choice(lab.boards).id
-            use(link, [(board, token)], visit, draw, lambda: None)
+            use(link, [(board, token)], visit, draw, lambda: None, slot=slot, shared=shared)
         return
     with opened(lab, liar) as store:
         while not shared.ended.value:
@@ -212,7 +229,8 @@ def contend(path: Path, lab: Lab, *, leased: bool, seed: int, slot: int, shared:
                     shared.granted[slot] += len(held.leases)
                     shared.holding[slot] = 1
                     visit = f"{os.getpid()}-{held.leases[0].token}"
-                    use(link, [(one.board_id, one.token) for one in held.leases], visit, draw, held.check)
+                    on = [(one.board_id, one.token) for one in held.leases]
+                    use(link, on, visit, draw, held.check, slot=slot, shared=shared)
                     shared.holding[slot] = 0
             except RefusedError:
                 pass
@@ -227,19 +245,94 @@ class RefusedError(Exception):
     """A board has seen a higher token."""
 
 
-def use(link: Link, on: list[tuple[str, int]], visit: str, draw: random.Random, check: Any) -> None:
+def use(
+    link: Link,
+    on: list[tuple[str, int]],
+    visit: str,
+    draw: random.Random,
+    check: Callable[[], None],
+    *,
+    slot: int,
+    shared: Shared,
+) -> None:
     """Some commands to each board. Whoever is stopped may be stopped before he looks, or between that and sending."""
     for _ in range(draw.randint(1, 6)):
         for board, token in on:
-            before_s, after_s = draw.uniform(0, 0.02), draw.uniform(0, 0.03)
-            time.sleep(before_s)
+            time.sleep(draw.uniform(0, 0.01))
             check()
-            time.sleep(after_s)
+            time.sleep(draw.uniform(0, 0.04))
+            if token > 1 and draw.random() < _SLEEPS:
+                shared.asleep_on[slot] = int(board.removeprefix("vb-"))
+                shared.asleep[slot] = token
+                os.kill(os.getpid(), signal.SIGSTOP)
+                shared.asleep[slot] = 0
             if not link.send(board, token, visit):
                 raise RefusedError(board)
 
 
 # --- the run -------------------------------------------------------------------------------------------
+
+
+class Crowd:
+    """The processes that contend, and what befalls them.
+
+    Args:
+        start: starts the process of a slot.
+        processes: how many.
+        shared: what they tell.
+        expiry_s: of their leases.
+    """
+
+    def __init__(
+        self, start: Callable[[int], mp.process.BaseProcess], processes: int, shared: Shared, *, expiry_s: float
+    ) -> None:
+        self._start = start
+        self._shared = shared
+        self._expiry_s = expiry_s
+        self._all = [start(slot) for slot in range(processes)]
+        self._stopped: dict[int, float] = {}
+        self.kills = self.stops = 0
+
+    def wake(self) -> None:
+        """Let those go on whose time has come."""
+        now = time.monotonic()
+        for at, token in enumerate(self._shared.asleep):
+            if token and at not in self._stopped:
+                self._stopped[at] = now + self._expiry_s
+                self.stops += 1
+        for at, when in list(self._stopped.items()):
+            if now > when and (self._shared.may_wake(at) or now > when + LONGEST_S):
+                del self._stopped[at]
+                os.kill(self._all[at].pid or 0, signal.SIGCONT)
+
+    def hit(self, draw: random.Random) -> None:
+        """Something happens to somebody."""
+        where = draw.choice((self._shared.holding, None))
+        slots = [at for at in range(len(self._all)) if at not in self._stopped]
+        busy = slots if where is None else [at for at in slots if where[at]]
+        victim = draw.choice(busy or slots or [0])
+        if victim in self._stopped or not self._all[victim].is_alive():
+            return
+        if draw.random() < _KILLED:
+            self._all[victim].kill()
+            self._all[victim].join()
+            self._all[victim] = self._start(victim)
+            self.kills += 1
+        else:
+            os.kill(self._all[victim].pid or 0, signal.SIGSTOP)
+            self._stopped[victim] = time.monotonic() + draw.uniform(0.5, 2.0) * self._expiry_s
+            self.stops += 1
+
+    def end(self) -> None:
+        """Everybody finishes what he does."""
+        self._shared.ended.value = 1
+        for one in self._all:
+            until = time.monotonic() + 2 * PATIENCE_S
+            while one.is_alive() and time.monotonic() < until:
+                os.kill(one.pid or 0, signal.SIGCONT)  # who has stopped by himself, too
+                one.join(0.2)
+            if one.is_alive():
+                raise SystemExit(f"process {one.pid} does not end")
 
 
 def run(
@@ -248,17 +341,16 @@ def run(
     """One run.
 
     Args:
-        thorough: go on until every mishap has happened.
+        thorough: go on until somebody was killed, somebody stopped, and a board has refused somebody.
     """
     draw = random.Random(seed)
     path = directory / f"{lab.name}-{seed}"
-    result, shared = FORK.Queue(), Shared.by(processes)
+    result, shared = FORK.Queue(), Shared.by(processes, len(lab.boards))
     names = [board.id for board in lab.boards]
-    served = FORK.Process(target=boards, args=(path, names, result, shared.late), daemon=True)
+    served = FORK.Process(target=boards, args=(path, names, result, shared), daemon=True)
     served.start()
     while not path.with_suffix(".up").exists():
         time.sleep(0.01)
-    until = time.monotonic() + seconds
     numbers = iter(range(10**9))
 
     def start(slot: int) -> mp.process.BaseProcess:
@@ -268,56 +360,34 @@ def run(
             kwargs={"leased": leased, "seed": next(numbers), "slot": slot, "shared": shared},
             daemon=True,
         )
-        shared.holding[slot] = 0
+        shared.holding[slot] = shared.asleep[slot] = 0
         one.start()
         return one
 
+    crowd = Crowd(start, processes, shared, expiry_s=lab.lease_expiry_s)
+    until = time.monotonic() + seconds
+
     def goes_on(now: float) -> bool:
-        missing = leased and thorough and not (kills and stops and shared.late.value and sum(shared.told))
+        missing = leased and thorough and not (crowd.kills and crowd.stops and shared.late.value)
         return now < until or (missing and now < until + LONGEST_S)
 
-    crowd = [start(slot) for slot in range(processes)]
-    stopped: dict[int, float] = {}
-    kills = stops = 0
     # a board stays with whoever was killed or stopped until the expiry: leave some for the others
     pause_s = 3 * lab.lease_expiry_s / len(lab.boards)
     while goes_on(time.monotonic()):
         time.sleep(draw.uniform(0.2, 1.0) * pause_s if leased else 0.1)
-        for at, when in list(stopped.items()):
-            if time.monotonic() > when:
-                del stopped[at]
-                os.kill(crowd[at].pid or 0, signal.SIGCONT)
-        if not leased:
-            continue
-        holding = [at for at in range(processes) if shared.holding[at] and at not in stopped]
-        victim = draw.choice(holding) if holding and draw.random() < 0.5 else draw.randrange(processes)
-        if victim in stopped or not crowd[victim].is_alive():
-            continue
-        if draw.random() < 0.3:
-            crowd[victim].kill()
-            crowd[victim].join()
-            crowd[victim] = start(victim)
-            kills += 1
-        else:
-            os.kill(crowd[victim].pid or 0, signal.SIGSTOP)
-            stopped[victim] = time.monotonic() + draw.uniform(0.5, 2.0) * lab.lease_expiry_s
-            stops += 1
-    for at in stopped:
-        os.kill(crowd[at].pid or 0, signal.SIGCONT)
-    shared.ended.value = 1
-    for one in crowd:
-        one.join(2 * PATIENCE_S)
-        if one.is_alive():
-            raise SystemExit(f"process {one.pid} does not end")
+        crowd.wake()
+        if leased:
+            crowd.hit(draw)
+    crowd.end()
     path.with_suffix(".end").touch()
     told = Counter(result.get())
     served.join()
-    books, leaked = (0, 0) if not leased else afterwards(lab, wait_s=lab.lease_expiry_s + 0.5)
+    books, leaked = (0, 0) if not leased else afterwards(lab, wait_s=lab.lease_expiry_s)
     return Found(
         leases=sum(shared.granted),
         commands=told["commands"],
-        kills=kills,
-        stops=stops,
+        kills=crowd.kills,
+        stops=crowd.stops,
         clock_steps=sum(shared.steps),
         told=sum(shared.told),
         late=told["late"],
@@ -328,10 +398,16 @@ def run(
 
 
 def afterwards(lab: Lab, *, wait_s: float) -> tuple[int, int]:
-    """Overlaps in the books, and what is not free after so long, when everybody's time is up."""
+    """Overlaps in the books, and what is not free when everybody's time is up: after so long, and a second."""
     with open_store(lab) as store:
-        time.sleep(wait_s)
-        leaked = sum(state.state is not BoardStatus.FREE for state in store.boards()) + len(store.queue())
+
+        def leaked() -> int:
+            return sum(state.state is not BoardStatus.FREE for state in store.boards()) + len(store.queue())
+
+        until = time.monotonic() + wait_s + 1.0
+        while leaked() and time.monotonic() < until:
+            time.sleep(0.1)
+        left = leaked()
         open_until: dict[str, int | None] = {}
         overlaps = 0
         for line in store.audit():
@@ -340,7 +416,7 @@ def afterwards(lab: Lab, *, wait_s: float) -> tuple[int, int]:
                 open_until[line.board_id] = line.token
             elif open_until.get(line.board_id) == line.token:
                 open_until[line.board_id] = None
-    return overlaps, leaked
+    return overlaps, left
 
 
 def lab_text(count: int, *, expiry_s: float) -> str:

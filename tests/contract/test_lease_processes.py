@@ -1,4 +1,4 @@
-"""Leases between processes that contend, are killed, stopped, forked and orphaned (SQLite; kills in PostgreSQL, too)."""
+"""Leases between processes that contend, are killed, stopped, forked and orphaned (in SQLite; kills in both)."""
 
 from __future__ import annotations
 
