@@ -72,8 +72,13 @@ def ring(directory: Path, name: str) -> bool:
         path.unlink(missing_ok=True)
         return False
     try:
-        with contextlib.suppress(BlockingIOError):  # it has been rung often enough
-            os.write(writer, b".")
+        os.write(writer, b".")
+    except BlockingIOError:
+        return True  # it has been rung often enough
+    except BrokenPipeError:  # its reader went, or died, after we had opened it
+        path.unlink(missing_ok=True)
+        return False
+    else:
+        return True
     finally:
         os.close(writer)
-    return True
