@@ -15,6 +15,8 @@ pytest_plugins = ["pytester"]
 COMPONENTS = {
     "sshd": lambda: shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"),
     "ssh": lambda: shutil.which("ssh"),
+    "bash": lambda: shutil.which("bash"),
+    "busybox": lambda: shutil.which("busybox"),
     "chromium": lambda: shutil.which("chromium") or shutil.which("chromium-browser"),
     "allure": lambda: importlib.import_module("support.allure_cli").find_or_install(),
     "labgrid": lambda: importlib.import_module("support.labgrid_lab").labgrid_python(),

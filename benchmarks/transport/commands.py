@@ -2,12 +2,14 @@
 
 Three questions, each against its peer on the same private OpenSSH server on loopback:
 
-- a command on an open connection, against ``ssh -S`` (a ControlMaster's open connection);
+- a command on an open connection, against ``ssh -S`` (a ControlMaster's open connection): under a lease, as every test
+  sends it, and on the link alone;
 - connecting alone (TCP, key exchange, host key, login), against ``ssh -MNf``, which goes into the background then;
 - connect, one command, disconnect, against ``ssh host true``.
 
 Ours does more per command than its peer: every command is on a leash and has a limit on the board (see
-`pytest_edgehil.board.leash`). The order is drawn anew in every round, so that a busy machine slows both down alike.
+`pytest_edgehil.board.leash`), and under a lease the board looks at the token first (`pytest_edgehil.board.fenced`). The
+order is drawn anew in every round, so that a busy machine slows both down alike.
 
     python benchmarks/transport/commands.py [--json] [--quick] [--rounds 60]
 """
@@ -27,12 +29,15 @@ import bench
 from support.openssh import OpenSshServer
 
 from pytest_edgehil.board.command import Command
+from pytest_edgehil.board.fenced import FencedTransport
 from pytest_edgehil.board.ssh import SshTransport, connect
+from pytest_edgehil.model.fencing import Bearer
 
 PROGRAMS = ("sshd", "ssh")
-OPEN, CONNECT, WHOLE = "command on an open connection", "connect", "connect, command, disconnect"
-PEERS = {OPEN: "ssh -S", CONNECT: "ssh -MNf", WHOLE: "ssh"}
-WANTED_MS = {OPEN: 5.0, CONNECT: 40.0}
+OPEN, BARE = "command on an open connection", "the same without a lease"
+CONNECT, WHOLE = "connect", "connect, command, disconnect"
+PEERS = {OPEN: "ssh -S", BARE: "ssh -S", CONNECT: "ssh -MNf", WHOLE: "ssh"}
+WANTED_MS = {OPEN: 5.0, BARE: 5.0, CONNECT: 40.0}
 TRUE = Command(argv=("true",), timeout_s=60.0)
 
 
@@ -70,13 +75,16 @@ def measure(
     options = bench.ssh_options(server.port, server.client.path)
     alone, over_shared = ["ssh", *options, host, "true"], ["ssh", *shared, host, "true"]
     socket = directory / "connecting"
+    bearer = Bearer(token=1, holder="bench")
+    leased = FencedTransport(link, bearer, home=str(directory / "edgehil"), board_id="bench")
 
     def timed(way: Callable[[], object]) -> Callable[[], float]:
         return functools.partial(bench.milliseconds, way)
 
     questions: dict[str, dict[str, Callable[[], float]]] = {
         OPEN: {
-            "ours": timed(lambda: link.run(TRUE)),
+            "ours": timed(lambda: leased.run(TRUE)),
+            "bare": timed(lambda: link.run(TRUE)),
             "peer": timed(lambda: subprocess.run(over_shared, check=True)),
         },
         CONNECT: {
@@ -90,7 +98,8 @@ def measure(
         for way in ways.values():
             way()
         found[question] = bench.in_random_order(ways, rounds=rounds)
-    return found
+    found[BARE] = {"ours": found[OPEN].pop("bare"), "peer": found[OPEN]["peer"]}
+    return {question: found[question] for question in PEERS}
 
 
 def main() -> int:
@@ -130,7 +139,7 @@ def main() -> int:
                     "peer_value": bench.rounded(medians[question]["peer"]),
                     "ratio_interval": against[question].to_json(),
                 }
-                for key, question in (("connect", CONNECT), ("whole_connection", WHOLE))
+                for key, question in (("without_lease", BARE), ("connect", CONNECT), ("whole_connection", WHOLE))
             },
             "wanted_ms": {"command": WANTED_MS[OPEN], "connect": WANTED_MS[CONNECT]},
             "rounds": rounds,

@@ -20,14 +20,16 @@ class Command:
         timeout_s: the longest that the whole of it may take; on expiry its processes are killed on the board.
         stdin: what the program reads, followed by end of file.
         secrets: values that must not be seen in logs and errors; each has at least three characters.
-        label: what to show instead of `argv`, where a wrapper has put words in front of it.
+        prelude: lines of /bin/sh that run on the board before the program, in the shell that starts it, with stdin,
+            standard error and working directory of the program. They may export variables for it, `exit` instead of
+            starting it, and take names that begin with ``eh_``; the positional parameters are not theirs.
     """
 
     argv: tuple[str, ...]
     timeout_s: float
     stdin: bytes = field(default=b"", repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
-    label: str = ""
+    prelude: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         check_argv(self.argv)
@@ -36,7 +38,7 @@ class Command:
         redact("", self.secrets)  # refuses a secret that cannot be hidden now, not while an error is being told
 
     def __str__(self) -> str:
-        return self.label or show_argv(self.argv, self.secrets)
+        return show_argv(self.argv, self.secrets)
 
     def __repr__(self) -> str:
         # Not the generated one: it would show argv with its secrets, also in pytest's tracebacks.
@@ -81,6 +83,15 @@ def check_argv(argv: tuple[str, ...]) -> None:
     for position, argument in enumerate(argv):
         if "\0" in argument:
             raise ValueError(f"argv[{position}] holds a NUL character, which no program can be given")
+
+
+def preceded(argv: tuple[str, ...], prelude: str) -> tuple[str, ...]:
+    """An argument vector that runs a prelude (see `Command`) and then `argv`, where no shell starts programs anyway.
+
+    >>> preceded(("true",), "")
+    ('true',)
+    """
+    return ("/bin/sh", "-c", f'{prelude}\nexec "$@"', "edgehil-prelude", *argv) if prelude else argv
 
 
 def require_success(command: Command, outcome: Outcome, *, board_id: str) -> Outcome:

@@ -1,22 +1,24 @@
 """A link whose every program carries the lease: the board refuses to start one under a token that is too low.
 
 The on-board program looks at the token before each request. A plain command (``board.run("dd", …)``) would not: its
-holder may have been paused between the look at its lease and the command. So each program is started by a *guard*, a
-few lines of /bin/sh on the board, which
+holder may have been paused between the look at its lease and the command. So each program is preceded by a *guard*, a
+few lines for the shell that starts it on the board (see `command.Command`), which
 
-- refuses when the board has seen a higher token than ours (`Fenced`),
-- writes ours down when it is the highest so far,
-- puts EDGEHIL_LEASE into the environment and becomes the program.
+- refuse when the board has seen a higher token than ours (`Fenced`),
+- write ours down when it is the highest so far,
+- put EDGEHIL_LEASE into the environment of the program.
 
-A token that is known already costs no process and no write. Programs that were started under lower tokens are ended
-when somebody comes in with a higher one (``onboard/fence.py``), and it is by the guard's arguments and by that variable
-that they are found. Needs flock from util-linux, and mv and sync from coreutils.
+A token that is known already costs no process, no write and hardly any time. Programs that were started under lower
+tokens are ended when somebody comes in with a higher one (``onboard/fence.py``), and it is by the guard, which is in
+the argument vector or the environment of that shell, and by that variable that they are found. Needs flock from
+util-linux, and mv and sync from coreutils.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable
 
 from pytest_edgehil.board.command import Command, Outcome
@@ -29,38 +31,45 @@ FAILED = 98
 _SAYS = "edgehil-fence: "
 LAST_WORDS_S = 5.0
 
-# $2 token, $4 our directory, $6 the line to write, the program behind "--". What `read` and the patterns see is the one
-# line that is written here or by onboard/fence.py. 18 digits are what every shell can compare.
+# The first line is for whoever looks for guards among the board's processes, whatever quoting it has gone through by
+# then: the directory is in hexadecimal digits. What `read` and the patterns see is the one line that is written here or
+# by onboard/fence.py. 18 digits are what every shell can compare.
 _GUARD = """
-token=$2 home=$4 line=$6 holder=$8; shift 9
-case $home in /*) ;; *) home=$PWD/$home;; esac
-say() { echo "edgehil-fence: $1" >&2; }
-look() {
-  seen=; read -r seen 2>/dev/null <"$home/fence"; now=0 by=
-  [ -n "$seen" ] || return 0
-  now=${seen#*'"token": '}; now=${now%%[!0-9]*}
-  by=${seen#*'"holder": "'}; by=${by%%'"'*}
-  [ -n "$now" ] && [ ${#now} -le 18 ] || { say "the fence file $home/fence cannot be read; restore it"; exit 98; }
+: edgehil-fence token=%(token)d home=%(hex)s .
+eh_token=%(token)d eh_home=%(home)s eh_line=%(line)s
+case $eh_home in /*) ;; *) eh_home=$PWD/$eh_home;; esac
+read -r eh_seen 2>/dev/null <"$eh_home/fence"
+[ "$eh_seen" = "$eh_line" ] || {
+eh_say() { echo "edgehil-fence: $1" >&2; }
+eh_look() {
+  eh_seen=; read -r eh_seen 2>/dev/null <"$eh_home/fence"; eh_now=0 eh_by=
+  [ -n "$eh_seen" ] || return 0
+  eh_now=${eh_seen#*'"token": '}; eh_now=${eh_now%%%%[!0-9]*}
+  eh_by=${eh_seen#*'"holder": "'}; eh_by=${eh_by%%%%'"'*}
+  [ -n "$eh_now" ] && [ ${#eh_now} -le 18 ] || {
+    eh_say "the fence file $eh_home/fence cannot be read; restore it"; exit 98
+  }
 }
-look
-if [ "$now" -lt "$token" ]; then
-  mkdir -p "$home" && exec 9>>"$home/fence.lock" && flock 9 || { say "$home/fence.lock cannot be had"; exit 98; }
-  look
-  if [ "$now" -lt "$token" ]; then
-    beside=$home/.fence.$$.tmp
-    printf '%s' "$line" >"$beside" && sync "$beside" && mv -f "$beside" "$home/fence" && sync "$home" || {
-      rm -f "$beside"; say "$home/fence cannot be written"; exit 98
-    }
-    now=$token
+eh_look
+if [ "$eh_now" -lt "$eh_token" ]; then
+  mkdir -p "$eh_home" && exec 9>>"$eh_home/fence.lock" && flock 9 || {
+    eh_say "$eh_home/fence.lock cannot be had"; exit 98
+  }
+  eh_look
+  if [ "$eh_now" -lt "$eh_token" ]; then
+    eh_beside=$eh_home/.fence.$$.tmp
+    printf '%%s' "$eh_line" >"$eh_beside" && sync "$eh_beside" && mv -f "$eh_beside" "$eh_home/fence" &&
+      sync "$eh_home" || { rm -f "$eh_beside"; eh_say "$eh_home/fence cannot be written"; exit 98; }
+    eh_now=$eh_token
   fi
   exec 9>&-
 fi
-if [ "$now" -gt "$token" ]; then
-  say "token $token is refused: the board has seen token $now of ${by:-another holder}"
+if [ "$eh_now" -gt "$eh_token" ]; then
+  eh_say "token $eh_token is refused: the board has seen token $eh_now of ${eh_by:-another holder}"
   exit 97
 fi
-EDGEHIL_LEASE=$token@$home; export EDGEHIL_LEASE
-exec "$@"
+}
+EDGEHIL_LEASE=$eh_token@$eh_home; export EDGEHIL_LEASE
 """
 
 
@@ -77,11 +86,12 @@ class FencedTransport:
     def __init__(self, link: Transport, bearer: Bearer, *, home: str, board_id: str) -> None:
         self._link = link
         self._board_id = board_id
-        line = json.dumps({"token": bearer.token, "holder": bearer.holder})
-        self._guard = (
-            "/bin/sh", "-c", _GUARD, "edgehil-fence",
-            "--token", str(bearer.token), "--home", home, "--line", line, "--holder", bearer.holder, "--",
-        )  # fmt: skip
+        self._guard = _GUARD % {
+            "token": bearer.token,
+            "hex": home.encode().hex(),
+            "home": shlex.quote(home),
+            "line": shlex.quote(json.dumps({"token": bearer.token, "holder": bearer.holder})),
+        }
 
     def run(self, command: Command) -> Outcome:
         """See `transport.Transport.run`.
@@ -89,15 +99,14 @@ class FencedTransport:
         Raises:
             Fenced: the board has seen a higher token than ours; nothing was started.
         """
-        guarded = dataclasses.replace(command, argv=(*self._guard, *command.argv), label=str(command))
-        outcome = self._link.run(guarded)
+        outcome = self._link.run(dataclasses.replace(command, prelude=self._guard + command.prelude))
         if outcome.exit_status in {REFUSED, FAILED}:
             self._refuse(outcome.exit_status, outcome.stderr_text)
         return outcome
 
-    def open(self, argv: tuple[str, ...], timeout_s: float) -> Channel:
+    def open(self, argv: tuple[str, ...], timeout_s: float, *, prelude: str = "") -> Channel:
         """See `transport.Transport.open`. A refusal is told by `Channel.receive` and `Channel.wait`."""
-        return _FencedChannel(self._link.open((*self._guard, *argv), timeout_s), self._refuse)
+        return _FencedChannel(self._link.open(argv, timeout_s, prelude=self._guard + prelude), self._refuse)
 
     def close(self) -> None:
         """See `transport.Transport.close`."""

@@ -134,6 +134,7 @@ class SshTransport:
             what=what,
             secrets=command.secrets,
             limit_s=command.timeout_s + LIMIT_GRACE_S,
+            prelude=command.prelude,
             keep_stderr=True,
         )
         feeder = threading.Thread(
@@ -162,10 +163,11 @@ class SshTransport:
             duration_s=time.monotonic() - started,
         )
 
-    def open(self, argv: tuple[str, ...], timeout_s: float) -> Channel:
+    def open(self, argv: tuple[str, ...], timeout_s: float, *, prelude: str = "") -> Channel:
         """See `transport.Transport.open`."""
         check_argv(argv)
-        return self._start(argv, Deadline(timeout_s), what=f"{_program(argv)} on {self.board_id}", limit_s=None)
+        what = f"{_program(argv)} on {self.board_id}"
+        return self._start(argv, Deadline(timeout_s), what=what, limit_s=None, prelude=prelude)
 
     def close(self) -> None:
         """See `transport.Transport.close`."""
@@ -263,12 +265,13 @@ class SshTransport:
         *,
         what: str,
         limit_s: float | None,
+        prelude: str,
         secrets: tuple[str, ...] = (),
         keep_stderr: bool = False,
     ) -> SshChannel:
         name = leash.new_name()
         _log.debug("%s: started within %g s, as %s", what, deadline.timeout_s, name)
-        line = leash.start_line(argv, name, limit_s=limit_s)
+        line = leash.start_line(argv, name, limit_s=limit_s, prelude=prelude)
         return self._exec(line, deadline, name=name, what=what, secrets=secrets, keep_stderr=keep_stderr)
 
     def _exec(

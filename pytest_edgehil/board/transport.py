@@ -78,8 +78,10 @@ class Transport(Protocol):
             LinkLost: the connection broke off.
         """
 
-    def open(self, argv: tuple[str, ...], timeout_s: float) -> Channel:
+    def open(self, argv: tuple[str, ...], timeout_s: float, *, prelude: str = "") -> Channel:
         """Starts a program and returns a channel to it; `timeout_s` is for the start alone.
+
+        What a `prelude` is, `command.Command` says.
 
         Raises:
             DeadlineExceeded: the board did not start it in time.

@@ -6,10 +6,10 @@ stopped by the board, whatever it believes itself (Kleppmann, "How to do distrib
 
 A check at the beginning does not stop what has begun already. So whoever comes in with a higher token also makes an end
 of every program that was started under a lower one, and is told that it is in only when none of them is left. They are
-found by EDGEHIL_LEASE in their environment, by the arguments of their guard (see ``board/fenced.py`` on the host), by
-the session that the guard is in, and as descendants of all these: ``sudo`` clears an environment and makes a session.
-What runs as root cannot be ended by us: then nobody comes in, and the board's power has to be cycled. What somebody
-hands over to the system itself (a unit of systemd, say) belongs to no lease and goes on.
+found by EDGEHIL_LEASE in their environment, by the argument vector of their guard (see ``board/fenced.py`` on the
+host), by the session that the guard is in, and as descendants of all these: ``sudo`` clears an environment and makes a
+session. What runs as root cannot be ended by us: then nobody comes in, and the board's power has to be cycled. What
+somebody hands over to the system itself (a unit of systemd, say) belongs to no lease and goes on.
 
 ``fence`` is one line of JSON, which the guard, a shell, reads and writes too: ``{"token": 5, "holder": "ci-841"}``.
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable
@@ -30,8 +31,8 @@ from .problem import Problem
 
 VARIABLE = "EDGEHIL_LEASE"
 """``<token>@<our directory on the board>`` in the environment of everything that runs under a lease."""
-GUARD = "edgehil-fence"
-"""Name of the guard in an argument vector; ``--token N --home DIRECTORY`` follow."""
+GUARD = re.compile(rb": edgehil-fence token=([0-9]+) home=([0-9a-f]+) \.")
+"""The first line of a guard, in arguments or environment of the shell that runs it; the directory in hexadecimal."""
 
 GRACE_S = 0.5
 """Programs are asked to end before they are killed: a session can still tell its host why."""
@@ -166,16 +167,13 @@ def _token_of(pid: int, root: Path) -> tuple[int, bool] | None:
     """(token, is it a guard?) of a process that is under a lease of this board."""
     base = f"/proc/{pid}"
     try:
-        arguments = _words(f"{base}/cmdline")
-        name = GUARD.encode()
-        if name in arguments:
-            rest = arguments[arguments.index(name) + 1 :]
-            if rest[:1] == [b"--token"] and b"--home" in rest[:6]:
-                home = os.fsdecode(rest[rest.index(b"--home") + 1])
-                if _same(Path(f"{base}/cwd").readlink() / home, root):
-                    return int(rest[1]), True
+        arguments, environment = _read(f"{base}/cmdline"), _read(f"{base}/environ")
+        if guard := GUARD.search(arguments) or GUARD.search(environment):
+            home = os.fsdecode(bytes.fromhex(guard[2].decode()))
+            if _same(Path(f"{base}/cwd").readlink() / home, root):
+                return int(guard[1]), True
         prefix = f"{VARIABLE}=".encode()
-        for word in _words(f"{base}/environ"):
+        for word in environment.split(b"\0"):
             if word.startswith(prefix):
                 token, _, home = os.fsdecode(word.removeprefix(prefix)).partition("@")
                 return (int(token), False) if _same(Path(home), root) else None
@@ -184,9 +182,9 @@ def _token_of(pid: int, root: Path) -> tuple[int, bool] | None:
     return None
 
 
-def _words(path: str) -> list[bytes]:
+def _read(path: str) -> bytes:
     with open(path, "rb") as file:  # noqa: PTH123 - hundreds of them: without pathlib it is half the time
-        return file.read().split(b"\0")
+        return file.read()
 
 
 def _same(path: Path, root: Path) -> bool:

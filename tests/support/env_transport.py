@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from pytest_edgehil.board.command import Command, Outcome
+from pytest_edgehil.board.command import Command, Outcome, preceded
 from pytest_edgehil.board.transport import Channel, Transport
 
 
@@ -17,10 +17,11 @@ class EnvTransport:
         self._prefix = ("env", "-C", str(home), *(f"{name}={value}" for name, value in env.items()))
 
     def run(self, command: Command) -> Outcome:
-        return self._transport.run(dataclasses.replace(command, argv=(*self._prefix, *command.argv)))
+        argv = (*self._prefix, *preceded(command.argv, command.prelude))
+        return self._transport.run(dataclasses.replace(command, argv=argv, prelude=""))
 
-    def open(self, argv: tuple[str, ...], timeout_s: float) -> Channel:
-        return self._transport.open((*self._prefix, *argv), timeout_s)
+    def open(self, argv: tuple[str, ...], timeout_s: float, *, prelude: str = "") -> Channel:
+        return self._transport.open((*self._prefix, *preceded(argv, prelude)), timeout_s)
 
     def close(self) -> None:
         self._transport.close()

@@ -16,7 +16,7 @@ from typing import IO
 
 from support.processes import group_alive, until
 
-from pytest_edgehil.board.command import Command, Outcome, check_argv
+from pytest_edgehil.board.command import Command, Outcome, check_argv, preceded
 from pytest_edgehil.board.redact import show_argv
 from pytest_edgehil.board.transport import SEND_TIMEOUT_S, Channel
 from pytest_edgehil.errors import DeadlineExceeded, LinkLost
@@ -38,7 +38,7 @@ class LocalTransport:
     def run(self, command: Command) -> Outcome:
         started = time.monotonic()
         deadline = started + command.timeout_s
-        channel = self._start(command.argv, str(command))
+        channel = self._start(preceded(command.argv, command.prelude), str(command))
         try:
             feeder = threading.Thread(target=channel._feed, args=(command.stdin,), daemon=True)
             feeder.start()
@@ -52,9 +52,9 @@ class LocalTransport:
             channel.close()
         return Outcome(exit_status=status, stdout=bytes(stdout), stderr=stderr, duration_s=time.monotonic() - started)
 
-    def open(self, argv: tuple[str, ...], timeout_s: float) -> Channel:
+    def open(self, argv: tuple[str, ...], timeout_s: float, *, prelude: str = "") -> Channel:
         check_argv(argv)
-        return self._start(argv, show_argv(argv))
+        return self._start(preceded(argv, prelude), show_argv(argv))
 
     def cut(self, reason: str = "the link was cut") -> None:
         self._end(reason)
