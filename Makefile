@@ -46,7 +46,7 @@ pkg:             ## the package builds and its description renders
 
 unit:            ## all tests: unit, contract, plugin, system
 	@scripts/bootstrap build,dev,docs
-	$(PY) -m pytest -q -n 3 --dist worksteal $(PYTEST_ARGS)
+	$(PY) -m pytest -q -n 4 $(PYTEST_ARGS)
 
 labgrid:         ## an environment of its own with labgrid, for the tests against a real coordinator
 	@test -x .venv-labgrid/bin/labgrid-client || { python3 -m venv .venv-labgrid && \

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck as Health
 from hypothesis import settings
 from support.farm import Farm, onnx_artifact, replay_artifact
+from support.order import LongestFirst, place
 from support.postgres import PostgresServer
+from support.quick_pytest import ADDOPTS
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,11 +33,19 @@ settings.register_profile("edgehil", deadline=None, suppress_health_check=[Healt
 settings.load_profile("edgehil")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """No test of the package may hang; suites on boards may run for an hour."""
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(180))
+    if hasattr(config, "workerinput"):  # who runs the tests one after the other expects the order of the files
+        items.sort(key=lambda item: place(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LongestFirst | None:
+    """Several workers take what is long first, unless somebody asks for another way."""
+    return LongestFirst(config, log) if config.option.dist == "load" else None
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +58,10 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def in_the_order_of_collection(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pytest-randomly is here to be tested beside; it must not shuffle the runs that other tests look at."""
+    """Plugins that are here to be tested beside, or for these tests, stay out of the runs that other tests look at."""
     if "pytester" in request.fixturenames:
         request.getfixturevalue("pytester")  # which forgets PYTEST_ADDOPTS
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly")
+    monkeypatch.setenv("PYTEST_ADDOPTS", ADDOPTS)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 from support.farm import Farm
 from support.postgres import PostgresServer
+from support.quick_pytest import ADDOPTS
 
 
 class _Place:
@@ -48,7 +49,7 @@ class StandingFarm(Farm):
             **os.environ,
             "EDGEHIL_STATE_DIR": str(self.state),
             "TMPDIR": str(directory / "tmp"),
-            "PYTEST_ADDOPTS": "-p no:randomly",
+            "PYTEST_ADDOPTS": ADDOPTS,
         }
         (directory / "tmp").mkdir(exist_ok=True)
         (directory / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")

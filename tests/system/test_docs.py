@@ -34,6 +34,8 @@ from pathlib import Path
 
 import pytest
 from support import allure_cli
+from support.quick_pytest import ADDOPTS
+from support.standing_farm import once
 
 from pytest_edgehil.cli import parser
 from pytest_edgehil.gates.registry import SIGNATURES
@@ -183,6 +185,7 @@ class Desk:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(directory / "home"),
             "EDGEHIL_STATE_DIR": str(directory / "state"),
+            "PYTEST_ADDOPTS": ADDOPTS,
             "COLUMNS": "120",
             "NO_COLOR": "1",
             "PYTHONUNBUFFERED": "1",
@@ -290,16 +293,18 @@ def journeys() -> Iterator[tuple[str, ...]]:
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in which the artifacts of the suites are built."""
-    directory = tmp_path_factory.mktemp("docs")
-    for name in CHECKOUT:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, directory / name)
-    build = [sys.executable, "-m", "pytest_edgehil", "build", "--quiet", *RECIPES]
-    subprocess.run(build, cwd=directory, check=True, timeout=LONGEST_S)
-    return directory
+
+    def make(directory: Path) -> None:
+        for name in CHECKOUT:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, directory / name)
+        build = [sys.executable, "-m", "pytest_edgehil", "build", "--quiet", *RECIPES]
+        subprocess.run(build, cwd=directory, check=True, timeout=LONGEST_S)
+
+    return once(tmp_path_factory, "checkout", make)
 
 
 @pytest.mark.timeout(900)  # as long as its commands together
