@@ -276,8 +276,20 @@ def test_a_second_request_does_not_wait_behind_the_first(program, bench, tmp_pat
 
 def test_a_silent_host_is_not_waited_for(bench, tmp_path, start):
     digest = keep(bench, model_bundle(tmp_path))
-    program = start(options=("--silence", "1.5"))
-    program.ask({"op": "load", "id": 1, "digest": digest})
+    program = start(options=("--silence", "4"))
+    loaded = threading.Event()
+
+    def give_signs_of_life() -> None:  # loading may take longer than the host may be silent
+        while not loaded.wait(0.2):
+            program.say(wire.encode({"op": "ping", "id": 0}))
+
+    signs = threading.Thread(target=give_signs_of_life)
+    signs.start()
+    try:
+        assert program.ask({"op": "load", "id": 1, "digest": digest})["type"] == "result"
+    finally:
+        loaded.set()
+        signs.join()
     child = child_of(program.process.pid)
     errors = [message for message in program.rest() if message["type"] == "error"]
     assert [error["code"] for error in errors] == ["silence"]
