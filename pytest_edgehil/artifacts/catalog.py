@@ -124,7 +124,10 @@ class Catalog:
             key = _key(path)
             if key not in self._deltas:
                 self._deltas[key] = None
-                self._deltas[key] = published.peek(path)
+                one = published.peek(path)
+                named = f"sha256:{path.name.removesuffix(published.SUFFIX)}"
+                if path.parent.name != STORE_DIRECTORY or _digest(path) == named:
+                    self._deltas[key] = one
             return self._deltas[key]
         return None
 

@@ -1,11 +1,12 @@
-"""A place for bundles by digest: the same bytes are kept once, and what is read is what was meant.
+"""A place for bundles and deltas by digest: the same bytes are kept once, and what is read is what was meant.
 
 ::
 
-    <place>/sha256/<64 hex digits>.tar.gz
+    <place>/sha256/<64 hex digits>.tar.gz     a bundle
+    <place>/sha256/<64 hex digits>.ehdelta    a published delta, see `artifacts.delta.published`
 
 The place is a directory, or any URL that fsspec knows (``s3://bucket/edgehil``, ``gs://…``, ``memory://…``) if the
-extra ``[store]`` is installed; S3 and Google's storage need the extras ``[s3]`` and ``[gcs]``. A bundle gets its
+extra ``[store]`` is installed; S3 and Google's storage need the extras ``[s3]`` and ``[gcs]``. A file gets its
 name only when it is whole, and its digest is computed anew on every read. A directory can be named wherever artifacts
 are looked up (see `artifacts.catalog`), also as a source of deltas.
 """
@@ -26,22 +27,39 @@ from typing import BinaryIO, Protocol
 from pytest_edgehil.artifacts import bundle
 from pytest_edgehil.artifacts.catalog import STORE_DIRECTORY as DIRECTORY
 from pytest_edgehil.artifacts.catalog import SUFFIX
+from pytest_edgehil.artifacts.delta import published
 from pytest_edgehil.artifacts.manifest import stem
 from pytest_edgehil.errors import ArtifactError, ArtifactNotFound, CorruptArtifact, ExtraMissing, UserError
-from pytest_edgehil.model.artifact import Artifact
 
-_NAME = re.compile(r"([0-9a-f]{64})\.tar\.gz")
+_NAME = re.compile(r"([0-9a-f]{64})(\.tar\.gz|\.ehdelta)")
 _BLOCK_BYTES = 1 << 20
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A bundle in a store, unread. `changed_s`: seconds since the epoch; when it was put there or last asked for."""
+    """A file in a store, unread.
+
+    Args:
+        digest: of its bytes.
+        suffix: ``.tar.gz`` of a bundle, ``.ehdelta`` of a delta.
+        size_bytes: of the file.
+        changed_s: seconds since the epoch; when it was put there.
+    """
 
     digest: str
+    suffix: str
     size_bytes: int
     changed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """What was added. `new`: it was not there before."""
+
+    digest: str
+    label: str
+    new: bool
 
 
 class Files(Protocol):
@@ -61,7 +79,7 @@ class Files(Protocol):
 
 
 class Store:
-    """Bundles by digest.
+    """Bundles and deltas by digest.
 
     Args:
         place: for messages.
@@ -94,66 +112,76 @@ class Store:
         for name, (size, changed_s) in self._files.names().items():
             match = _NAME.fullmatch(name)
             if match is not None:
-                found.append(Kept(digest=f"sha256:{match[1]}", size_bytes=size, changed_s=changed_s))
+                found.append(Kept(digest=f"sha256:{match[1]}", suffix=match[2], size_bytes=size, changed_s=changed_s))
         return tuple(sorted(found, key=lambda one: one.digest))
 
-    def add(self, path: Path) -> tuple[Artifact, bool]:
-        """Keep a bundle.
-
-        Returns:
-            It, and whether it is new here.
+    def add(self, path: Path) -> Added:
+        """Keep a bundle, or a delta if its name ends in ``.ehdelta``.
 
         Raises:
-            ArtifactNotFound, CorruptArtifact, UnsafeArchive: it is no bundle that may be kept.
+            ArtifactNotFound, CorruptArtifact, UnsafeArchive: it is nothing that may be kept.
         """
-        artifact = bundle.read(path)
-        name = _name(artifact.digest)
+        if path.name.endswith(published.SUFFIX):
+            delta, digest, size_bytes = published.read(path)
+            label, name = delta.label, _name(digest, published.SUFFIX)
+        else:
+            artifact = bundle.read(path)
+            digest, size_bytes = artifact.digest, artifact.size_bytes
+            label, name = artifact.label, _name(digest)
         size, _ = self._files.names().get(name, (-1, 0.0))
-        if size == artifact.size_bytes:
+        if size == size_bytes:
             with contextlib.suppress(CorruptArtifact):
-                self._copy(artifact.digest, None)
-                return artifact, False
+                self._copy(name, None)
+                return Added(digest=digest, label=label, new=False)
         with self._told():
             self._files.put(name, path)
-        self._copy(artifact.digest, None)  # what was written is read back: it may have changed on the way
-        return artifact, True
+        self._copy(name, None)  # what was written is read back: it may have changed on the way
+        return Added(digest=digest, label=label, new=True)
 
-    def get(self, digest: str, into: Path) -> Artifact:
-        """Copy a bundle into a directory, verified.
+    def get(self, digest: str, into: Path) -> Path:
+        """Copy a bundle or a delta into a directory, verified.
+
+        Returns:
+            The file, named as its manifest says.
 
         Raises:
             ArtifactNotFound: it is not here.
             CorruptArtifact: what is here under its name is something else.
         """
+        name = self._held(digest)
         into.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=into, prefix=".get-") as beside:
-            partial = Path(beside) / _name(digest)
+            partial = Path(beside) / name
             with partial.open("wb") as out:
-                self._copy(digest, out)
+                self._copy(name, out)
                 out.flush()
                 os.fsync(out.fileno())
-            artifact = bundle.read(partial)
-            target = into / f"{stem(artifact.manifest)}{SUFFIX}"
+            if name.endswith(SUFFIX):
+                target = into / f"{stem(bundle.read(partial).manifest)}{SUFFIX}"
+            else:
+                delta, _, _ = published.read(partial)
+                target = into / f"{delta.name}-{delta.version}-from-{min(delta.sources)[7:15]}{published.SUFFIX}"
             partial.replace(target)
-        return bundle.read(target)
+        return target
 
     def label(self, digest: str) -> str:
-        """What a bundle calls itself, for lists.
+        """What a bundle or a delta calls itself, for lists.
 
         Raises:
             ArtifactError: it cannot be read.
         """
+        name = self._held(digest)
         with tempfile.TemporaryDirectory() as directory:
-            head = Path(directory) / _name(digest)
-            with self._told(), self._files.open(_name(digest)) as source, head.open("wb") as out:
+            head = Path(directory) / name
+            with self._told(), self._files.open(name) as source, head.open("wb") as out:
                 out.write(source.read(4 * _BLOCK_BYTES))  # the manifest comes first and is smaller than this
-            return stem(bundle.peek(head))
+            return stem(bundle.peek(head)) if name.endswith(SUFFIX) else f"delta to {published.peek(head).label}"
 
     def verify(self) -> Iterator[tuple[Kept, str]]:
-        """Read everything; yields each bundle and what is wrong with it, or nothing."""
+        """Read everything; yields each file and what is wrong with it, or nothing."""
         for one in self.entries():
             try:
-                self._copy(one.digest, None)
+                self._copy(_name(one.digest, one.suffix), None)
             except ArtifactError as problem:
                 yield one, str(problem)
             else:
@@ -176,20 +204,25 @@ class Store:
             if one.digest in never:
                 continue
             with self._told():
-                self._files.remove(_name(one.digest))
+                self._files.remove(_name(one.digest, one.suffix))
             removed.append(one)
             left -= one.size_bytes
         return tuple(removed)
 
-    def _copy(self, digest: str, out: BinaryIO | None) -> None:
-        """Read a bundle and hold it to its digest.
+    def _held(self, digest: str) -> str:
+        """The name of a file that is here; of a bundle's, if there is none."""
+        delta = _name(digest, published.SUFFIX)
+        return delta if delta in self._files.names() else _name(digest)
+
+    def _copy(self, name: str, out: BinaryIO | None) -> None:
+        """Read a file and hold it to the digest in its name.
 
         Raises:
             ArtifactNotFound, CorruptArtifact: as `get`.
         """
-        hashing = hashlib.sha256()
+        hashing, digest = hashlib.sha256(), f"sha256:{name[:64]}"
         try:
-            with self._told(), self._files.open(_name(digest)) as source:
+            with self._told(), self._files.open(name) as source:
                 while block := source.read(_BLOCK_BYTES):
                     hashing.update(block)
                     if out is not None:
@@ -198,7 +231,7 @@ class Store:
             raise ArtifactNotFound(f"{self.place}: has no {digest}; 'edgehil store list' says what it has") from problem
         found = f"sha256:{hashing.hexdigest()}"
         if found != digest:
-            raise CorruptArtifact(f"{self.place}: {digest} hashes to {found}; remove it and add the bundle again")
+            raise CorruptArtifact(f"{self.place}: {digest} hashes to {found}; remove it and add the file again")
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -210,8 +243,8 @@ class Store:
             raise UserError(f"{self.place}: {problem.strerror or problem}") from problem
 
 
-def _name(digest: str) -> str:
-    name = digest.removeprefix("sha256:") + SUFFIX
+def _name(digest: str, suffix: str = SUFFIX) -> str:
+    name = digest.removeprefix("sha256:") + suffix
     if not digest.startswith("sha256:") or _NAME.fullmatch(name) is None:
         raise ArtifactNotFound(f"{digest[:80]!r}: expected a digest such as sha256:<64 hex digits>")
     return name

@@ -21,11 +21,12 @@ def add(subparsers: Any) -> None:
     publish = verbs.add_parser(
         "publish",
         help="sign an artifact, if its evidence fulfils the policy",
-        description="Exit status: 0 published (or published before), 2 refused, with every reason.",
+        description="Exit status: 0 published (or published before), 2 refused, with every reason. A delta needs "
+        "neither evidence nor policy: what it makes must have been published.",
     )
-    publish.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the bundle, *.tar.gz")
-    publish.add_argument("--evidence", type=Path, required=True, metavar="DIR", help="evidence directory of a run")
-    publish.add_argument("--policy", type=Path, required=True, metavar="FILE", help="what the evidence must show")
+    publish.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the bundle, *.tar.gz, or a delta, *.ehdelta")
+    publish.add_argument("--evidence", type=Path, metavar="DIR", help="evidence directory of a run")
+    publish.add_argument("--policy", type=Path, metavar="FILE", help="what the evidence must show")
     publish.add_argument("--trust", type=Path, metavar="FILE", help="trust file; default: this user's lab and boards")
     publish.add_argument(
         "--beside",
@@ -64,11 +65,16 @@ def _init(options: argparse.Namespace) -> int:
 
 def _publish(options: argparse.Namespace) -> int:
     from pytest_edgehil.artifacts.bundle import read
-    from pytest_edgehil.errors import ReleaseRefused
+    from pytest_edgehil.artifacts.delta.published import SUFFIX
+    from pytest_edgehil.errors import ReleaseRefused, UserError
     from pytest_edgehil.evidence.trust import default_trust, load_trust
     from pytest_edgehil.release.policy import load_policy
     from pytest_edgehil.release.publish import publish
 
+    if options.artifact.name.endswith(SUFFIX):
+        return _publish_delta(options)
+    if options.evidence is None or options.policy is None:
+        raise UserError(f"{options.artifact}: a bundle is published for its evidence: pass --evidence and --policy")
     artifact = read(options.artifact)
     policy = load_policy(options.policy)
     try:
@@ -115,6 +121,36 @@ def _publish(options: argparse.Namespace) -> int:
     return 0
 
 
+def _publish_delta(options: argparse.Namespace) -> int:
+    from pytest_edgehil.errors import ReleaseRefused, UserError
+    from pytest_edgehil.release.deltas import publish_delta
+
+    if options.evidence is not None or options.policy is not None or options.beside:
+        raise UserError(
+            f"{options.artifact}: evidence and policy of a delta are those of what it makes; leave them out"
+        )
+    try:
+        target, already = publish_delta(options.artifact, repo=options.repo, keys=options.keys, now=time.time())
+    except ReleaseRefused as problem:
+        if options.json:
+            print(json.dumps({"released": False, "reasons": list(problem.reasons)}, indent=2))
+        raise
+    if options.json:
+        account = {
+            "released": True, "already": already, "target": target.path, "artifact": target.digest,
+            "seq": target.seq, "makes": target.makes, "evidence": target.evidence, "policy": target.policy,
+        }  # fmt: skip
+        print(json.dumps(account, indent=2))
+    elif already:
+        print(f"released already: {target.path}, number {target.seq}; nothing was changed")
+    else:
+        print(f"released {target.path}, number {target.seq}")
+        print(f"  delta    {target.digest}")
+        print(f"  makes    {target.makes}")
+        print("  signed by releaser and gate")
+    return 0
+
+
 def _refresh(options: argparse.Namespace) -> int:
     from pytest_edgehil.evidence.files import locked
     from pytest_edgehil.release.repository import Repository
@@ -134,12 +170,13 @@ def _list(options: argparse.Namespace) -> int:
             {
                 "target": one.path, "artifact": one.digest, "seq": one.seq,
                 "evidence": one.evidence, "policy": one.policy, "size_bytes": one.size_bytes,
+                **({"makes": one.makes} if one.makes else {}),
             }
             for one in found
         ]  # fmt: skip
         print(json.dumps({"released": rows}, indent=2))
     else:
         for one in found:
-            print(f"{one.seq:4d}  {one.path}  {one.digest}")
+            print(f"{one.seq:4d}  {one.path}  {one.digest}{f'  makes {one.makes}' if one.makes else ''}")
         print(f"{len(found)} released")
     return 0

@@ -1,4 +1,4 @@
-"""``edgehil store``: keep bundles by digest, in a directory or at a URL, each once, verified whenever they are read.
+"""``edgehil store``: keep bundles and deltas by digest, in a directory or at a URL, each once, verified on every read.
 
 The place comes from ``--store`` or ``$EDGEHIL_STORE``. ``--artifacts PLACE`` of other commands takes a directory of
 this kind as it takes a directory of bundles.
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb and its actions."""
-    parser = subparsers.add_parser("store", help="keep bundles by digest", description=__doc__)
+    parser = subparsers.add_parser("store", help="keep bundles and deltas by digest", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    put = actions.add_parser("add", help="keep bundles")
-    put.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="files as 'edgehil build' writes them")
+    put = actions.add_parser("add", help="keep bundles and deltas")
+    put.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="as 'edgehil build' and 'edgehil delta --out' write them"
+    )
     put.set_defaults(run=_add)
 
-    get = actions.add_parser("get", help="copy bundles out, verified")
+    get = actions.add_parser("get", help="copy bundles and deltas out, verified")
     get.add_argument("digests", nargs="+", metavar="DIGEST", help="sha256:… as 'edgehil store list' prints it")
     get.add_argument("--out", type=Path, default=Path("artifacts"), metavar="DIR", help="where to (default: artifacts)")
     get.set_defaults(run=_get)
@@ -56,20 +58,21 @@ def _store(options: argparse.Namespace) -> Store:
 
 def _add(options: argparse.Namespace) -> int:
     store = _store(options)
-    for path in options.bundles:
-        artifact, new = store.add(path)
-        print(f"{artifact.digest}  {artifact.label}{'' if new else '  (was there already)'}")
+    for path in options.files:
+        added = store.add(path)
+        print(f"{added.digest}  {added.label}{'' if added.new else '  (was there already)'}")
     return 0
 
 
 def _get(options: argparse.Namespace) -> int:
     store = _store(options)
     for digest in options.digests:
-        print(store.get(digest, options.out).path)
+        print(store.get(digest, options.out))
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
+    from pytest_edgehil.artifacts.delta.published import SUFFIX
     from pytest_edgehil.errors import ArtifactError
     from pytest_edgehil.model.quantity import format_size
 
@@ -81,7 +84,9 @@ def _list(options: argparse.Namespace) -> int:
         except ArtifactError as problem:
             label = f"unreadable: {problem}"
         print(f"{one.digest}  {format_size(one.size_bytes):>9}  {label}")
-    print(f"{len(entries)} bundles, {format_size(sum(one.size_bytes for one in entries))} in {store.place}")
+    deltas = sum(one.suffix == SUFFIX for one in entries)
+    counted = f"{len(entries) - deltas} bundles" + (f", {deltas} deltas" if deltas else "")
+    print(f"{counted}, {format_size(sum(one.size_bytes for one in entries))} in {store.place}")
     return 0
 
 
@@ -97,7 +102,7 @@ def _verify(options: argparse.Namespace) -> int:
         if problem:
             damaged += 1
             print(problem)
-    print(f"{checked} bundles read, {damaged} damaged")
+    print(f"{checked} files read, {damaged} damaged")
     return 1 if damaged else 0
 
 
@@ -107,5 +112,5 @@ def _gc(options: argparse.Namespace) -> int:
     removed = _store(options).sweep(keep_bytes=size_bytes(options.keep), never=options.never)
     for one in removed:
         print(f"removed {one.digest}  {format_size(one.size_bytes)}")
-    print(f"{len(removed)} bundles removed, {format_size(sum(one.size_bytes for one in removed))}")
+    print(f"{len(removed)} files removed, {format_size(sum(one.size_bytes for one in removed))}")
     return 0

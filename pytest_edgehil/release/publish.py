@@ -1,24 +1,23 @@
 """Publishing: an artifact becomes a TUF target if, and only if, its evidence fulfils the policy.
 
 A nonce is used once: `accepted.jsonl`, on the keys' side, remembers which statements were signed for, and refuses
-them for anything else. Publishing the same artifact again changes nothing.
+them for anything else (`release.accepted`). Publishing the same artifact again changes nothing.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pytest_edgehil.artifacts.manifest import stem
-from pytest_edgehil.errors import ConfigError, ReleaseRefused
-from pytest_edgehil.evidence import canonical, raw
-from pytest_edgehil.evidence.files import locked, write_atomically
+from pytest_edgehil.errors import ReleaseRefused
+from pytest_edgehil.evidence import raw
+from pytest_edgehil.evidence.files import locked
 from pytest_edgehil.evidence.trust import Trust
 from pytest_edgehil.evidence.verify import VerifiedEvidence, inspect_directory
 from pytest_edgehil.model.artifact import Artifact
+from pytest_edgehil.release.accepted import Accepted
 from pytest_edgehil.release.judging import judge
 from pytest_edgehil.release.policy import Policy
 from pytest_edgehil.release.repository import Released, Repository, target_path
@@ -72,7 +71,7 @@ def publish(
     """
     with locked(keys / ".lock"):
         repository = Repository(repo, keys)
-        accepted = _Accepted(keys / "accepted.jsonl")
+        accepted = Accepted(keys / "accepted.jsonl")
         accepted.check_not_rolled_back(repository, repo)
         listed = _listed(repository, artifact)
         if listed is not None:
@@ -153,50 +152,3 @@ def _listed(repository: Repository, artifact: Artifact) -> Released | None:
                 reasons=(f"released as {one.digest}", f"now it is {artifact.digest}"),
             )
     return None
-
-
-class _Accepted:
-    """What was signed for, one JSON line each.
-
-    It is written before the repository is: a crash may leave a line too many, never one too few.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._entries: list[dict[str, Any]] = []
-        if path.exists():
-            for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-                what = f"{path}:{number}"
-                entry = canonical.from_bytes(line, what=what)
-                canonical.Fields(entry, what).integer("seq")
-                self._entries.append(entry)
-
-    @property
-    def last_seq(self) -> int:
-        return max((int(one["seq"]) for one in self._entries), default=0)
-
-    def check_not_rolled_back(self, repository: Repository, repo: Path) -> None:
-        # the last line's own publication may have been interrupted, hence one less
-        expected = max((int(one["version"]) for one in self._entries), default=1) - 1
-        if repository.version < expected:
-            raise ConfigError(
-                f"{repo}: the repository is at version {repository.version}, but version {expected} was published; "
-                f"somebody put an old copy back"
-            )
-
-    def replays(self, used: Sequence[VerifiedEvidence], *, artifact: str, evidence: str) -> list[str]:
-        reasons = []
-        for entry in self._entries:
-            if (entry["artifact"], entry["evidence"]) == (artifact, evidence):
-                continue  # an interrupted publication of the same thing is taken up again
-            reasons += [
-                f"{one.path.name}: its nonce was used up by release {entry['seq']}; run the tests again"
-                for one in used
-                if one.statement.nonce in entry["nonces"]
-            ]
-        return reasons
-
-    def append(self, entry: dict[str, Any]) -> None:
-        self._entries.append(entry)
-        lines = [json.dumps(one, sort_keys=True).encode("ascii") + b"\n" for one in self._entries]
-        write_atomically(self._path, b"".join(lines), mode=0o600)

@@ -9,7 +9,8 @@ Layout (TUF 1.0, consistent snapshots)::
     KEYS/accepted.jsonl     what the gate's key has signed for, and which nonces were used up by it
 
 The roles ``firmware``, ``models`` and ``prompts`` are delegated with threshold 2: the releaser's key and the gate's.
-"Sign only if the evidence passed" is thereby checked by every device, not only by this program.
+"Sign only if the evidence passed" is thereby checked by every device, not only by this program. Deltas are targets of the
+same roles (``*.ehdelta``): ``custom`` names the target that they make, and what they make it from.
 
 Everything is written before ``timestamp.json``, which names it, is replaced by a rename: an interrupted publication
 leaves the old repository as valid as it was.
@@ -66,6 +67,7 @@ class Released:
         seq: grows with every release.
         evidence: digest of the run index whose evidence it was released for.
         policy: digest of the policy.
+        makes: of a delta: digest of the target that it makes, whose evidence and policy these are.
     """
 
     path: str
@@ -74,6 +76,7 @@ class Released:
     seq: int
     evidence: str
     policy: str
+    makes: str = ""
 
 
 def init_repository(repo: Path, keys: Path, *, now: float) -> None:
@@ -267,6 +270,7 @@ def _released(path: str, target: TargetFile) -> Released:
         seq=int(custom["seq"]),
         evidence=str(custom["evidence"]),
         policy=str(custom["policy"]),
+        makes=str(custom.get("makes", "")),
     )
 
 

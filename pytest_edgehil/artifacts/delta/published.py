@@ -8,9 +8,10 @@
 ``delta``
     See `delta.document`.
 
-It needs no signature of its own. A board takes nothing but a result with the digest that it was told, so whoever has
-signed that digest has signed what any delta makes of it; a wrong or damaged delta costs time and is followed by the
-whole bundle.
+What counts is the signature of its result. A board takes nothing but a result with the digest that it was told, so
+whoever has signed that digest has signed what any delta makes of it; a wrong or damaged delta costs time and is
+followed by the whole bundle. A delta is kept in stores (`artifacts.store`) and is a target of the release repository
+(``release/deltas.py``) as bundles are.
 """
 
 from __future__ import annotations
@@ -81,6 +82,11 @@ class Published:
     sources: frozenset[str]
     delta_digest: str
     delta_bytes: int
+
+    @property
+    def label(self) -> str:
+        """For people: ``digits 1.1.0 from sha256:0123456789ab…``."""
+        return f"{self.name} {self.version} from {', '.join(f'{one[:19]}…' for one in sorted(self.sources))}"
 
     def pieces(self) -> Iterator[bytes]:
         """What is sent to the board.
@@ -159,6 +165,26 @@ def peek(path: Path) -> Published:
     """
     with _opened(path) as stream:
         return _head(ustar.members(stream, where=str(path)), path)
+
+
+def read(path: Path) -> tuple[Published, str, int]:
+    """Read all of it.
+
+    Returns:
+        What it says, and digest and size in bytes of the file.
+
+    Raises:
+        ArtifactNotFound, CorruptArtifact, UnsafeArchive: as `peek`, and if the delta is not what the manifest says.
+    """
+    one = peek(path)
+    for _ in one.pieces():
+        pass
+    try:
+        with path.open("rb") as file:
+            hashing = hashlib.file_digest(file, "sha256")
+            return one, f"sha256:{hashing.hexdigest()}", file.tell()
+    except OSError as problem:
+        raise ArtifactNotFound(f"{path}: cannot be read: {problem.strerror}") from problem
 
 
 @contextlib.contextmanager

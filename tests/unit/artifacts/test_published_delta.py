@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,9 @@ def test_it_is_found_in_the_directories_in_stores_and_beside_the_artifact(versio
     elsewhere = dataclasses.replace(new, path=tmp_path / "elsewhere" / "new.tar.gz")
     for place in ("here", "store/sha256", "elsewhere"):
         one = published(delta, tmp_path / place / "x.ehdelta")
+        if place.endswith("sha256"):  # there, its name is its digest
+            named = one.path.with_name(f"{hashlib.sha256(one.path.read_bytes()).hexdigest()}.ehdelta")
+            one = dataclasses.replace(one, path=one.path.rename(named))
         catalog = Catalog([tmp_path / "here", tmp_path / "store"])
         assert [found.path for found in catalog.deltas_to(elsewhere, held)] == [one.path]
         assert catalog.deltas_to(elsewhere, frozenset({new.digest})) == ()
