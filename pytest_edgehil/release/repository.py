@@ -9,8 +9,8 @@ Layout (TUF 1.0, consistent snapshots)::
     KEYS/accepted.jsonl     what the gate's key has signed for, and which nonces were used up by it
 
 The roles ``firmware``, ``models`` and ``prompts`` are delegated with threshold 2: the releaser's key and the gate's.
-"Sign only if the evidence passed" is thereby checked by every device, not only by this program. Deltas are targets of the
-same roles (``*.ehdelta``): ``custom`` names the target that they make, and what they make it from.
+"Sign only if the evidence passed" is thereby checked by every device, not only by this program. Deltas are targets of
+the same roles (``*.ehdelta``): ``custom`` names the target that they make, and what they make it from.
 
 Everything is written before ``timestamp.json``, which names it, is replaced by a rename: an interrupted publication
 leaves the old repository as valid as it was.
