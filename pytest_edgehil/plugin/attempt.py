@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.gates.gate import Gate
     from pytest_edgehil.holding import Holding
     from pytest_edgehil.model.sample import EarlierRun, Sample
+    from pytest_edgehil.plugin.boards import Boards
 
 
 class Attempt:
@@ -40,6 +41,7 @@ class Attempt:
         gates: what the markers declare.
         requirement: what the test asks of its board.
         directory: where files of this attempt go.
+        role: of the board, where this is a part of an attempt on several; see `plugin.boards`.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Attempt:
         gates: tuple[Gate, ...],
         requirement: Requirement,
         directory: Path,
+        role: str = "",
     ) -> None:
         self.nodeid = nodeid
         self.number = number
@@ -58,6 +61,10 @@ class Attempt:
         self.gates = gates
         self.requirement = requirement
         self.directory = directory
+        self.role = role
+        self.parts: dict[str, Attempt] = {}  # role → what happens on its board
+        self.boards: Boards | None = None  # of all parts
+        self.condemned: dict[str, str] = {}  # boards of parts that broke, and why, when they have been let go
         self.started_at = time.time()
         self.steps: list[Step] = []
         self.combo = Combo()
@@ -76,6 +83,20 @@ class Attempt:
         self.quarantined = ""
         self.nonce = secrets.token_hex(16)
 
+    def part(self, role: str, *, requirement: Requirement, gates: tuple[Gate, ...]) -> Attempt:
+        """The part of this attempt that happens on one of several boards."""
+        part = self.parts[role] = Attempt(
+            nodeid=self.nodeid,
+            number=self.number,
+            worker=self.worker,
+            gates=gates,
+            requirement=requirement,
+            directory=self.directory,
+            role=role,
+        )
+        part.steps = self.steps
+        return part
+
     @contextlib.contextmanager
     def step(self, name: str, detail: str = "") -> Iterator[None]:
         """Note a step with its real start and duration, also when it fails."""
@@ -92,7 +113,9 @@ class Attempt:
                     name=name,
                     started_at=started_at,
                     duration_s=time.perf_counter() - started,
-                    detail=failure or detail,
+                    detail=failure
+                    or detail
+                    or (f"{self.role}: {self.holding.id}" if self.role and self.holding else ""),
                     failed=bool(failure),
                 )
             )
@@ -129,13 +152,34 @@ class Attempt:
     def broken(self) -> BoardError | None:
         """Why the board cannot be used any more, also where the test caught that error itself."""
         broken = None if self.dut is None else self.dut.broken
-        return broken or (None if self.holding is None else self.holding.broken)
+        broken = broken or (None if self.holding is None else self.holding.broken)
+        return broken or next((part.broken for part in self.parts.values() if part.broken is not None), None)
 
     @property
     def blames_board(self) -> bool:
         """Did the board itself break, so that it must be quarantined? A lost lease is not its fault."""
+        return bool(self.blamed)
+
+    @property
+    def blamed(self) -> dict[str, str]:
+        """The boards that broke, and why. A lost lease is not their fault."""
         problem = self.board_error
-        return problem is not None and not isinstance(problem, LeaseError) and self.holding is not None
+        if problem is None or isinstance(problem, LeaseError):
+            return {}
+        if self.holding is not None:
+            return {self.holding.id: str(problem)}
+        if self.condemned:
+            return self.condemned
+        held = {part.holding.id: part.broken for part in self.parts.values() if part.holding is not None}
+        broken = {board_id: str(why) for board_id, why in held.items() if why is not None}
+        # an error of a board that was caught and raised again by the test, or came from elsewhere: it names its board
+        named = {word.strip(",:;()'\"") for word in str(problem).split()}
+        return broken or {board_id: str(problem) for board_id in held if board_id in named}
+
+    @property
+    def held(self) -> Holding | None:
+        """The board in our hands, or the first of several: their leases are lost together."""
+        return self.holding or next((part.holding for part in self.parts.values()), None)
 
     @property
     def status(self) -> Status:
@@ -159,8 +203,8 @@ class Attempt:
             worker=self.worker,
             message="" if status is Status.PASSED else _one_line(self.board_error or self.error) or self.skipped,
             board=self.board,
-            combo=tuple(artifact_ref(one) for one in self.combo.artifacts),
-            gates=tuple(GateUse(name=gate.name, arguments=gate.arguments()) for gate in self.gates),
+            combo=tuple(dict.fromkeys(artifact_ref(one) for combo in self._combos for one in combo.artifacts)),
+            gates=self._uses,
             verdicts=self.verdicts,
             steps=tuple(self.steps),
             files=dict(self.files),
@@ -172,6 +216,22 @@ class Attempt:
             continued=self.continued,
             heldout=() if self.dut is None else self.dut.sample.heldout,
             order_seed=None if self.dut is None else self.dut.sample.order_seed,
+        )
+
+    @property
+    def _combos(self) -> tuple[Combo, ...]:
+        return tuple(part.combo for part in self.parts.values()) or (self.combo,)
+
+    @property
+    def _uses(self) -> tuple[GateUse, ...]:
+        if not self.parts:
+            return tuple(GateUse(name=gate.name, arguments=gate.arguments()) for gate in self.gates)
+        from pytest_edgehil.plugin.boards import of_role
+
+        return tuple(
+            GateUse(name=of_role(gate.name, role), arguments=gate.arguments())
+            for role, part in self.parts.items()
+            for gate in part.gates
         )
 
 

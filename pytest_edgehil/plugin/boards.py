@@ -2,33 +2,42 @@
 
 All of them are reserved at once or none is, so two tests that each want two boards cannot wait for each other; for the
 same reason a worker gives its own board back before it asks for several.
+
+Each role is a part of the test's attempt (`attempt.Attempt.parts`): its board, what is flashed there, and the gates
+that are judged there. The gates of the markers hold on every board on which a model is flashed, unless its role says
+``"gates": False``; they are judged on one board after the other.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_edgehil.errors import BoardError, MarkerError
+from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.model.requirement import Requirement
 from pytest_edgehil.plugin.markers import ComboRequest, combo_of, did_you_mean, merged, requirement_of
 
 if TYPE_CHECKING:
     from pytest_edgehil.board.dut import Dut
     from pytest_edgehil.holding import Holding
+    from pytest_edgehil.model.verdict import Verdict
+    from pytest_edgehil.plugin.attempt import Attempt
 
 MARKER = (
     "boards(count=None, *, cls=None, tags=(), environment=None, accelerator=None, ROLE={…}): the boards of the fixture "
-    "'boards', for example boards(3, cls='pi5-*') or boards(server={'cls': 'pi5-8gb-hat2'}, client={'model': 'digits'})"
+    "'boards', for example boards(3, cls='pi5-*') or boards(server={'model': 'digits'}, client={'gates': False})"
 )
 _MOST = 1000
 _ALL = ("cls", "tags", "environment", "accelerator")
 _BOARD = (*_ALL, "id")
 _COMBO = ("model", "firmware", "prompt")
+_GATES = "gates"
+_KEYS = (*_BOARD, *_COMBO, _GATES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +48,13 @@ class Role:
         name: how the test calls it; its number, where the marker gives a count.
         requirement: what the board must be.
         combo: what `Boards.dut` puts on it.
+        judged: do the gates of the test hold on this board?
     """
 
     name: str
     requirement: Requirement
     combo: ComboRequest
+    judged: bool = True
 
 
 def roles_of(marks: Iterable[pytest.Mark]) -> tuple[Role, ...]:
@@ -81,9 +92,14 @@ def roles_of(marks: Iterable[pytest.Mark]) -> tuple[Role, ...]:
 
 def _role(name: str, asked: Mapping[str, Any], common: Mapping[str, Any], everyone: ComboRequest) -> Role:
     for key in asked:
-        if key not in (*_BOARD, *_COMBO):
-            known = did_you_mean(str(key), (*_BOARD, *_COMBO)) or f"; known: {', '.join((*_BOARD, *_COMBO))}"
+        if key not in _KEYS:
+            known = did_you_mean(str(key), _KEYS) or f"; known: {', '.join(_KEYS)}"
             raise MarkerError(f"boards: {name}: unknown argument {key!r}{known}")
+    judged = asked.get(_GATES, True)
+    if not isinstance(judged, bool):
+        raise MarkerError(
+            f"boards: {name}: gates must be True or False (are those of the test judged here?), not {judged!r}"
+        )
     try:
         requirement = merged(
             requirement_of([_as_mark("board", {key: asked[key] for key in _BOARD if key in asked})]),
@@ -92,7 +108,7 @@ def _role(name: str, asked: Mapping[str, Any], common: Mapping[str, Any], everyo
         combo = combo_of([_as_mark("combo", {key: asked[key] for key in _COMBO if key in asked})])
     except MarkerError as problem:
         raise MarkerError(f"boards: {name}: {problem}") from problem
-    return Role(name=name, requirement=requirement, combo=combo.or_else(everyone))
+    return Role(name=name, requirement=requirement, combo=combo.or_else(everyone), judged=judged)
 
 
 def _as_mark(name: str, kwargs: Mapping[str, Any]) -> pytest.Mark:
@@ -141,11 +157,11 @@ class Boards:
             raise KeyError(f"no board has the role {role!r}{did_you_mean(role, self.roles)}; there are {known}")
         return role
 
-    def close(self, *, blamed: BoardError | None, condemn: Callable[[str, str], None]) -> None:
+    def close(self, *, broken: Mapping[str, str], condemn: Callable[[str, str], None]) -> None:
         """Let go of all; boards that broke are quarantined first.
 
         Args:
-            blamed: what broke in the test, if anything did.
+            broken: id of each board that broke, and why.
             condemn: quarantines a board, by its id and for a reason.
         """
         with contextlib.ExitStack() as last_first:
@@ -153,13 +169,27 @@ class Boards:
                 last_first.callback(holding.close)
             for dut in self._duts.values():
                 last_first.callback(dut.close)
-            for holding in self:
-                broken = holding.broken
-                if broken is None and blamed is not None and holding.id in _words(str(blamed)):
-                    broken = blamed
-                if broken is not None:
-                    condemn(holding.id, str(broken))
+            for board_id, why in broken.items():
+                condemn(board_id, why)
 
 
-def _words(text: str) -> Sequence[str]:
-    return [word.strip(",:;()'\"") for word in text.split()]
+def in_all(parts: Mapping[str, Attempt]) -> tuple[Verdict, ...]:
+    """The verdicts of all parts as those of the whole test: each names its role, and its reason the board."""
+    return tuple(
+        dataclasses.replace(
+            verdict,
+            gate=of_role(verdict.gate, role),
+            reason=verdict.reason if part.holding is None else f"on {part.holding.id}: {verdict.reason}",
+        )
+        for role, part in parts.items()
+        for verdict in part.verdicts
+    )
+
+
+def of_role(gate: str, role: str) -> str:
+    """A gate's name in a test on several boards.
+
+    >>> of_role("p95_latency", "server")
+    'p95_latency[server]'
+    """
+    return f"{gate}[{role}]"

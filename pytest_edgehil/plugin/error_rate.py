@@ -14,6 +14,7 @@ import pytest
 
 from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.plugin import markers
+from pytest_edgehil.plugin.boards import roles_of
 from pytest_edgehil.plugin.options import Options
 from pytest_edgehil.plugin.stash import BUDGET
 
@@ -41,7 +42,10 @@ class ErrorRate:
         def count(item: pytest.Item) -> None:
             marks = list(item.iter_markers())
             own = markers.own_alphas(marks)
-            for gate in markers.gates_of(marks, self._options, alpha=self._options.loosest_alpha):
+            # a gate of a test on several boards is a statement on each of them
+            boards = max(1, sum(role.judged for role in roles_of(marks)))
+            gates = markers.gates_of(marks, self._options, alpha=self._options.loosest_alpha)
+            for gate in (gate for gate in gates for _ in range(boards)):
                 own_alpha = getattr(gate, "alpha", None) if gate.name in own else None
                 declared.append(Declared(test=item.nodeid, gate=gate, own_alpha=own_alpha))
                 stating.add(item.nodeid)

@@ -93,29 +93,51 @@ def board(request: pytest.FixtureRequest, combo: Combo) -> Holding:
 @pytest.fixture
 def boards(request: pytest.FixtureRequest) -> Iterator[Boards]:
     """Several leased boards, all at once or none, by the roles or the count of the marker ``boards``."""
-    from pytest_edgehil.board.dut import Dut
-
     workbench, attempt = _workbench(request), _attempt(request)
-    roles = {role.name: role for role in roles_of(request.node.iter_markers())}
-    combos = {name: workbench.combo(role.combo) for name, role in roles.items()}
     common = request.config.stash[OPTIONS].board
+    against = workbench.baselines(attempt.gates)
+    wanted = []
+    for role in roles_of(request.node.iter_markers()):
+        combo = workbench.combo(role.combo)
+        judged = attempt.gates if role.judged and combo.model is not None else ()
+        part = attempt.part(role.name, requirement=markers.merged(role.requirement, common), gates=judged)
+        part.combo, part.against = combo, against if judged else {}
+        wanted.append(part)
+    if attempt.gates and not any(part.gates for part in wanted):
+        named = ", ".join(gate.name for gate in attempt.gates)
+        raise MarkerError(f"{named}: nothing can be measured; give a role a model, as in boards(server={{'model': …}})")
     with attempt.step("reserve"):
         holdings = workbench.hold_several(
-            [(markers.merged(role.requirement, common), combos[name]) for name, role in roles.items()],
+            [(part.requirement, part.combo, tuple(part.against.values())) for part in wanted],
             lambda board_id, why: attempt.note_progress(f"{board_id} did not pass its check and is quarantined: {why}"),
         )
+    for part, holding in zip(wanted, holdings, strict=True):
+        part.holding, part.board = holding, holding.ref
     attempt.board = holdings[0].ref
 
     def flash(name: str, holding: Holding) -> Dut:
-        if not combos[name].artifacts:
-            raise MarkerError(f"boards: {name}: nothing to flash; name a model, as in {name}={{'model': …}}")
-        return Dut.open(holding.session, combo=combos[name], step=attempt.step)
+        from pytest_edgehil.plugin.device import open_dut
 
-    held = Boards(dict(zip(roles, holdings, strict=True)), flash)
+        part = attempt.parts[name]
+        if not part.combo.artifacts:
+            raise MarkerError(f"boards: {name}: nothing to flash; name a model, as in {name}={{'model': …}}")
+        part.dut = open_dut(
+            holding,
+            part,
+            baseline=_baseline_of(request, part.combo),
+            known=workbench.catalog,
+            options=request.config.stash[OPTIONS],
+            on_progress=TellingOfSending(request.node, part).look,
+        )
+        return part.dut
+
+    held = attempt.boards = Boards({part.role: holding for part, holding in zip(wanted, holdings, strict=True)}, flash)
     try:
         yield held
     finally:
-        held.close(blamed=attempt.board_error if attempt.blames_board else None, condemn=workbench.quarantine)
+        attempt.condemned = attempt.blamed
+        held.close(broken=attempt.condemned, condemn=workbench.quarantine)
+        attempt.quarantined = "; ".join(f"{board_id}: {why}" for board_id, why in attempt.condemned.items())
 
 
 @pytest.fixture

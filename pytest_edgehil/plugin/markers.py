@@ -68,7 +68,7 @@ def check(metafunc: pytest.Metafunc, options: Options) -> None:
         combo_of(marks)
         requirement_of(marks)
         _check_several(marks, metafunc.fixturenames)
-        _refuse_gates_without_dut(gates, metafunc.fixturenames)
+        _refuse_gates_without_dut(gates, metafunc.fixturenames, marks)
         _refuse_several_baselines(gates)
     except MarkerError as problem:
         complaint = str(problem)
@@ -99,10 +99,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _refuse_gates_without_dut(gates: tuple[Gate, ...], fixtures: Iterable[str]) -> None:
-    if gates and not DUT_FIXTURES & set(fixtures):
-        named = ", ".join(gate.name for gate in gates)
-        raise MarkerError(f"{named}: nothing can be measured; the test must ask for the fixture 'dut'")
+def _refuse_gates_without_dut(gates: tuple[Gate, ...], fixtures: Iterable[str], marks: list[pytest.Mark]) -> None:
+    if not gates or DUT_FIXTURES & set(fixtures):
+        return
+    from pytest_edgehil.plugin.boards import roles_of
+
+    named = ", ".join(gate.name for gate in gates)
+    if "boards" not in set(fixtures):
+        raise MarkerError(f"{named}: nothing can be measured; the test must ask for the fixture 'dut' (or 'boards')")
+    if not any(role.judged for role in roles_of(marks)):
+        raise MarkerError(f'{named}: no board is judged; take "gates": False from one of the roles')
 
 
 def _refuse_several_baselines(gates: tuple[Gate, ...]) -> None:

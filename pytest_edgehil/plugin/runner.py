@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pytest_edgehil.gates.gate import Gate
     from pytest_edgehil.holding import Holding
     from pytest_edgehil.plugin.attempt import Attempt
+    from pytest_edgehil.plugin.boards import Boards
     from pytest_edgehil.plugin.workbench import Workbench
 
 ATTEMPTS = 2
@@ -153,8 +154,8 @@ class Runner:
 
         Not if its verdict is known: that stays here, for the next attempt goes on from it.
         """
-        if self._workbench.book is None or attempt.verdicts:
-            return False
+        if self._workbench.book is None or attempt.verdicts or attempt.parts:
+            return False  # for several boards one waits anyway, whoever one is
         than = attempt.holding.id if attempt.holding is not None and attempt.blames_board else None
         try:
             return not self._workbench.another_board_now(attempt.requirement, attempt.combo, than=than)
@@ -171,7 +172,8 @@ class Runner:
         attempt = item.stash.get(ATTEMPT, None)
         if attempt is None:
             return (yield)
-        with contextlib.nullcontext() if attempt.holding is None else attempt.holding.doing("running the test"):
+        # several boards are set up when the body runs, and lost together
+        with contextlib.nullcontext() if attempt.held is None else attempt.held.doing("running the test"):
             return (yield from self._call(item, attempt))
 
     def _call(self, item: pytest.Item, attempt: Attempt) -> Generator[None, object, object]:
@@ -188,8 +190,10 @@ class Runner:
             raise attempt.broken
         if attempt.dut is not None and attempt.gates:
             self._judge(attempt, item)
-        if attempt.holding is not None:
-            attempt.holding.check()
+        if attempt.boards is not None and attempt.gates:
+            self._judge_each(attempt, attempt.boards, item)
+        if attempt.held is not None:
+            attempt.held.check()
         from pytest_edgehil.plugin.attempt import failure_of
 
         failure = failure_of(attempt.verdicts)
@@ -197,17 +201,28 @@ class Runner:
             raise failure
         return result
 
+    def _judge_each(self, attempt: Attempt, boards: Boards, item: pytest.Item) -> None:
+        """One board after the other: on each the gates get what is missing by repeating what the body has fed there."""
+        from pytest_edgehil.plugin.boards import in_all
+
+        for role, part in attempt.parts.items():
+            if part.gates:
+                boards.dut(role)  # a body that never asked for it has measured nothing there, and its gates will say so
+                self._judge(part, item)
+        attempt.verdicts = in_all(attempt.parts)
+
     def _judge(self, attempt: Attempt, item: pytest.Item) -> None:
         from pytest_edgehil.gates.judging import judge
 
         dut = attempt.dut
         assert dut is not None
         with attempt.step("judge"):
-            self._workbench.reruns.go_on(
-                attempt,
-                own_alphas=markers.own_alphas(item.iter_markers()),
-                baselines=lambda name: self._workbench.catalog.find(name).digest,
-            )
+            if not attempt.role:  # of several boards nothing is kept to go on from
+                self._workbench.reruns.go_on(
+                    attempt,
+                    own_alphas=markers.own_alphas(item.iter_markers()),
+                    baselines=lambda name: self._workbench.catalog.find(name).digest,
+                )
             _, attempt.verdicts = judge(
                 attempt.gates,
                 sample=attempt.sample,
@@ -274,7 +289,7 @@ class Runner:
             return
         if not attempt.blames_board:
             self._workbench.let_go()
-        else:
+        elif not attempt.parts:  # several have been quarantined as they were let go
             try:
                 self._workbench.condemn(str(problem))
                 attempt.quarantined = str(problem)
@@ -286,20 +301,20 @@ class Runner:
 
     def _acquit(self, attempt: Attempt) -> None:
         """A board that was taken from us did not break: whoever has it now may have switched it off."""
-        if attempt.holding is not None and attempt.blames_board:
+        if attempt.held is not None and attempt.blames_board and not attempt.condemned:
             try:
-                attempt.holding.check_now()
+                attempt.held.check_now()
             except LeaseLost as lost:
                 attempt.error = lost
 
     def _goes_again(self, attempt: Attempt) -> bool:
-        problem, holding = attempt.board_error, attempt.holding
-        if problem is None or holding is None or attempt.number >= ATTEMPTS or isinstance(problem, LeaseTimeout):
+        problem = attempt.board_error
+        if problem is None or attempt.held is None or attempt.number >= ATTEMPTS or isinstance(problem, LeaseTimeout):
             return False
-        than = holding.id if attempt.blames_board else None
+        wanted = tuple(attempt.parts.values()) or (attempt,)
         try:
-            return self._workbench.another_board(
-                attempt.requirement, attempt.combo, than=than, beside=tuple(attempt.against.values())
+            return self._workbench.other_boards(
+                [(one.requirement, one.combo, tuple(one.against.values())) for one in wanted], than=attempt.blamed
             )
         except EdgehilError:
             return False  # the lab's books cannot be read: the attempt's own error says what broke first
@@ -365,12 +380,15 @@ def _in_one_line(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
 
 def _attach_console(report: pytest.TestReport, attempt: Attempt) -> None:
     """Show the end of the console where it may explain something: not where a healthy board missed a gate."""
-    holding = attempt.holding
-    path = None if holding is None else holding.console_log
-    explained = isinstance(attempt.error, (GateFailure, Inconclusive, InvalidMeasurement, UserError))
-    if report.failed and not explained and holding is not None and path is not None and path.is_file():
-        text = path.read_bytes()[-CONSOLE_TAIL:].decode("utf-8", "replace")
-        report.sections.append((f"console of {holding.id}", text))
+    if not report.failed or isinstance(attempt.error, (GateFailure, Inconclusive, InvalidMeasurement, UserError)):
+        return
+    blamed = attempt.blamed
+    parts = [part.holding for part in attempt.parts.values()]
+    for holding in [attempt.holding, *(one for one in parts if one is not None and one.id in blamed)]:
+        path = None if holding is None else holding.console_log
+        if holding is not None and path is not None and path.is_file():
+            text = path.read_bytes()[-CONSOLE_TAIL:].decode("utf-8", "replace")
+            report.sections.append((f"console of {holding.id}", text))
 
 
 def teststatus(report: Any) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:

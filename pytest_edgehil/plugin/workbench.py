@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from pytest_edgehil.plugin.options import Options
     from pytest_edgehil.plugin.run import Run
     from pytest_edgehil.plugin.seats import SeatBook
+
+    Wanted = tuple[Requirement, Combo, Sequence[Artifact]]
+    """What a board must be, what it must be able to take, and the baselines beside that."""
 
 log = logging.getLogger("edgehil.lab")
 HELDOUT = "heldout.npz"
@@ -301,20 +304,20 @@ class Workbench:
 
     def hold_several(
         self,
-        wanted: Sequence[tuple[Requirement, Combo]],
+        wanted: Sequence[Wanted],
         on_unfit: Callable[[str, str], None] = lambda _board_id, _why: None,
     ) -> tuple[Holding, ...]:
         """Boards for all of these at once, waiting for them if need be; they are up, and each has to be closed.
 
         Args:
-            wanted: what each must be, and be able to take.
+            wanted: what each must be, and be able to take, with the baselines beside it.
             on_unfit: told of each board that did not pass its check and was quarantined, and why.
 
         Raises:
             BoardUnavailable: the lab can never fulfil them at once.
             LeaseTimeout: they did not become free in time.
         """
-        among = [self.suitable(requirement, combo) for requirement, combo in wanted]
+        among = [self.suitable(requirement, combo, beside=beside) for requirement, combo, beside in wanted]
         self.let_go()  # who keeps one while he waits for others may wait for somebody who does the same
         return self._handing_out(on_unfit).boards(
             [Requirement(among=frozenset(board.id for board in fitting)) for fitting in among],
@@ -366,18 +369,21 @@ class Workbench:
         fitting = frozenset(board.id for board in self.suitable(requirement, combo))
         return bool(self._obtainable(fitting - {than}))
 
-    def another_board(
-        self, requirement: Requirement, combo: Combo, *, than: str | None, beside: Sequence[Artifact] = ()
-    ) -> bool:
-        """Is there a board, other than the named one, that is not quarantined and could take the test?"""
+    def other_boards(self, wanted: Sequence[Wanted], *, than: Collection[str]) -> bool:
+        """Are there boards, other than the named ones, that are not quarantined and could take the test together?"""
+        from pytest_edgehil.lab.assignment import assign
         from pytest_edgehil.lab.leases import BoardStatus
 
         usable = {state.board_id for state in self.store.boards() if state.state is not BoardStatus.QUARANTINED}
         try:
-            fitting = self.suitable(requirement, combo, beside=beside)
+            fitting = [
+                tuple(board.id for board in self.suitable(requirement, combo, beside=beside))
+                for requirement, combo, beside in wanted
+            ]
         except (BoardUnavailable, WrongTarget):
             return False
-        return any(board.id in usable and board.id != than for board in fitting)
+        pools = {board.id: board.pool for board in self.lab.boards if board.pool is not None}
+        return assign(fitting, available=usable.difference(than), pools=pools, room=self.lab.pool_limits) is not None
 
     def condemn(self, reason: str) -> None:
         """Quarantine the board in our hands and let go of it, also if it cannot be quarantined.

@@ -45,6 +45,76 @@ def test_boards_are_reserved_together_and_given_back(farm: Farm, workers: tuple[
     assert {one["state"] for one in farm.board_states().values()} == {"free"}
 
 
+JUDGED = """
+    import numpy as np
+    import pytest
+    from pathlib import Path
+    from pytest_edgehil.model import Fault
+
+    X = {"image": np.ones((1, 4), dtype=np.float32)}
+    BROKEN = Path(__file__).parent / "broken"
+
+    @pytest.mark.p95_latency("12 ms")
+    @pytest.mark.boards(server={"id": "b1", "model": "steady"}, client={"id": "b2", "model": "slow"})
+    def test_one_misses(boards):
+        boards.dut("server").run(X)
+        boards.dut("client").run(X)
+
+    @pytest.mark.p95_latency("12 ms")
+    @pytest.mark.boards(server={"model": "steady"}, client={"model": "slow", "gates": False})
+    def test_not_on_the_client(boards):
+        boards.dut("server").run(X)
+        boards.dut("client").run(X)
+
+    @pytest.mark.p95_latency("12 ms")
+    @pytest.mark.boards(server={}, client={})
+    def test_nothing_to_judge(boards): ...
+
+    @pytest.mark.p95_latency("12 ms")
+    @pytest.mark.boards(2, cls="pi5-8gb-*")
+    @pytest.mark.combo(model="steady")
+    def test_put_back(boards):
+        boards.dut(0).run(X)
+        if not BROKEN.exists():
+            BROKEN.write_text(" ".join(holding.id for holding in boards))
+            boards[1].virtual.inject(Fault(kind="panic"))
+            boards[1].power.off()
+        boards.dut(1).run(X)
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
+def test_gates_hold_on_each_board_and_a_broken_one_has_the_test_put_back(farm: Farm, workers: tuple[str, ...]) -> None:
+    farm.boards(5)  # three of class pi5-8gb-hat2
+    farm.pytester.makepyfile(JUDGED)
+
+    result = farm.run(*workers, "--edgehil-wait=3 min")
+
+    output = result.stdout.str()
+    last = {one["nodeid"].rpartition("::")[2]: one for one in farm.results["tests"]}
+    told = {name: (one["status"], [(v["gate"], v["outcome"]) for v in one["verdicts"]]) for name, one in last.items()}
+    assert told == {
+        "test_one_misses": ("failed", [("p95_latency[server]", "PASS"), ("p95_latency[client]", "FAIL")]),
+        "test_not_on_the_client": ("passed", [("p95_latency[server]", "PASS")]),
+        "test_nothing_to_judge": ("error", []),
+        "test_put_back": ("passed", [("p95_latency[0]", "PASS"), ("p95_latency[1]", "PASS")]),
+    }, output
+    missed = last["test_one_misses"]
+    assert [one["name"] for one in missed["gates"]] == ["p95_latency[server]", "p95_latency[client]"]
+    assert [one["name"] for one in missed["combo"]] == ["steady", "slow"]
+    assert missed["verdicts"][1]["reason"].startswith("on b2: ")
+    assert "p95_latency[client]" in output
+    assert "give a role a model, as in boards(server={'model': …})" in output
+
+    first, second = (farm.pytester.path / "broken").read_text().split()
+    again = last["test_put_back"]
+    assert (again["attempt"], again["requeued"]) == (2, False)
+    states = farm.board_states()
+    assert {name for name, one in states.items() if one["state"] == "quarantined"} == {second}
+    assert {name for name, one in states.items() if one["state"] == "free"} == {*states} - {second}
+    assert states[first]["state"] == "free"
+
+
 def test_more_than_the_lab_has_is_refused_with_one_line_and_without_waiting(farm: Farm) -> None:
     farm.pytester.makepyfile("""
         import pytest
@@ -68,6 +138,10 @@ def test_what_cannot_be_meant_is_said_at_collection(farm: Farm) -> None:
     farm.pytester.makepyfile(
         test_unmarked="def test_it(boards): ...",
         test_both="import pytest\n@pytest.mark.boards(2)\ndef test_it(boards, dut): ...",
+        test_unjudged=(
+            "import pytest\n@pytest.mark.p95_latency('9 ms')\n@pytest.mark.boards(a={'model': 'm', 'gates': False})\n"
+            "def test_it(boards): ..."
+        ),
         test_misspelt="import pytest\n@pytest.mark.boards(2, tgas=['cooled'])\ndef test_it(boards): ...",
     )
 
@@ -76,6 +150,7 @@ def test_what_cannot_be_meant_is_said_at_collection(farm: Farm) -> None:
     assert "boards: how many? add @pytest.mark.boards(2)" in output
     assert "boards: a test that asks for 'boards' and for 'dut' would hold one while it waits" in output
     assert "did you mean 'tags'?" in output
+    assert 'p95_latency: no board is judged; take "gates": False from one of the roles' in output
 
 
 def asked(*args: object, **kwargs: object) -> list[tuple[str, str | None, str | None]]:
@@ -101,6 +176,7 @@ def test_roles_keep_their_order_and_what_is_said_of_all_holds_for_each() -> None
         ((True,), {}, "count must be a number"),
         ((), {"server": "pi5"}, "'server' must be a role with what its board must be"),
         ((), {"server": {"class": "pi5"}}, "server: unknown argument 'class'; did you mean 'cls'"),
+        ((), {"server": {"gates": ["p95_latency"]}}, "server: gates must be True or False"),
         ((), {"server": {"environment": "real"}}, "server: board: environment 'real' is none of"),
     ],
 )
