@@ -5,8 +5,10 @@
     python scripts/fuzz_readers.py TARGET [-max_total_time=60] [CORPUS…]
 
 Targets: ``manifest`` (host), ``board-manifest``, ``unpack`` (host and board, below the gzip), ``patch`` (deltas of a
-small bundle that is in the store), ``sink`` (the whole of what a host pushes), ``frames`` and ``slots`` (board),
-``prompts``, ``recipe`` and ``policy`` (files that people write), ``prompt-artifact``. Each reader may end with its own
+small bundle that is in the store), ``published-delta`` (the host's reader of ``.ehdelta``, below the gzip),
+``gaps`` (differences, below the compression), ``tensors`` (the walk through an ONNX file), ``sink`` (the whole of what
+a host pushes), ``frames`` and ``slots`` (board), ``prompts``, ``recipe`` and ``policy`` (files that people write),
+``prompt-artifact``. Each reader may end with its own
 error, in one line; anything else is a finding. Exits with 77 when atheris is not installed.
 """
 
@@ -32,8 +34,9 @@ except ImportError:
 
 with atheris.instrument_imports(include=["pytest_edgehil"]):
     from pytest_edgehil.artifacts import bundle, manifest, prompts, recipe, ustar
+    from pytest_edgehil.artifacts.delta import published, tensors
     from pytest_edgehil.errors import CorruptArtifact, UnsafeArchive, UserError
-    from pytest_edgehil.onboard import frames, patch, sink, unpack
+    from pytest_edgehil.onboard import frames, gaps, patch, sink, unpack
     from pytest_edgehil.onboard.home import Home
     from pytest_edgehil.onboard.problem import Problem
     from pytest_edgehil.onboard.slots import chosen
@@ -141,6 +144,34 @@ def fuzz_patch(data: bytes) -> None:
     refused_only(apply)
 
 
+def fuzz_published_delta(data: bytes) -> None:
+    """A delta as a file: whatever it says, it gives the bytes that its manifest has the digest of, or none."""
+    path = ROOM / "x.ehdelta"
+    path.write_bytes(gzip.compress(data, compresslevel=0, mtime=0))
+    refused_only(lambda: published.read(path))
+
+
+def fuzz_gaps(data: bytes) -> None:
+    """Differences of 200 elements: as many come out, or none."""
+    size, steps, between = 200, int(data[0]) if data else 0, int(data[1]) if len(data) > 1 else 0
+    first, places = data[2 : 2 + steps], data[2 + steps : 2 + steps + between]
+    values = (data[2 + steps + between :] + bytes(256))[: gaps.count_of(places)]
+
+    def read() -> None:
+        made = (gaps.from_steps if steps & 1 else gaps.from_trits)(first, places, values, size)
+        if len(made) > size:
+            raise AssertionError("more than was asked for")
+
+    refused_only(read)
+
+
+def fuzz_tensors(data: bytes) -> None:
+    """The walk through an ONNX file: ranges within it, or nothing."""
+    for one in tensors.tensors(memoryview(data)):
+        if not one.file and not 0 <= one.start <= one.start + one.size_bytes <= len(data):
+            raise AssertionError(f"beyond the file: {one}")
+
+
 def pushed_of(data: bytes) -> bytes:
     """What a host says: with a first byte of 1 or 2 its first line is right, behind a 2 comes a delta in one frame."""
     if data[:1] == b"\x01":
@@ -236,6 +267,9 @@ TARGETS = {
     "board-manifest": fuzz_board_manifest,
     "unpack": fuzz_unpack,
     "patch": fuzz_patch,
+    "published-delta": fuzz_published_delta,
+    "gaps": fuzz_gaps,
+    "tensors": fuzz_tensors,
     "sink": fuzz_sink,
     "frames": fuzz_frames,
     "prompts": fuzz_prompts,

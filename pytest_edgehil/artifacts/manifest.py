@@ -373,7 +373,7 @@ def parse(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
         value = _Manifest.model_validate_json(data)
     except ValidationError as problem:
         raise CorruptArtifact(
-            f"{where}: {_first_error(problem)}; rebuild the artifact with 'edgehil build'"
+            f"{where}: {first_error(problem)}; rebuild the artifact with 'edgehil build'"
         ) from problem
     manifest = _frozen(value)
     if _encode(manifest) != data:
@@ -490,7 +490,7 @@ def _encode(manifest: Manifest) -> bytes:
         raise CorruptArtifact(f"{MANIFEST_NAME}: cannot be written as canonical JSON: {problem}") from problem
 
 
-def _first_error(problem: ValidationError) -> str:
+def first_error(problem: ValidationError) -> str:
     """One line for the first complaint: path, what was seen, what is wrong."""
     error = problem.errors(include_url=False)[0]
     path = ""

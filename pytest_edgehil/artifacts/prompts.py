@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import rfc8785
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pytest_edgehil.artifacts.guardrails import Guardrail, RegularExpression
-from pytest_edgehil.artifacts.manifest import Name, Printable
+from pytest_edgehil.artifacts.manifest import Name, Printable, first_error
 from pytest_edgehil.documents.checking import Section, checked
 from pytest_edgehil.documents.reading import FileKind, first_only, read_document
 from pytest_edgehil.errors import RecipeError
@@ -265,21 +265,30 @@ def parse_prompts(data: bytes) -> PromptBundle:
     """Read ``prompt.json`` of an artifact.
 
     Raises:
-        RecipeError: it is not what `load_prompts` makes.
+        RecipeError: it is not what `load_prompts` makes, byte for byte.
     """
     try:
-        return _frozen(_Bundle.model_validate_json(data))
-    except ValueError as problem:
-        raise RecipeError(f"{PROMPT_NAME}: {' '.join(str(problem).split()):.200}") from problem
+        bundle = _frozen(_Bundle.model_validate_json(data))
+    except ValidationError as problem:
+        raise RecipeError(f"{PROMPT_NAME}: {first_error(problem)}; rebuild the artifact") from problem
+    if bundle.data != data:
+        raise RecipeError(
+            f"{PROMPT_NAME}: not in canonical form (RFC 8785), as a build writes it; rebuild the artifact"
+        )
+    return bundle
 
 
 def _frozen(value: _Bundle) -> PromptBundle:
     document: Any = value.model_dump(mode="json", exclude_none=True)
+    try:
+        data = rfc8785.dumps(document)
+    except rfc8785.CanonicalizationError as problem:  # beyond what every reader of JSON takes for the same number
+        raise RecipeError(f"{PROMPT_NAME}: holds a number that JSON cannot carry exactly: {problem}") from problem
     return PromptBundle(
         templates=value.templates,
         variables=value.variables,
         models={one.name: tuple(one.versions) for one in value.models},
         guardrails=value.guardrails,
         tests=tuple(value.tests),
-        data=rfc8785.dumps(document),
+        data=data,
     )

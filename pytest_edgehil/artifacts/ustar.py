@@ -27,6 +27,8 @@ BLOCK_BYTES = 512
 MAX_MEMBER_BYTES = 8**11 - 1
 _STORED_BYTES = 65535  # a stored block's length is 16 bits
 _READ_BYTES = 1 << 20
+_MOST_AFTER_BYTES = 1 << 16
+"""Tools fill the last record of a tar with zeros; 10 KiB is usual."""
 _GZIP_HEADER = b"\x1f\x8b\x08\x00" + b"\x00\x00\x00\x00" + b"\x00\xff"  # no name, mtime 0, operating system unknown
 
 _REFUSED = {
@@ -240,11 +242,13 @@ def members(stream: GzipReader, *, where: str) -> Iterator[tuple[Member, Iterato
 
 
 def _check_end(stream: GzipReader, *, where: str) -> None:
-    rest = stream.read(BLOCK_BYTES)
-    while rest:
-        if any(rest):
-            raise CorruptArtifact(f"{where}: something follows the end of the tar; refused")
-        rest = stream.read(_READ_BYTES)
+    rest = stream.read(_MOST_AFTER_BYTES + 1)
+    if any(rest):
+        raise CorruptArtifact(f"{where}: something follows the end of the tar; refused")
+    if len(rest) > _MOST_AFTER_BYTES:
+        raise UnsafeArchive(
+            f"{where}: goes on with more than {_MOST_AFTER_BYTES} bytes of zeros behind its end; refused"
+        )
 
 
 def _member(block: bytes, *, where: str) -> Member:

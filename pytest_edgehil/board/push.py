@@ -353,7 +353,7 @@ class _Talk:
         self._said = bytearray(rest)
         try:
             fields = Fields(json.loads(line), board_id=self._board_id)
-        except ValueError as problem:
+        except (ValueError, RecursionError) as problem:
             told = " ".join(self._channel.stderr_tail.split())[-300:]
             raise FlashError(
                 f"{self._board_id}: the sink ended without an answer: {told or 'it said nothing'}"

@@ -53,7 +53,7 @@ class Pushed:
                 raise Problem("bad-request", f"the push begins with more than {MAX_LINE_BYTES} bytes without a line")
         try:
             value = json.loads(line)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise Problem("bad-request", f"the push does not begin with JSON: {exc}") from exc
         if not isinstance(value, dict):
             raise Problem("bad-request", "the push does not begin with an object")

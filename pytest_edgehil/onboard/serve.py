@@ -188,7 +188,7 @@ class Server:
             busy = self._busy
             what = busy[1] if busy is not None else "another request"
             self._writer.write(
-                error_message(Problem("busy", f"{operation!s:.40} has to wait: {what} is running"), request)
+                error_message(Problem("busy", f"{operation!a:.40} has to wait: {what} is running"), request)
             )
         else:
             self._requests.put((message, blob))
@@ -281,7 +281,7 @@ class Server:
             self._beside.pause()
             return self._operations.get(name, _unknown)
         if role != ROLE:
-            raise Problem("bad-request", f"as is {role!s:.40}; expected {ROLE}, or nothing")
+            raise Problem("bad-request", f"as is {role!a:.40}; expected {ROLE}, or nothing")
         if self._model is not None:
             self._model.pause()
         return self._operations_beside.get(name, _unknown)

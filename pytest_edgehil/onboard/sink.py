@@ -141,7 +141,7 @@ def _asked(
         for one in (*marks, Mark(size=0, hashing=hashlib.sha256())):
             if one.size == start:
                 return one.hashing, one.size, _bytes(pushed)
-        raise Problem("bad-request", f"the push goes on at {start!s:.40}, which was not offered")
+        raise Problem("bad-request", f"the push goes on at {start!a:.40}, which was not offered")
     if asked.get("what") == "delta":
         from .patch import patched, read_head
 
@@ -149,7 +149,7 @@ def _asked(
         if (head.digest, head.size_bytes) != (digest, size):
             raise Problem("corrupt-artifact", f"the delta makes {head.digest}, expected {digest}")
         return hashlib.sha256(), 0, patched(home, head, pushed.read)
-    raise Problem("bad-request", f"what is pushed is {asked.get('what')!s:.40}, expected bytes or delta")
+    raise Problem("bad-request", f"what is pushed is {asked.get('what')!a:.40}, expected bytes or delta")
 
 
 def _bytes(pushed: Pushed) -> Iterator[memoryview]:

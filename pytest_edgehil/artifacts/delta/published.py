@@ -28,7 +28,7 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pytest_edgehil.artifacts import ustar
-from pytest_edgehil.artifacts.manifest import Digest, Name, Positive, Version
+from pytest_edgehil.artifacts.manifest import Digest, Name, Positive, Version, first_error
 from pytest_edgehil.errors import ArtifactNotFound, CorruptArtifact
 from pytest_edgehil.model.artifact import Artifact, Track
 
@@ -215,9 +215,7 @@ def _head(members: _Members, path: Path) -> Published:
     try:
         value = _Manifest.model_validate_json(data)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CorruptArtifact(f"{path}: {MANIFEST_NAME}: {where}: {first['msg']}; fetch it again") from problem
+        raise CorruptArtifact(f"{path}: {MANIFEST_NAME}: {first_error(problem)}; fetch it again") from problem
     if rfc8785.dumps(value.model_dump(by_alias=True)) != data:
         raise CorruptArtifact(f"{path}: {MANIFEST_NAME} is not in canonical form (RFC 8785); fetch it again")
     return Published(

@@ -114,7 +114,7 @@ def chosen(declared: str | None) -> Slots:
         first, second = (int(one) for one in value.get("partitions", (2, 3)))
         names = [str(one) for one in value.get("names", ("A", "B"))]
         devices = {str(image): _pair(pair) for image, pair in dict(value.get("devices", {})).items()}
-    except (ValueError, TypeError) as exc:
+    except (ValueError, TypeError, RecursionError) as exc:
         raise Problem("bad-request", f"the slots cannot be read: {exc}") from exc
     partitions = first, second
     match value.get("backend", "tryboot"):

@@ -35,7 +35,7 @@ def identity(partition: int) -> Message | None:
     try:
         value = json.loads((slot(partition) / IDENTITY).read_bytes())
         name, version = str(value["name"]), str(value["version"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return {"name": name, "version": version, "digest": mark(partition)}
 

@@ -44,7 +44,7 @@ def identity(home: Home, partition: int) -> Message | None:
     try:
         value = json.loads(_mark(home, partition).read_bytes())
         return {"name": str(value["name"]), "version": str(value["version"]), "digest": str(value["digest"])}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -53,7 +53,7 @@ def running_identity() -> Message | None:
     try:
         value = json.loads((sysroot() / IDENTITY).read_bytes())
         return {"name": str(value["name"]), "version": str(value["version"]), "digest": None}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
