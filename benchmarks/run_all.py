@@ -60,6 +60,7 @@ SCRIPTS = (
 )
 PARTS = (
     "measuring/bare_loop.py",
+    "flash/networks.py",
     "statistics/cases.py",
     "scheduler/workloads.py",
     "scheduler/simulation.py",

@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from support.local_transport import LocalTransport
+from support.program import leave_program
 
 from pytest_edgehil.model import Artifact, Board, Environment, Slots, Track
 from pytest_edgehil.model.artifact import Budgets, FileEntry, Manifest, Provenance, Target
@@ -31,17 +32,25 @@ HEALTHY = b"#!/bin/sh\nexit 0\n"
 
 
 class BenchBoard:
-    """Files of one board below `root`."""
+    """Files of one board below `root`.
+
+    Args:
+        root: of all of them.
+        board_id: its id.
+        new: has no session been on it before? Then it lacks the program, see `support.program`.
+    """
 
     boots = 0
 
-    def __init__(self, root: Path, *, board_id: str = "bench") -> None:
+    def __init__(self, root: Path, *, board_id: str = "bench", new: bool = False) -> None:
         self.root = root
         self.home = root / "home"
         self.edgehil = self.home / ".edgehil"
         self.bin = root / "usr/bin"
         self.home.mkdir(parents=True)
         self.bin.mkdir(parents=True)
+        if not new:
+            leave_program(self.edgehil)
         self.board = Board(
             id=board_id,
             cls="pi5-8gb",

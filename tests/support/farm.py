@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.program import leave_program
 
 from pytest_edgehil.artifacts.bundle import pack
 from pytest_edgehil.artifacts.replay import TensorShape, Trace, build_replay
 from pytest_edgehil.model import Artifact, Budgets, Manifest, Provenance, Target, Track
+from pytest_edgehil.virtual.blueprint import Layout
 
 DIGITS = Path(__file__).parents[2] / "suites" / "models" / "digits"
 MS = 1_000_000
@@ -95,8 +97,10 @@ class Farm:
         self.report = pytester.path / "report"
 
     def boards(self, count: int, **virtual: Any) -> None:
-        """Write the lab file."""
+        """Write the lab file; the boards have been used before."""
         self.lab.write_text(lab_text(name="farm", boards=count, **virtual))
+        for number in range(1, count + 1):
+            leave_program(Layout(root=self.state / f"labs/farm/boards/b{number}").home / ".edgehil")
 
     def arguments(self, *more: str) -> list[str]:
         """What every run on this farm is given."""

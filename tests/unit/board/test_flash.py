@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from support.boards import bundle, firmware_bundle, model_bundle
+from support.boards import BenchBoard, bundle, firmware_bundle, model_bundle
 from support.rebooting import Rebooting
 
 from pytest_edgehil.board.answers import BoardStatus, FirmwareState
@@ -270,7 +270,8 @@ def test_a_full_disk_is_told_and_nothing_is_left(bench, tmp_path):
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-def test_a_disk_without_room_for_the_program_itself(bench):
+def test_a_disk_without_room_for_the_program_itself(tmp_path):
+    bench = BenchBoard(tmp_path / "new", new=True)
     bench.shim("python3", f'ulimit -f 16; exec {sys.executable} "$@"')
     world = Rebooting(bench)
     session = BoardSession(bench.board, token=1, holder="me", connect=world.connect)

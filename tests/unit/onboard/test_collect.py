@@ -17,7 +17,7 @@ from pytest_edgehil.onboard.unpack import install
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    board = BenchBoard(tmp_path / "board")
+    board = BenchBoard(tmp_path / "board", new=True)
     for name, value in board.env.items():
         monkeypatch.setenv(name, value)
     home = Home(board.edgehil)

@@ -21,7 +21,7 @@ SINK = ["sink", "--token", "1", "--holder", "me", "--digest", "sha256:" + "ab" *
 
 @pytest.fixture
 def bench(tmp_path: Path) -> BenchBoard:
-    return BenchBoard(tmp_path / "board")
+    return BenchBoard(tmp_path / "board", new=True)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ SLOTS = chosen(None)
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    board = BenchBoard(tmp_path / "board")
+    board = BenchBoard(tmp_path / "board", new=True)
     for name, value in board.env.items():
         monkeypatch.setenv(name, value)
     return board

@@ -28,7 +28,7 @@ def bench(monkeypatch):
 
 
 def made(directory: Path, monkeypatch) -> Iterator[BenchBoard]:
-    board = BenchBoard(directory / "board")
+    board = BenchBoard(directory / "board", new=True)
     for name, value in board.env.items():
         monkeypatch.setenv(name, value)
     Home(board.edgehil).prepare()

@@ -13,7 +13,7 @@ from pytest_edgehil.virtual.thermal import pmic_lines
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    board = BenchBoard(tmp_path / "board")
+    board = BenchBoard(tmp_path / "board", new=True)
     for name, value in board.env.items():
         monkeypatch.setenv(name, value)
     return board

@@ -1,0 +1,43 @@
+"""What the first session on a board leaves there: the on-board program and its bytecode.
+
+Compiling it is half of what a session's start costs, and every test has a board of its own. So boards of tests have
+been used before, unless a test is about a new one: those of ``demo/``, of the documentation and of the contract suites
+of virtual boards are new.
+"""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from pytest_edgehil.board.zipapp import onboard_zipapp
+
+
+@functools.cache
+def _files() -> dict[str, bytes]:
+    """Path below the directory of ours on a board → content."""
+    data, digest = onboard_zipapp()
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        program = root / f"bin/onboard-{digest}.pyz"
+        program.parent.mkdir()
+        program.write_bytes(data)
+        subprocess.run([sys.executable, "-S", "-E", str(program), "compile"], check=True, timeout=120)
+        found = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
+    assert len(found) == 2, found.keys()
+    return found
+
+
+def leave_program(edgehil: Path) -> None:
+    """Put it there.
+
+    Args:
+        edgehil: the directory of ours on the board.
+    """
+    for name, data in _files().items():
+        path = edgehil / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
