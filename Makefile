@@ -20,7 +20,10 @@ demo-emulated:   ## parity and gates on two emulated arm64 boards (needs QEMU)
 	@scripts/bootstrap build
 	@exec $(PY) demo/emulated.py
 
-test: lint type arch docs pkg unit  ## every check of this repository
+test:            ## every check of this repository
+	@scripts/bootstrap build,dev,docs
+	@$(MAKE) --no-print-directory -j 2 lint type arch docs pkg
+	@$(MAKE) --no-print-directory unit
 	@echo "make test: everything passed"
 
 lint:            ## style and likely mistakes

@@ -15,6 +15,16 @@ import pytest
 from pytest_edgehil.virtual.processes import MARKER
 
 
+# what the step that is ended here needs: models of later steps would be built only to be thrown away
+DEMO = """
+import sys
+sys.path.insert(0, "demo")
+import run
+run.RECIPES = tuple(one for one in run.RECIPES if "bad" not in one and "dynamic" not in one)
+sys.exit(run.main())
+"""
+
+
 def processes_with(text: str) -> dict[int, str]:
     """pid → command line of every process that has the text in its environment."""
     found = {}
@@ -41,7 +51,7 @@ def test_nothing_is_left_of_an_ended_demo(tmp_path: Path, repository: Path, how:
     state = str(out / "state")
     with (tmp_path / "log").open("wb") as log:
         demo = subprocess.Popen(
-            [sys.executable, "demo/run.py", str(out)], cwd=repository, stdout=log, stderr=log, start_new_session=True
+            [sys.executable, "-c", DEMO, str(out)], cwd=repository, stdout=log, stderr=log, start_new_session=True
         )
 
     def boards() -> int:
