@@ -14,7 +14,6 @@ import pytest
 
 from pytest_edgehil.virtual.processes import MARKER
 
-
 # what the step that is ended here needs: models of later steps would be built only to be thrown away
 DEMO = """
 import sys
