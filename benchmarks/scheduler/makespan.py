@@ -4,8 +4,10 @@ Each row is a lab and a suite: boards / tests / combos / soaks of an hour. Tests
 takes 30 s. A figure is makespan / lower bound, the worst of the seeds; the collection is grouped by combo, or shuffled.
 The columns of our scheduler: with the durations of an earlier run, known within a spread of 0.25 (or 1.0) of their
 logarithm; without any (`new`), and without any where no test tells anything of another one (`blind`); with two classes
-of boards; with a tenth of the boards dying. xdist's schedulers know nothing of durations, combos or classes, so they
-have one column each.
+of boards; with a tenth of the boards dying. The bound knows everything; whom nothing tells how long a test takes cannot
+keep the longest from beginning last. So beside `blind` stands `lottery`: what is reached on average when tests begin in
+random order, no board ever waits and no flash takes any time. xdist's schedulers know nothing of durations, combos or
+classes, so they have one column each.
 
 For other suites: --boards, --tests, --combos, --soaks, --spread, --flash.
 """
@@ -13,9 +15,12 @@ For other suites: --boards, --tests, --combos, --soaks, --spread, --flash.
 from __future__ import annotations
 
 import argparse
+import heapq
 import os
+import random
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +40,8 @@ ROWS = (
     (500, 20_000, 50, 0),
 )
 PEERS = ("load", "worksteal", "loadgroup")
+LOTTERY = "lottery"
+DRAWS = 5
 BOUNDS = {"known": 1.05, "new": 1.2, "poorly known": None, "blind": None, "two classes": None, "dying": None}
 MOST_CPU_S = 5.0
 
@@ -76,19 +83,69 @@ def cases(make: Callable[..., Workload], seed: int) -> dict[str, Workload]:
     }
 
 
-def row(make: Callable[..., Workload], *, seeds: int, peers: bool) -> dict[str, Cell]:
-    """All columns of one row."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A lab and a suite."""
+
+    numbers: tuple[int, int, int, int]
+    shuffled: bool
+    spread: float
+    flash_s: float
+    seeds: int
+    peers: bool
+
+    @property
+    def name(self) -> str:
+        """In the table."""
+        return "/".join(map(str, self.numbers)) + (" shuffled" if self.shuffled else " grouped")
+
+    def workload(self, *, seed: int, classes: int = 1) -> Workload:
+        """One of those that are tried."""
+        boards, tests, combos, soaks = self.numbers
+        return drawn(
+            boards=boards,
+            tests=tests,
+            combos=combos,
+            soaks=soaks,
+            seed=seed,
+            classes=classes,
+            shuffled=self.shuffled,
+            spread=self.spread,
+            flash_s=self.flash_s,
+        )
+
+
+def cells_of(row: Row) -> dict[str, Cell]:
+    """All columns of one row. xdist's schedulers run once: they are no better with another seed."""
+    make = row.workload
     cells: dict[str, Cell] = {}
-    for seed in range(seeds):
+    for seed in range(row.seeds):
         for name, workload in cases(make, seed).items():
             outcome = simulate(workload, "affine")
             cell = cells.setdefault(name, Cell())
             cell.add(workload, outcome)
             cell.refuse_misplaced(outcome)
-        for peer in PEERS if peers else ():
+        lottery = cells.setdefault(LOTTERY, Cell())
+        lottery.ratio = max(lottery.ratio, in_random_order(make(seed=seed), seed=seed))
+        for peer in PEERS if row.peers and not seed else ():
             workload = make(seed=seed)
             cells.setdefault(peer, Cell()).add(workload, simulate(workload, peer))
     return cells
+
+
+def in_random_order(workload: Workload, *, seed: int) -> float:
+    """Makespan / lower bound of tests in random order (soaks, which say how long they take, first) without flashes."""
+    draw = random.Random(f"lottery {seed}")
+    soaks = [one.took_s for one in workload.tests if one.soak]
+    others = [one.took_s for one in workload.tests if not one.soak]
+    ends = []
+    for _ in range(DRAWS):
+        draw.shuffle(others)
+        busy = [0.0] * len(workload.boards)
+        for took_s in (*soaks, *others):
+            heapq.heapreplace(busy, busy[0] + took_s)
+        ends.append(max(busy))
+    return sum(ends) / len(ends) / workload.bound_s
 
 
 def main() -> int:
@@ -96,6 +153,7 @@ def main() -> int:
     parser = bench.parser(__doc__)
     parser.add_argument("--seeds", type=int, help="runs of each case (default: 3; with --quick 1)")
     parser.add_argument("--no-peers", action="store_true", help="leave out xdist's own schedulers")
+    parser.add_argument("--jobs", type=int, help="rows at a time (default: as many as there are CPUs)")
     one = parser.add_argument_group("another suite than those of the table")
     one.add_argument("--boards", type=int, default=32)
     one.add_argument("--tests", type=int)
@@ -109,15 +167,25 @@ def main() -> int:
     if arguments.tests is not None:
         rows = ((arguments.boards, arguments.tests, arguments.combos, arguments.soaks),)
     table, ours, peer, failed, most_cpu_s = _heads(arguments), 0.0, 0.0, [], 0.0
-    for numbers in rows:
-        for shuffled in (False, True):
-            cells = row(_maker(numbers, arguments, shuffled=shuffled), seeds=seeds, peers=not arguments.no_peers)
-            name = "/".join(map(str, numbers)) + (" shuffled" if shuffled else " grouped")
-            table.append(f"{name:26}" + "".join(f"{cell.ratio:>14.2f}" for cell in cells.values()))
+    tried = [
+        Row(
+            numbers=numbers,
+            shuffled=shuffled,
+            spread=arguments.spread,
+            flash_s=arguments.flash,
+            seeds=seeds,
+            peers=not arguments.no_peers,
+        )
+        for numbers in rows
+        for shuffled in (False, True)
+    ]
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        for row, cells in zip(tried, pool.map(cells_of, tried), strict=True):
+            table.append(f"{row.name:26}" + "".join(f"{cell.ratio:>14.2f}" for cell in cells.values()))
             ours = max(ours, cells["known"].ratio)
             peer = max(peer, min((cells[one].ratio for one in PEERS if one in cells), default=0.0))
             most_cpu_s = max(most_cpu_s, *(cells[one].cpu_s for one in BOUNDS))
-            failed += _refused(name, cells, judged=arguments.tests is None)
+            failed += _refused(row.name, cells, judged=arguments.tests is None)
     table += ["", f"most CPU time that the choice and the simulation around it took in one run: {most_cpu_s:.1f} s"]
     table += [f"NOT KEPT: {one}" for one in failed]
     figure = bench.Figure(
@@ -131,29 +199,8 @@ def main() -> int:
     return bench.publish(arguments, figure, table) or bool(failed)
 
 
-def _maker(
-    numbers: tuple[int, int, int, int], arguments: argparse.Namespace, *, shuffled: bool
-) -> Callable[..., Workload]:
-    boards, tests, combos, soaks = numbers
-
-    def make(*, seed: int, classes: int = 1) -> Workload:
-        return drawn(
-            boards=boards,
-            tests=tests,
-            combos=combos,
-            soaks=soaks,
-            seed=seed,
-            classes=classes,
-            shuffled=shuffled,
-            spread=arguments.spread,
-            flash_s=arguments.flash,
-        )
-
-    return make
-
-
 def _heads(arguments: argparse.Namespace) -> list[str]:
-    names = [*BOUNDS, *(() if arguments.no_peers else PEERS)]
+    names = [*BOUNDS, LOTTERY, *(() if arguments.no_peers else PEERS)]
     return [f"{'boards/tests/combos/soaks':26}" + "".join(f"{name:>14}" for name in names)]
 
 

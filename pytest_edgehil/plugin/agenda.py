@@ -18,6 +18,7 @@ import pytest
 from pytest_edgehil.errors import EdgehilError, MarkerError
 from pytest_edgehil.model.requirement import Environment, Requirement
 from pytest_edgehil.plugin import markers
+from pytest_edgehil.plugin.boards import roles_of
 from pytest_edgehil.plugin.markers import ComboRequest
 from pytest_edgehil.plugin.scheduling.history import History
 from pytest_edgehil.plugin.scheduling.task import NO_BOARD, Task
@@ -40,12 +41,14 @@ class Asked:
         board: what its board must fulfil; None if it needs none.
         compatible: the combo that its board must be able to take, flashed or not.
         at_least_s: what its gates measure in any case.
+        several: what each of its boards must fulfil and be able to take, if it has several at once.
     """
 
     combo: ComboRequest | None
     board: Requirement | None
     compatible: ComboRequest
     at_least_s: float = 0.0
+    several: tuple[tuple[Requirement, ComboRequest], ...] = ()
 
 
 def asked_by(item: pytest.Item, options: Options) -> Asked:
@@ -55,15 +58,16 @@ def asked_by(item: pytest.Item, options: Options) -> Asked:
         MarkerError: a marker, or a parameter of ``combo``, cannot be understood.
     """
     names = set(getattr(item, "fixturenames", ()))
-    compatible = markers.combo_with(item, markers.combo_of(item.iter_markers())).or_else(
-        ComboRequest(model=options.model, firmware=options.firmware, prompt=options.prompt)
-    )
+    default = ComboRequest(model=options.model, firmware=options.firmware, prompt=options.prompt)
+    compatible = markers.combo_with(item, markers.combo_of(item.iter_markers())).or_else(default)
+    roles = roles_of(item.iter_markers()) if "boards" in names else ()
     needs_board = bool(markers.BOARD_FIXTURES & names)
     return Asked(
         combo=compatible if markers.DUT_FIXTURES & names else None,
         board=markers.merged(markers.requirement_of(item.iter_markers()), options.board) if needs_board else None,
         compatible=compatible,
         at_least_s=_at_least_s(item, options),
+        several=tuple((markers.merged(role.requirement, options.board), role.combo.or_else(default)) for role in roles),
     )
 
 
@@ -123,34 +127,40 @@ def read_agenda(
 
     told = dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
     known: dict[str, frozenset[str]] = {}
-    names: dict[frozenset[str], str] = {}
+    names: dict[tuple[frozenset[str], bool], str] = {}
     tasks: list[Task] = []
     for index, nodeid in enumerate(collection):
         asked = told.get(nodeid)
         if asked is None:
             tasks.append(Task(index=index, family=family_of(nodeid), expected_s=history.expected_s(nodeid, "", ())))
             continue
-        combo, board = asked["combo"], asked["board"]
-        key = json.dumps([board, asked["compatible"]], sort_keys=True)
-        if board is not None and key not in known:
-            known[key] = fits(_requirement(board), ComboRequest(**asked["compatible"]))
-        boards = known[key] if board is not None else frozenset()
+        combo, wanted = asked["combo"], asked["several"]
+        if asked["board"] is not None:
+            wanted = [[asked["board"], asked["compatible"]]]
+        boards: frozenset[str] = frozenset()
+        for board, compatible in wanted:
+            key = json.dumps([board, compatible], sort_keys=True)
+            if key not in known:
+                known[key] = fits(_requirement(board), ComboRequest(**compatible))
+            boards |= known[key]
         named = "" if combo is None else combo_name(ComboRequest(**combo))
+        several = len(wanted) > 1
         tasks.append(
             Task(
                 index=index,
                 combo=named,
                 # boards that do are all that matters, not in which words they were asked for
-                need=NO_BOARD if board is None else names.setdefault(boards, f"need {len(names)}"),
+                need=names.setdefault((boards, several), f"need {len(names)}") if wanted else NO_BOARD,
                 family=family_of(nodeid),
                 expected_s=history.expected_s(nodeid, named, (classes[one] for one in boards)),
                 at_least_s=asked["at_least_s"],
+                boards=max(1, len(wanted)),
             )
         )
     flash_s = {
         combo: took_s for combo in {one.combo for one in tasks} if (took_s := history.flash_s(combo)) is not None
     }
-    return Agenda(tasks=tasks, fits={name: boards for boards, name in names.items()}, flash_s=flash_s)
+    return Agenda(tasks=tasks, fits={name: boards for (boards, _), name in names.items()}, flash_s=flash_s)
 
 
 def combos_of(path: Path) -> dict[str, str]:
@@ -195,21 +205,23 @@ def boards_for(workbench: Workbench) -> Callable[[Requirement, ComboRequest], fr
 
 
 def _to_json(asked: Asked) -> dict[str, Any]:
-    board = asked.board
     return {
         "combo": None if asked.combo is None else asdict(asked.combo),
         "compatible": asdict(asked.compatible),
         "at_least_s": asked.at_least_s,
-        "board": None
-        if board is None
-        else {
-            "cls": board.cls,
-            "tags": sorted(board.tags),
-            "environment": None if board.environment is None else board.environment.value,
-            "board_id": board.board_id,
-            "accelerator": board.accelerator,
-            "among": _listed(board.among),
-        },
+        "board": None if asked.board is None else _board_to_json(asked.board),
+        "several": [[_board_to_json(board), asdict(combo)] for board, combo in asked.several],
+    }
+
+
+def _board_to_json(board: Requirement) -> dict[str, Any]:
+    return {
+        "cls": board.cls,
+        "tags": sorted(board.tags),
+        "environment": None if board.environment is None else board.environment.value,
+        "board_id": board.board_id,
+        "accelerator": board.accelerator,
+        "among": _listed(board.among),
     }
 
 

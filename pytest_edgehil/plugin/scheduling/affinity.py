@@ -3,6 +3,8 @@
 A board stays on the combo that it has, for flashing another one costs time and wears out its storage. The rules, first
 to last; each looks only at tests that the board can run:
 
+0. *Several boards at once*, while there are enough that no other such test has: later each of them is in somebody's
+   hands, who would have to give it up between two tests.
 1. *Long ones first.* A test that lasts a quarter of the whole run, but at least ten flashes, begins before anything
    else: whatever begins late ends late.
 2. *Who else?* Where some tests can be run by few boards only, and those have more to do than the average board, they
@@ -90,6 +92,7 @@ class Affinity:
         self._told = 0
         self.held = 0
         self._long_s = float("inf")
+        self._several = {task.need for task in tasks if task.boards > 1}
         for need in dict.fromkeys([NO_BOARD, *(task.need for task in tasks)]):
             self._needs.add(need, None if need == NO_BOARD else fits[need])
         for task in tasks:
@@ -261,6 +264,11 @@ class Affinity:
 
     def _choose(self, seat: _Seat, now: float) -> tuple[Lane, int] | None:
         needs, due_s = self._allowed(seat, now)
+        if self._several:
+            several = self._several_at_once(seat)
+            if several is not None:
+                return several
+            needs = [need for need in needs if need.key not in self._several]
         long = self._long(seat, needs, now)
         if long is not None:
             return long
@@ -294,6 +302,16 @@ class Affinity:
             return seat.needs, due_s
         within = [need for need in seat.needs if tightest in need.wider and need.pending]
         return within or seat.needs, due_s
+
+    def _several_at_once(self, seat: _Seat) -> tuple[Lane, int] | None:
+        lanes = [lane for need in seat.needs if need.key in self._several for lane in need.lanes if lane]
+        if not lanes:
+            return None
+        lane = max(lanes, key=lambda one: one.longest_s)
+        held = [self._tasks[index].boards for one in self._seats.values() for index in one.hand]
+        taken = sum(boards for boards in held if boards > 1)
+        fits = not taken or taken + self._tasks[lane.longest].boards <= len(self._seats)
+        return (lane, lane.longest) if fits else None
 
     def _long(self, seat: _Seat, needs: list[Need], now: float) -> tuple[Lane, int] | None:
         best: tuple[float, Lane] | None = None

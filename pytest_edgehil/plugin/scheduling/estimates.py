@@ -3,10 +3,17 @@
 A test that never ran is taken to last as long as its family does (a test function runs with many combos, and is slow
 or quick with all of them), and a family that never ran as long as the mean of all. Such guesses are made anew when the
 number of observations has doubled, so that all of them together cost little.
+
+What earlier runs tell of a test is believed as far as it proves true. How far a test's figure lies from those of its
+family is partly the test's own way and partly the chance of an earlier run; the slope of what is observed now on what
+was foreseen, both taken from the family's mean in the logarithm, says how large the first part is (a random effect, and
+its best linear prediction: Robinson 1991, doi 10.1214/ss/1177011926). The slope is not led astray by which tests come
+first, though they are chosen by what was foreseen.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +22,9 @@ from pytest_edgehil.plugin.scheduling.task import Task
 FIRST_GUESS_S = 10.0
 FIRST_FLASH_S = 10.0
 _PRIOR = 0.5  # how many observations the guess before is worth
+_BELIEVED = 16  # likewise, of what earlier runs tell
+_WORTH_TELLING = 0.05
+_LEAST_S = 0.001
 
 
 class _Mean:
@@ -42,6 +52,50 @@ class _Mean:
         return (self._sum_s + _PRIOR * self._guess) / (self.count + _PRIOR)
 
 
+class _Trust:
+    """How much of a test's distance from its family is its own: 1 as long as nothing else was seen.
+
+    Args:
+        known_s: expected durations by index, of the tests that ran before.
+        families: of these tests.
+    """
+
+    __slots__ = ("_foreseen", "_means", "_of_both", "_of_foreseen", "_seen", "_told", "share")
+
+    def __init__(self, known_s: Mapping[int, float], families: Mapping[int, str]) -> None:
+        logs = {index: math.log(max(value_s, _LEAST_S)) for index, value_s in known_s.items()}
+        members: dict[str, list[float]] = defaultdict(list)
+        for index, log in logs.items():
+            members[families[index]].append(log)
+        means = {family: sum(told) / len(told) for family, told in members.items() if len(told) > 1}
+        self._means = {index: means[families[index]] for index in logs if families[index] in means}
+        self._foreseen = {index: logs[index] - mean for index, mean in self._means.items()}
+        squares = sum(one * one for one in self._foreseen.values())
+        # as if so many tests had done what was foreseen of them
+        self._of_both = self._of_foreseen = _BELIEVED * squares / max(1, len(self._foreseen))
+        self._seen, self._told = 0, _BELIEVED
+        self.share = 1.0
+
+    def observe(self, index: int, took_s: float) -> bool:
+        """A test took so long; is it time to expect something else of the others?"""
+        foreseen = self._foreseen.get(index)
+        if foreseen is None:
+            return False
+        self._of_both += foreseen * (math.log(max(took_s, _LEAST_S)) - self._means[index])
+        self._of_foreseen += foreseen * foreseen
+        self._seen += 1
+        if self._seen < self._told:
+            return False
+        self._told *= 2
+        before = self.share
+        self.share = min(1.0, max(0.0, self._of_both / self._of_foreseen)) if self._of_foreseen else 1.0
+        return abs(self.share - before) > _WORTH_TELLING
+
+    def expected_s(self) -> dict[int, float]:
+        """What is expected now, by index, of those tests that have a family."""
+        return {index: math.exp(mean + self.share * self._foreseen[index]) for index, mean in self._means.items()}
+
+
 class Estimates:
     """See above.
 
@@ -66,6 +120,12 @@ class Estimates:
                 self._unknown[task.family].append(task.index)
             else:
                 self._family(task.family).add(known_s)
+        before_s = {
+            task.index: one
+            for task, one in zip(tasks, self._known_s, strict=True)
+            if one is not None and task.expected_s is not None
+        }
+        self._trust = _Trust(before_s, {index: tasks[index].family for index in before_s})
         self._flash_s = dict(flash_s or {})
         told = list(self._flash_s.values())
         self._any_flash = _Mean(sum(told) / len(told) if told else FIRST_FLASH_S)
@@ -111,6 +171,10 @@ class Estimates:
                 ]
             if self._family(task.family).add(took_s):
                 changed += self._unknown[task.family]
+        elif self._trust.observe(index, took_s):
+            for one, expected_s in self._trust.expected_s().items():
+                self._known_s[one] = max(expected_s, self._tasks[one].at_least_s)
+                changed.append(one)
         return changed
 
     def observe_flash(self, combo: str, took_s: float) -> None:

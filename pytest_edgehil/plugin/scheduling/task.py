@@ -19,6 +19,7 @@ class Task:
         family: tests that are likely to take equally long: one test function, whatever its parameters.
         expected_s: how long it took in earlier runs, seconds, without the flash; None: it never ran.
         at_least_s: what its markers say that it takes in any case: the hour of a soak.
+        boards: how many it has in its hands at once. If more than one, `need` is its own, and any of them meets it.
     """
 
     index: int
@@ -27,3 +28,4 @@ class Task:
     family: str = ""
     expected_s: float | None = None
     at_least_s: float = 0.0
+    boards: int = 1

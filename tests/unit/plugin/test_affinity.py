@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import math
+import random
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -219,6 +221,25 @@ def test_a_test_that_no_board_fits_goes_to_whoever_has_nothing_else_to_do():
     assert core.take_unmet("w0", now=0.0) == 0
 
 
+def test_tests_on_several_boards_begin_first_as_many_at_once_as_there_are_boards_for():
+    tasks = [Task(index=at, combo="c1", need="any", expected_s=100.0) for at in range(10)]
+    tasks += [Task(index=10 + at, need="few", expected_s=1.0 + at, boards=2) for at in range(3)]
+    core = Affinity(tasks, fits={"any": frozenset(BOARDS), "few": frozenset(BOARDS)}, estimates=Estimates(tasks))
+    for board in BOARDS:
+        core.join(board, board, now=0.0)
+
+    assert [core.take(board, now=0.0) for board in BOARDS] == [12, 11, 0, 1, 2]  # the third would have to wait
+    core.finished("b0", 12, took_s=3.0, flash_s=None, now=3.0)
+    assert core.take("b0", now=3.0) == 10
+
+
+def test_a_test_on_more_boards_than_there_are_workers_is_run_all_the_same():
+    tasks = [Task(index=0, need="any", expected_s=1.0, boards=3)]
+    run = Run(tasks, [1.0], ["b0"])
+    run.all()
+    assert run.ended == [0]
+
+
 def test_a_worker_without_a_board_runs_what_needs_none():
     tasks = [Task(index=0, combo="c1", need="any"), Task(index=1)]
     core = choice(tasks)
@@ -248,6 +269,40 @@ def test_what_ran_before_is_expected_to_take_as_long_again_but_a_soak_no_less_th
     estimates = Estimates([Task(index=0, expected_s=5.0), Task(index=1, expected_s=5.0, at_least_s=60.0)])
     assert (estimates.of(0), estimates.of(1)) == (5.0, 60.0)
     assert estimates.observe(0, 50.0) == []
+
+
+def with_history(*, spread: float) -> tuple[Estimates, list[float]]:
+    """Two hundred tests of ten functions, of which an earlier run knows the durations with an error; and the truth."""
+    draw = random.Random(1)
+    functions = [draw.gauss(3.0, 0.9) for _ in range(10)]
+    took_s = [math.exp(functions[at % 10] + draw.gauss(0.0, 0.4)) for at in range(200)]
+    tasks = [
+        Task(index=at, family=f"f{at % 10}", expected_s=one * math.exp(draw.gauss(0.0, spread)))
+        for at, one in enumerate(took_s)
+    ]
+    return Estimates(tasks), took_s
+
+
+def error(estimates: Estimates, took_s: list[float]) -> float:
+    """Mean square, in the logarithm."""
+    return sum(math.log(estimates.of(at) / one) ** 2 for at, one in enumerate(took_s)) / len(took_s)
+
+
+def test_a_history_that_proves_wrong_is_believed_less_than_the_function_s_other_tests():
+    estimates, took_s = with_history(spread=1.0)
+    before = error(estimates, took_s)
+    longest_first = sorted(range(200), key=estimates.of, reverse=True)
+    told = [len(estimates.observe(at, took_s[at])) for at in longest_first[:16]]
+    assert told == [0] * 15 + [200]
+    assert error(estimates, took_s) < 0.5 * before
+
+
+def test_a_history_that_proves_right_is_believed():
+    estimates, took_s = with_history(spread=0.02)
+    expected = [estimates.of(at) for at in range(200)]
+    for at in sorted(range(200), key=estimates.of, reverse=True):
+        estimates.observe(at, took_s[at])
+    assert [estimates.of(at) for at in range(200)] == pytest.approx(expected, rel=0.05)
 
 
 def test_flash_costs_are_learned_for_combos_that_were_never_flashed():
