@@ -22,6 +22,7 @@ COMPONENTS = {
     "labgrid": lambda: importlib.import_module("support.labgrid_lab").labgrid_python(),
     "npm": lambda: shutil.which("npm"),
     "qemu": lambda: shutil.which("qemu-system-aarch64"),
+    "promtool": lambda: shutil.which("promtool"),
     "postgres": lambda: shutil.which("pg_ctl") or next(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), None),
 }
 

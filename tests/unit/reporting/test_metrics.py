@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,3 +217,80 @@ def test_the_rules_ask_for_nothing_that_is_not_served_and_say_what_to_do(served)
         assert set(rule["annotations"]) >= {"summary", "description"}
         assert rule["labels"]["severity"] in {"page", "ticket"}
         assert re.fullmatch(r"\d+[smhd]", rule["for"])
+
+
+# series as in https://prometheus.io/docs/prometheus/latest/configuration/unit_testing_rules/: value+step x times
+FIRES = {
+    "EdgehilLabDatabaseSilent": 'edgehil_lab_up{lab="farm"}: 0x120',
+    "EdgehilMetricsGone": 'up{lab="farm"}: 1x120',
+    "EdgehilNoHealthyBoard": 'edgehil_queue_hopeless{lab="farm"}: 2x120',
+    "EdgehilBoardQuarantined": 'edgehil_board_quarantined{lab="farm",board="b1",class="pi5"}: 1x120',
+    "EdgehilBoardComesAndGoes": 'edgehil_board_failures{lab="farm",board="b1",class="pi5"}: 3x120',
+    "EdgehilManyQuarantines": 'edgehil_quarantines_total{lab="farm",board="b1",class="pi5"}: 0+1x120',
+    "EdgehilLongQueue": 'edgehil_queue_oldest_seconds{lab="farm"}: 1801x120',
+    "EdgehilLeasesExpire": 'edgehil_lease_seconds_count{lab="farm",ended="expired",class="pi5"}: 0+1x120',
+}
+HEALTHY = (
+    'edgehil_lab_up{lab="farm"}: 1x120',
+    'edgehil_queue_hopeless{lab="farm"}: 0x120',
+    'edgehil_board_quarantined{lab="farm",board="b1",class="pi5"}: 0x120',
+    'edgehil_board_failures{lab="farm",board="b1",class="pi5"}: 1x120',
+    'edgehil_quarantines_total{lab="farm",board="b1",class="pi5"}: 3x120',
+    'edgehil_queue_oldest_seconds{lab="farm"}: 60x120',
+    'edgehil_lease_seconds_count{lab="farm",ended="expired",class="pi5"}: 4x120',
+    'edgehil_lease_seconds_count{lab="farm",ended="released",class="pi5"}: 0+9x120',
+)
+
+
+def promtool(*arguments: str) -> str:
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.needs("promtool")
+def test_promtool_accepts_the_rules_and_every_expression_of_the_dashboard(tmp_path: Path):
+    rules = FARM_FILES / "prometheus-rules.yaml"
+    dashboard = json.loads((FARM_FILES / "grafana-lab.json").read_text())
+    expressions = [one["expr"] for panel in dashboard["panels"] for one in panel.get("targets", ())]
+    asked = [{"record": f"panel:{number}", "expr": one} for number, one in enumerate(expressions)]
+    (tmp_path / "panels.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": asked}]}))
+
+    told = promtool("check", "rules", str(rules), str(tmp_path / "panels.yaml"))
+
+    assert f"SUCCESS: {len(FIRES)} rules found" in told
+    assert f"SUCCESS: {len(expressions)} rules found" in told
+
+
+@pytest.mark.needs("promtool")
+def test_each_alert_fires_when_it_should_and_none_in_a_healthy_lab(tmp_path: Path):
+    def series(*lines: str) -> list[dict[str, str]]:
+        return [dict(zip(("series", "values"), line.split(": "), strict=True)) for line in lines]
+
+    rules = yaml.safe_load((FARM_FILES / "prometheus-rules.yaml").read_text())
+    alerts = {rule["alert"]: rule for group in rules["groups"] for rule in group["rules"]}
+    assert set(alerts) == set(FIRES)
+    ill = [
+        {
+            "interval": "1m",
+            "input_series": series(line),
+            # how many: an alert's labels and texts are its own
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}})',
+                    "eval_time": "110m",
+                    "exp_samples": [{"labels": "{}", "value": 1}],
+                }
+            ],
+        }
+        for name, line in FIRES.items()
+    ]
+    well = {
+        "interval": "1m",
+        "input_series": series(*HEALTHY),
+        "promql_expr_test": [{"expr": "ALERTS", "eval_time": "110m", "exp_samples": []}],
+    }
+    cases = {"rule_files": [str((FARM_FILES / "prometheus-rules.yaml").resolve())], "tests": [*ill, well]}
+    (tmp_path / "cases.yaml").write_text(yaml.safe_dump(cases))
+
+    assert "SUCCESS" in promtool("test", "rules", str(tmp_path / "cases.yaml"))
