@@ -5,7 +5,8 @@ Rules:
 * Each lab has a schema of its own in the database, ``edgehil_<lab>``; ``edgehil lab migrate`` makes and migrates it.
 * What needs the whole picture (the queue, pools, quotas, several boards at once) is decided by one client at a time,
   under a lock on the row of the clock. What does not goes past it in a single statement: taking one board while nobody
-  waits, renewing, returning. That two never get one board does not rest on the lock but on the key of the table.
+  waits, renewing, returning, keeping a place in the queue. That two never get one board does not rest on the lock but
+  on the key of the table.
 * A lease that was granted or renewed is on the medium before its holder hears of it (``synchronous_commit``), so that a
   server that crashes loses none. A return may be lost in a crash; then the lease ends by its expiry.
 * Time is the server's, made steady by `store_clock`.
@@ -123,6 +124,15 @@ _RENEW = f"""
     WHERE board_id = %(board)s AND token = %(token)s AND expires_at > moment.now
         AND (CAST(%(longest)s AS float8) IS NULL OR acquired_at + CAST(%(longest)s AS float8) > moment.now)
     RETURNING acquired_at, expires_at, expires_at - moment.now AS lasts_s
+"""  # noqa: S608
+# nothing that must outlive a crash: whoever lost his place joins the queue again
+_STAY = f"""
+    WITH {_MOMENT},
+    quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true) AS done)
+    UPDATE queue SET alive_until = moment.now + CAST(%(expiry)s AS float8)
+    FROM moment, quick
+    WHERE ticket = %(ticket)s AND alive_until > moment.now AND quick.done = 'off'
+    RETURNING ticket
 """  # noqa: S608
 _RETURN = f"""
     WITH {_MOMENT},
@@ -301,6 +311,16 @@ class PostgresLeaseStore(DatabaseStore):
             return True
 
         return self._at_once(give_back) or super().release(lease)
+
+    def stay(self, ticket: int, *, expiry_s: float, bell: Bell) -> bool:
+        """See `DatabaseStore.stay`. All who wait do this all the time, and must not keep others from boards."""
+
+        def keep(connection: sa.Connection, _again: bool) -> bool:
+            with connection.begin():
+                asked = {**self._expected(), "ticket": ticket, "expiry": expiry_s}
+                return _row_of(connection, _STAY, asked) is not None
+
+        return self._patiently(keep, bell=bell) or super().stay(ticket, expiry_s=expiry_s, bell=bell)
 
     def _forget_old_lines(self, connection: sa.Connection, line: int) -> None:
         if line % 1000 == 0:

@@ -11,8 +11,8 @@ from support.postgres import PostgresServer
 
 from pytest_edgehil.errors import ConfigError, LeaseError
 from pytest_edgehil.lab.inventory import Lab
-from pytest_edgehil.lab.leases import BoardStatus, Holder
-from pytest_edgehil.lab.postgres_store import PostgresLeaseStore
+from pytest_edgehil.lab.leases import BoardStatus, Holder, Waiting
+from pytest_edgehil.lab.postgres_store import PostgresLeaseStore, schema_of
 from pytest_edgehil.lab.reservation import reserve
 from pytest_edgehil.lab.store import rules_of
 from pytest_edgehil.model.board import Requirement
@@ -76,6 +76,23 @@ def test_leases_outlive_a_server_that_is_restarted_at_once_and_so_do_those_who_w
         assert served.wait(DEADLINE_S)
         waiter.join()
         assert {state.state for state in mine.boards()} == {BoardStatus.FREE}
+
+
+def test_places_in_the_queue_are_kept_and_leases_renewed_while_somebody_else_decides(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    import psycopg
+
+    lab = server.new_lab(tmp_path)
+    wanted = [["bare-1"]]
+    with opened(lab) as store, store.queue_up(wanted, holder=OTHER, expiry_s=LONG_S) as place:
+        (lease,) = store.acquire(wanted, holder=ME, expiry_s=LONG_S) or ()
+        assert isinstance(place.advance(), Waiting)
+        with psycopg.connect(server.dsn) as other:
+            other.execute(f'SELECT 1 FROM "{schema_of(lab.name)}".clock FOR UPDATE')
+
+            assert place.stay()  # a lock that is not given in time is an error
+            assert store.renew(lease, expiry_s=LONG_S).token == lease.token
 
 
 def test_a_server_that_is_down_is_a_lease_error_that_names_it(server: PostgresServer, tmp_path: Path) -> None:
