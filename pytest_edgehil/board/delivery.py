@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +23,7 @@ from pytest_edgehil.model.artifact import Artifact, Track
 
 if TYPE_CHECKING:
     from pytest_edgehil.artifacts.delta.create import Delta
+    from pytest_edgehil.artifacts.delta.known_blocks import KnownBlocks
     from pytest_edgehil.artifacts.delta.published import Published
 
 CREATE_BYTES_PER_S = 60e6
@@ -30,6 +32,15 @@ APPLY_BYTES_PER_S = 40e6
 
 MOST_DELTA_BYTES = 1 << 30
 """Making a delta takes a few times the bundle's size of memory."""
+
+SLOT_BYTES_PER_S = 30e6
+"""Of an image that is made from the root that runs, all its readings and digests together, as `APPLY_BYTES_PER_S`."""
+
+SLOT_S = 300.0
+"""How long the board may take over reading its root."""
+
+ROOT = "root"
+"""Name of the image that ``/`` is mounted from."""
 
 UNKNOWN_S = 1.0
 """After so long, what has been sent bounds the rate of a link that is too slow to be measured."""
@@ -164,6 +175,14 @@ def deliver(
     ).run()
 
 
+def _image_of_a_root(artifact: Artifact, session: BoardSession) -> str | None:
+    """Path of the root's image in a firmware, if the board may run another one of it; None otherwise."""
+    slots = session.board.slots
+    if slots is None or ROOT not in slots.devices or artifact.manifest.format != "firmware-image":
+        return None
+    return f"{ROOT}.img" if artifact.size_bytes <= MOST_DELTA_BYTES else None
+
+
 class _SlowError(Exception):
     """The link is slow enough for a delta to be thought about."""
 
@@ -195,6 +214,7 @@ class _Delivering:
         self._deltas = deltas
         self._published: Published | None = None
         self._known_sources: tuple[Artifact, ...] = ()
+        self._image = _image_of_a_root(artifact, session) if way.policy is not DeltaPolicy.NEVER else None
         self._sent_bytes = 0
         self._refused = ""
         self._started = self._options.clock()
@@ -202,7 +222,7 @@ class _Delivering:
     def run(self) -> Delivery:
         sources = self._known_sources = self._sources()
         rate = self._session.rate_bytes_per_s
-        if not sources and self._published is None:
+        if not sources and self._published is None and self._image is None:
             return self._whole()
         if self._way.policy is DeltaPolicy.ALWAYS:
             return self._by_delta(sources, None, 0) or self._whole()
@@ -236,9 +256,11 @@ class _Delivering:
         """Could the best delta be faster than sending what is left?"""
         if self._published is not None and self._pays(self._published.delta_bytes, rate, there_bytes):
             return True
+        size = self._artifact.size_bytes
+        if self._image is not None and size / SLOT_BYTES_PER_S < 0.8 * (size - there_bytes) / rate:
+            return True
         if not self._known_sources:
             return False
-        size = self._artifact.size_bytes
         return size / CREATE_BYTES_PER_S + size / APPLY_BYTES_PER_S < 0.8 * (size - there_bytes) / rate
 
     def _pays(self, delta_bytes: int, rate: float | None, there_bytes: int) -> bool:
@@ -255,6 +277,8 @@ class _Delivering:
             done = self._send_delta(ready.pieces(), ready.delta_bytes)
             if done is not None:
                 return done
+        if self._image is not None and (done := self._from_the_running_root(self._image)) is not None:
+            return done
         if not sources:
             return None
         try:
@@ -266,7 +290,22 @@ class _Delivering:
             return None
         return self._send_delta(delta.pieces(), delta.size_bytes)
 
-    def _send_delta(self, pieces: Iterable[bytes], total: int) -> Delivery | None:
+    def _from_the_running_root(self, image: str) -> Delivery | None:
+        """A firmware by what it has in common with the one that runs."""
+        from pytest_edgehil.artifacts.delta.create import read_stream
+        from pytest_edgehil.artifacts.delta.known_blocks import from_blocks
+
+        try:
+            with ThreadPoolExecutor(1) as beside:
+                reading = beside.submit(read_stream, self._artifact)
+                known = self._session.client.slot_blocks(size_bytes=self._artifact.size_bytes, timeout_s=SLOT_S)
+            delta = from_blocks(self._artifact, reading.result(), image, known)
+        except (ArtifactError, FlashError) as problem:
+            self._refused = str(problem)
+            return None
+        return None if delta is None else self._send_delta(delta.pieces(), delta.size_bytes, slot=known)
+
+    def _send_delta(self, pieces: Iterable[bytes], total: int, *, slot: KnownBlocks | None = None) -> Delivery | None:
         """None if the board, or the file it comes from, does not make the bundle of it."""
         size, before = self._artifact.size_bytes, self._sent_bytes
 
@@ -276,7 +315,7 @@ class _Delivering:
                 self._on_sent(size * sent // total, found)
 
         try:
-            sent = push_delta(self._session, self._artifact, pieces, on_sent=told, options=self._options)
+            sent = push_delta(self._session, self._artifact, pieces, slot=slot, on_sent=told, options=self._options)
         except DiskFull:
             raise
         except (ArtifactError, FlashError) as problem:

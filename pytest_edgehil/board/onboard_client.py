@@ -41,6 +41,8 @@ from pytest_edgehil.model.series import OpenLoop
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from pytest_edgehil.artifacts.delta.known_blocks import KnownBlocks
+
     Array = npt.NDArray[Any]
 
 STAGE_BYTES = 16 * 2**20
@@ -140,7 +142,7 @@ class OnboardClient:
             holder,
         )
         if slots is not None:
-            argv += ("--slots", _declared(slots))
+            argv += ("--slots", declared(slots))
         pushed = False
         while True:
             left = max(0.1, deadline - time.monotonic())
@@ -481,6 +483,28 @@ class OnboardClient:
         message, _ = self._conversation.ask(operation, fields, timeout_s=timeout_s, on_frame=told)
         return self._fields(message)
 
+    def slot_blocks(self, *, size_bytes: int, timeout_s: float) -> KnownBlocks:
+        """Digests of the blocks of the root that runs.
+
+        Args:
+            size_bytes: so many bytes of its device at most.
+            timeout_s: deadline; the board reads all of them.
+
+        Raises:
+            WrongTarget: it has no root that an update could be made from.
+            ProtocolError: the answer makes no sense.
+        """
+        from pytest_edgehil.artifacts.delta.known_blocks import KnownBlocks
+
+        message, digests = self._conversation.ask("slot-blocks", {"size_bytes": size_bytes}, timeout_s=timeout_s)
+        fields = self._fields(message)
+        block, width = fields.integer("block_bytes"), fields.integer("digest_bytes")
+        if block < 512 or not 4 <= width <= 32 or len(digests) % width or len(digests) // width > size_bytes // block:
+            raise ProtocolError(f"{self._board_id}: {len(digests)} bytes of digests of {width} for blocks of {block}")
+        return KnownBlocks(
+            partition=fields.integer("partition"), block_bytes=block, digest_bytes=width, digests=bytes(digests)
+        )
+
     def close(self) -> None:
         """End the session and the model's process on the board. Safe to call twice."""
         self._conversation.close()
@@ -654,7 +678,7 @@ class _Gathered:
         return joined
 
 
-def _declared(slots: Slots) -> str:
+def declared(slots: Slots) -> str:
     """What the on-board program is told of the slots (`onboard/slots`)."""
     declared = {"backend": slots.backend, "partitions": slots.partitions, "names": slots.names}
     return json.dumps({**declared, "devices": dict(slots.devices)})

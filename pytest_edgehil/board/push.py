@@ -19,9 +19,11 @@ import time
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pytest_edgehil.board.answers import Fields
 from pytest_edgehil.board.blocks import Blocks
+from pytest_edgehil.board.onboard_client import declared
 from pytest_edgehil.board.pace import Pace, RateMeter, compression_pays
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.board.transport import Channel
@@ -29,6 +31,10 @@ from pytest_edgehil.board.trouble import error_of
 from pytest_edgehil.board.zipapp import onboard_zipapp
 from pytest_edgehil.errors import CorruptArtifact, DeadlineExceeded, FlashError, LinkLost
 from pytest_edgehil.model.artifact import Artifact
+from pytest_edgehil.model.board import Slots
+
+if TYPE_CHECKING:
+    from pytest_edgehil.artifacts.delta.known_blocks import KnownBlocks
 
 PIECE_S = 60.0
 START_S = 30.0
@@ -140,6 +146,7 @@ def push_delta(
     artifact: Artifact,
     pieces: Iterable[bytes],
     *,
+    slot: KnownBlocks | None = None,
     on_sent: Callable[[int, float | None], None] | None = None,
     options: PushOptions | None = None,
 ) -> Sent:
@@ -149,6 +156,7 @@ def push_delta(
         session: of the board.
         artifact: what comes of it.
         pieces: the delta (`artifacts.delta`).
+        slot: it is made from the root that the board runs, which is this.
         on_sent: told how many bytes of the delta have been sent.
         options: limits.
 
@@ -157,7 +165,11 @@ def push_delta(
         FlashError, BoardError: as `push`.
     """
     options = options or PushOptions()
-    with _Talk.begin(session, artifact, options) as talk:
+    slots = session.board.slots if slot is not None else None
+    request: dict[str, object] = {"what": "delta"}
+    if slot is not None:
+        request["slot"] = {"source": slot.name, "partition": slot.partition}
+    with _Talk.begin(session, artifact, options, slots=slots) as talk:
         if talk.already:
             return Sent(sent_bytes=0, already=True)
         meter = RateMeter(options.clock)
@@ -168,7 +180,7 @@ def push_delta(
                 on_sent(sent, meter.bytes_per_s)
 
         frames = (_Frame(code=_RAW, data=one, plain_bytes=len(one)) for one in _regrouped(pieces))
-        sent = talk.send({"what": "delta"}, frames, told)
+        sent = talk.send(request, frames, told)
         talk.finish()
     return Sent(sent_bytes=sent, rate_bytes_per_s=meter.bytes_per_s)
 
@@ -270,14 +282,18 @@ class _Talk:
 
     @classmethod
     @contextlib.contextmanager
-    def begin(cls, session: BoardSession, artifact: Artifact, options: PushOptions) -> Iterator[_Talk]:
+    def begin(
+        cls, session: BoardSession, artifact: Artifact, options: PushOptions, *, slots: Slots | None = None
+    ) -> Iterator[_Talk]:
         """Start the sink and hear what it has."""
         _, program = onboard_zipapp()
-        argv = (
+        argv: tuple[str, ...] = (
             "python3", "-S", "-E", f"{session.board.home}/bin/onboard-{program}.pyz", "sink",
             "--token", str(session.token), "--holder", session.holder,
             "--digest", artifact.digest, "--size", str(artifact.size_bytes),
         )  # fmt: skip
+        if slots is not None:
+            argv += ("--slots", declared(slots))
         channel = session.transport.open(argv, timeout_s=START_S)
         try:
             talk = cls(channel, artifact, session.board.id, options)

@@ -127,7 +127,8 @@ def _sink(home: Home, arguments: list[str]) -> int:
 
     # Read by hand: a push waits for this, and importing argparse takes as long as several of our own modules.
     given = dict(zip(arguments[::2], arguments[1::2], strict=False))
-    if sorted(given) != ["--digest", "--holder", "--size", "--token"] or len(arguments) != 8:
+    needed = {"--digest", "--holder", "--size", "--token"}
+    if given.keys() - {"--slots"} != needed or len(arguments) != 2 * len(given):
         _say({"ok": False, "code": "bad-request", "message": "sink was started with other arguments than it takes"})
         return EXIT_TROUBLE
 
@@ -146,6 +147,7 @@ def _sink(home: Home, arguments: list[str]) -> int:
             holder=given["--holder"],
             source=0,
             tell=_offer,
+            slots=given.get("--slots"),
         )
     except Problem as problem:
         answer = {"ok": False, "code": problem.code, "message": problem.message}

@@ -13,14 +13,19 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import gaps
 from .gaps import bad
 from .home import Home, hexadecimal
 from .problem import Problem, storage
 from .unpack import unique_keys
+
+TYPE_CHECKING = False  # importing `typing` takes a board longer than this module
+if TYPE_CHECKING:
+    from .slots.source import Device
 
 MAGIC = b"EHDELTA2"
 MAX_HEADER_BYTES = 2**16
@@ -47,6 +52,7 @@ class Head:
     size_bytes: int
     stream_bytes: int
     sources: tuple[str, ...]
+    crc32: int | None = None
 
 
 def read_head(read: Read) -> Head:
@@ -67,39 +73,50 @@ def read_head(read: Read) -> Head:
             size_bytes=result["size_bytes"],
             stream_bytes=value["stream_bytes"],
             sources=tuple(sources),
+            crc32=value.get("crc32"),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise bad(f"has a header that cannot be read: {exc}") from exc
     for digest in (head.digest, *head.sources):
         hexadecimal(digest)
     sizes = (head.size_bytes, head.stream_bytes)
+    if head.crc32 is not None and (type(head.crc32) is not int or not 0 <= head.crc32 < 2**32):
+        raise bad("announces a sum of its stream that is none")
     if any(type(one) is not int or not 0 < one < 2**40 for one in sizes) or len(head.sources) > MAX_SOURCES:
         raise bad("announces sizes or sources beyond any bundle")
     return head
 
 
-def patched(home: Home, head: Head, read: Read) -> Iterator[bytes]:
+def patched(home: Home, head: Head, read: Read, devices: Mapping[str, Path] | None = None) -> Iterator[bytes]:
     """The result, piece by piece, as `sink` stores it: the caller checks size and digest.
 
     Args:
         home: whose store has the sources.
         head: from `read_head`.
         read: the rest of the delta.
+        devices: sources that are no bundles, by the digests that the delta calls them.
 
     Raises:
         Problem: ``corrupt-artifact``, ``not-in-store``.
     """
-    sources: list[_Source] = []
+    sources: list[_Source | Device] = []
     try:
-        for digest in head.sources:
-            sources.append(_Source(home, digest))  # noqa: PERF401 - those opened before one is missing must be closed
-        yield from _gzipped(_operations(sources, head, read), size_bytes=head.stream_bytes)
+        for digest in head.sources:  # those opened before one is missing must be closed
+            device = (devices or {}).get(digest)
+            sources.append(_Source(home, digest) if device is None else _device(device))
+        yield from _gzipped(_operations(sources, head, read), size_bytes=head.stream_bytes, crc32=head.crc32)
     finally:
         for one in sources:
             one.close()
 
 
-def _operations(sources: list[_Source], head: Head, read: Read) -> Iterator[bytes]:
+def _device(path: Path) -> Device:
+    from .slots.source import Device
+
+    return Device(path)
+
+
+def _operations(sources: list[_Source | Device], head: Head, read: Read) -> Iterator[bytes]:
     left = head.stream_bytes
     behind = [0] * len(sources)
     while left:
@@ -216,12 +233,12 @@ def _decompressed(code: int, data: bytes, size: int) -> bytes:
     return plain
 
 
-def _gzipped(content: Iterator[bytes], *, size_bytes: int) -> Iterator[bytes]:
+def _gzipped(content: Iterator[bytes], *, size_bytes: int, crc32: int | None) -> Iterator[bytes]:
     """A gzip stream of stored blocks, byte by byte as the host packs bundles."""
     yield _GZIP_HEADER
     pending, crc, left = bytearray(), 0, size_bytes
     for piece in content:
-        crc = zlib.crc32(piece, crc)
+        crc = zlib.crc32(piece, crc) if crc32 is None else crc32
         pending += piece
         out, at = bytearray(), 0
         while len(pending) - at >= _STORED_BYTES and left > _STORED_BYTES:

@@ -8,7 +8,6 @@ making it; the answer says which of the two it was.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import mmap
@@ -18,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .durable import BLOCK_BYTES
+from .uncached import REFUSED
 
 DIRECT = "direct"
 DROPPED = "cache dropped"
 _BLKFLSBUF = 0x1261  # <linux/fs.h>: drop a block device's own cached pages
-_REFUSED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 
 Told = Callable[[int], None]
 
@@ -44,7 +43,7 @@ def sha256_on_medium(path: Path, *, size_bytes: int | None = None, tell: Told = 
     try:
         return _hashed(path, os.O_DIRECT, size_bytes, tell), DIRECT
     except OSError as exc:
-        if exc.errno not in _REFUSED:
+        if exc.errno not in REFUSED:
             raise
     return _hashed(path, 0, size_bytes, tell), DROPPED
 

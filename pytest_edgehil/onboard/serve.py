@@ -112,6 +112,7 @@ class Server:
             "activate": self._activate,
             "revert": self._revert,
             "collect": self._collect,
+            "slot-blocks": self._slot_blocks,
             "firmware-write": self._firmware_write,
             "firmware-prove": self._firmware_prove,
             "reboot": self._reboot,
@@ -540,6 +541,14 @@ class Server:
             raise Problem("bad-request", f"keep_bytes is {keep_bytes!r:.40}; expected a number of bytes")
         loaded = self._loaded.get("digest")
         return collect.collect(self._home, keep_bytes=keep_bytes, spare=[str(loaded)] if loaded else []), b""
+
+    def _slot_blocks(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        from .slots import source
+
+        size = message.get("size_bytes")
+        if type(size) is not int or size <= 0:
+            raise Problem("bad-request", f"size_bytes is {size!a:.40}; expected a number of bytes")
+        return source.blocks(self._slots, size_bytes=size)
 
     def _firmware_write(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
         def tell(phase: str, done: int, total: int) -> None:

@@ -7,7 +7,8 @@ A disconnect looks like a clean end of file, so size and digest come first and a
 2. host: a line, ``{"what": "bytes", "from": n}`` or ``{"what": "delta"}``, then frames (see `pushed`).
 3. board: what has become of it.
 
-A delta is applied while it arrives (see `patch`), from bundles in the store, and its result is held to the same digest.
+A delta is applied while it arrives (see `patch`), from bundles in the store or from the root that runs
+(``"slot": {"source": "sha256:…", "partition": n}`` in the host's line), and its result is held to the same digest.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from .home import Home
 from .partial import Mark
 from .problem import Problem, storage
 from .pushed import Pushed
+from .uncached import Uncached
 
 TYPE_CHECKING = False  # importing `typing` takes a board longer than this module
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def sink(
     holder: str,
     source: int,
     tell: Callable[[Message], None],
+    slots: str | None = None,
 ) -> Message:
     """Receive a bundle from a file descriptor into the store.
 
@@ -60,6 +63,7 @@ def sink(
         token, holder: of the lease.
         source: what the host sends is read from it.
         tell: says to the host what is there already.
+        slots: JSON: the firmware slots that the lab declares; a delta may be made from the one that runs.
 
     Returns:
         What to tell the host: digest, size, and whether it was there already.
@@ -81,7 +85,7 @@ def sink(
             marks = partial.marks_of(descriptor, at_most=size)
             _check_space(home, size - (marks[-1].size if marks else 0), keep=beside)
             tell({"ok": True, "already": False, "marks": [[one.size, one.hashing.hexdigest()] for one in marks]})
-            _receive(home, Pushed(source), descriptor, marks, size=size, digest=digest)
+            _receive(home, Pushed(source), descriptor, marks, size=size, digest=digest, slots=slots)
             os.fsync(descriptor)
             fence.check(token)
             beside.replace(path)
@@ -109,23 +113,32 @@ def _free(home: Home) -> int:
     return room.f_bavail * room.f_frsize
 
 
-def _receive(home: Home, pushed: Pushed, descriptor: int, marks: list[Mark], *, size: int, digest: str) -> None:
+def _receive(
+    home: Home, pushed: Pushed, descriptor: int, marks: list[Mark], *, size: int, digest: str, slots: str | None
+) -> None:
     asked = pushed.request()
-    hashing, start, pieces = _asked(home, pushed, asked, marks, size=size, digest=digest)
+    hashing, start, pieces = _asked(home, pushed, asked, marks, size=size, digest=digest, slots=slots)
     os.ftruncate(descriptor, start)
     os.lseek(descriptor, start, os.SEEK_SET)
     left = size - start
     behind = start
+    # What comes from a device of this board comes faster than the cache takes it.
+    uncached = Uncached(descriptor) if "slot" in asked and not start else None
     for piece in pieces:
         if len(piece) > left:
             raise Problem("digest-mismatch", f"the push goes on after the announced {size} bytes")
-        write_all(descriptor, piece)
+        if uncached is None:
+            write_all(descriptor, piece)
+        else:
+            uncached.write(piece)
         hashing.update(piece)
         left -= len(piece)
-        if size - left - behind >= WRITEBACK_BYTES:
+        if uncached is None and size - left - behind >= WRITEBACK_BYTES:
             # starts writing what is dirty without waiting for it, so that the fsync at the end has little left to do
             os.posix_fadvise(descriptor, behind, size - left - behind, os.POSIX_FADV_DONTNEED)
             behind = size - left
+    if uncached is not None:
+        uncached.finish()
     if left:
         raise Problem("truncated", f"the push ended {left} bytes before its {size} bytes were there")
     if f"sha256:{hashing.hexdigest()}" != digest:
@@ -133,7 +146,14 @@ def _receive(home: Home, pushed: Pushed, descriptor: int, marks: list[Mark], *, 
 
 
 def _asked(
-    home: Home, pushed: Pushed, asked: Message, marks: list[Mark], *, size: int, digest: str
+    home: Home,
+    pushed: Pushed,
+    asked: Message,
+    marks: list[Mark],
+    *,
+    size: int,
+    digest: str,
+    slots: str | None,
 ) -> tuple[_Hash, int, Iterator[bytes | memoryview]]:
     """The hash of what is kept, how much that is, and what comes behind it."""
     if asked.get("what") == "bytes":
@@ -148,8 +168,21 @@ def _asked(
         head = read_head(pushed.read)
         if (head.digest, head.size_bytes) != (digest, size):
             raise Problem("corrupt-artifact", f"the delta makes {head.digest}, expected {digest}")
-        return hashlib.sha256(), 0, patched(home, head, pushed.read)
+        return hashlib.sha256(), 0, patched(home, head, pushed.read, _running_root(asked, slots))
     raise Problem("bad-request", f"what is pushed is {asked.get('what')!a:.40}, expected bytes or delta")
+
+
+def _running_root(asked: Message, slots: str | None) -> dict[str, Path]:
+    """The device that the host calls a source, by the name that it gives it."""
+    slot = asked.get("slot")
+    if slot is None:
+        return {}
+    if not isinstance(slot, dict) or not isinstance(slot.get("source"), str) or type(slot.get("partition")) is not int:
+        raise Problem("bad-request", f"the push names {slot!a:.80} as the slot that it is made from")
+    from .slots import chosen
+    from .slots.source import device_of
+
+    return {slot["source"]: device_of(chosen(slots), slot["partition"])}
 
 
 def _bytes(pushed: Pushed) -> Iterator[memoryview]:

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from .durable import BLOCK_BYTES, fsync_directory, sha256_of, write_all
 from .home import Home, remove
 from .problem import Problem, storage
+from .stored import Stored, is_stored
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -205,7 +206,10 @@ def _health(value: object, paths: set[str]) -> Health | None:
 
 
 def unpack(bundle: Path, into: Path, limits: Limits | None = None) -> Manifest:
-    """Unpack a bundle into a directory that exists and is empty, and verify every file against the manifest.
+    """Unpack a bundle into a directory that exists and is empty, and verify every file of it against the manifest.
+
+    Images stay in the bundle, whose own digest has been looked at when it came. They are passed over here, and held to
+    their digests when they are read back from where they are written to.
 
     Raises:
         Problem: ``corrupt-artifact``, ``unsafe-archive``, ``disk-full``; the caller throws the directory away.
@@ -235,7 +239,8 @@ def unpack(bundle: Path, into: Path, limits: Limits | None = None) -> Manifest:
             if size != announced.size_bytes:
                 raise corrupt(f"{path!r} has {size} bytes in the bundle; its manifest says {announced.size_bytes}")
             if path in images:
-                _verify(reader, announced)
+                reader.skip(size)
+                reader.pad(size)
                 continue
             with storage(str(into / path)):
                 _extract(reader, into / path, announced, executable=executable)
@@ -258,11 +263,11 @@ def member(bundle: Path, path: str) -> Iterator[bytes]:
         reader = _Archive(raw, allowed_bytes=max(limits.ratio_from_bytes, limits.ratio * bundle.stat().st_size))
         while (found := reader.next()) is not None:
             name, size, _ = found
-            for block in reader.blocks(size):
-                if name == path:
-                    yield block
             if name == path:
+                reader.skip(0)
+                yield from reader.blocks(size)
                 return
+            reader.skip(size)
             reader.pad(size)
     raise corrupt(f"the bundle lacks {path!r}, which its manifest announces")
 
@@ -418,20 +423,9 @@ def _extract(reader: _Archive, path: Path, announced: Entry, *, executable: bool
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    _end(reader, announced, digest.hexdigest())
-
-
-def _verify(reader: _Archive, announced: Entry) -> None:
-    digest = hashlib.sha256()
-    for block in reader.blocks(announced.size_bytes):
-        digest.update(block)
-    _end(reader, announced, digest.hexdigest())
-
-
-def _end(reader: _Archive, announced: Entry, found: str) -> None:
     reader.pad(announced.size_bytes)
-    if f"sha256:{found}" != announced.digest:
-        raise corrupt(f"{announced.path!r} hashes to sha256:{found}; its manifest says {announced.digest}")
+    if f"sha256:{digest.hexdigest()}" != announced.digest:
+        raise corrupt(f"{announced.path!r} hashes to sha256:{digest.hexdigest()}; its manifest says {announced.digest}")
 
 
 class _Archive:
@@ -442,6 +436,9 @@ class _Archive:
         self._inflate = zlib.decompressobj(wbits=31)
         self._deflated = b""
         self._allowed_bytes = allowed_bytes
+        self._at = 0
+        self._seekable = is_stored(source)
+        self._stored: Stored | None = None
 
     def next(self) -> tuple[str, int, bool] | None:
         """Path, size and executable bit of the next member; None at the end of the archive."""
@@ -474,6 +471,15 @@ class _Archive:
             size -= len(block)
             yield block
 
+    def skip(self, size: int) -> None:
+        """Pass over contents; from here on nothing is inflated, if the bundle is as the host packs them."""
+        if self._seekable:
+            self._stored = Stored(self._source, self._at + size)
+            self._count(size)
+            return
+        for _ in self.blocks(size):
+            pass
+
     def pad(self, size: int) -> None:
         """Skip what fills a member's last block; it must be zero, or two bundles could hide a difference there."""
         rest = -size % BLOCK
@@ -482,9 +488,7 @@ class _Archive:
 
     def take(self, size: int) -> bytes:
         """Exactly so many bytes."""
-        self._allowed_bytes -= size
-        if self._allowed_bytes < 0:
-            raise unsafe("the bundle inflates to far more than its size: a decompression bomb")
+        self._count(size)
         parts = []
         while size:
             part = self._read(size)
@@ -494,8 +498,16 @@ class _Archive:
             size -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def _count(self, size: int) -> None:
+        self._at += size
+        self._allowed_bytes -= size
+        if self._allowed_bytes < 0:
+            raise unsafe("the bundle inflates to far more than its size: a decompression bomb")
+
     def _read(self, size: int) -> bytes:
         """At most so many bytes of the one gzip member; ``b""`` at its end."""
+        if self._stored is not None:
+            return self._stored.read(size)
         part = b""
         while not part and not self._inflate.eof:
             self._deflated = self._deflated or self._source.read(BLOCK_BYTES)

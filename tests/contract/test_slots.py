@@ -8,10 +8,10 @@ import pytest
 from support.boards import firmware_bundle
 from support.slot_boards import DEVICE_BYTES, SlotBoard
 
-from pytest_edgehil.onboard import combos, firmware, readback
+from pytest_edgehil.onboard import combos, firmware, readback, uncached
 from pytest_edgehil.onboard.home import Home
 from pytest_edgehil.onboard.problem import Problem
-from pytest_edgehil.onboard.slots import chosen, images
+from pytest_edgehil.onboard.slots import chosen, directories, images
 
 KINDS = ("tryboot", "virtual", "uboot")
 
@@ -148,8 +148,7 @@ def test_neither_what_runs_nor_what_boots_by_default_is_written(home, bench, slo
 
 def test_a_medium_that_does_not_keep_what_is_written_is_noticed(home, bench, slots, tmp_path, monkeypatch):
     digest = stored(home, bench.firmware(tmp_path))
-    for room in ("directories", "images"):
-        module = getattr(__import__("pytest_edgehil.onboard.slots", fromlist=[room]), room)
+    for module in (directories, uncached):
         real = module.write_all
         monkeypatch.setattr(
             module, "write_all", lambda out, data, real=real: real(out, bytes(data).replace(b"kk", b"kK"))

@@ -98,7 +98,7 @@ def create(new: Artifact, sources: Sequence[Artifact]) -> Delta | None:
     if stream is None:
         return None
     known = [(one, found) for one in sources if (found := read_stream(one)) is not None]
-    operations = tuple(_joined(_operations(stream, known)))
+    operations = tuple(joined(_operations(stream, known)))
     used = sorted({one.source for one in operations if not isinstance(one, Literal)})
     renumbered = {old: number for number, old in enumerate(used)}
     operations = tuple(_renumbered(one, renumbered) for one in operations)
@@ -181,7 +181,7 @@ def _equal_before(one: ByteArray, other: ByteArray) -> int:
     return _equal(one[::-1], other[::-1])
 
 
-def _joined(operations: Iterator[Operation]) -> Iterator[Operation]:
+def joined(operations: Iterator[Operation]) -> Iterator[Operation]:
     """Copies of adjacent places become one."""
     last: Copy | None = None
     for one in operations:

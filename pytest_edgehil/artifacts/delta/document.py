@@ -5,6 +5,7 @@ r"""The delta file: how one bundle is made of others and of what is sent.
     "EHDELTA2"
     u32   length of the header
     JSON  {"result": {"digest": "sha256:…", "size_bytes": n}, "stream_bytes": m, "sources": ["sha256:…", …]}
+          and perhaps "crc32": of the tar stream, so that a slow board need not compute it
     then blocks until the end of the file, each
       u8    number of streams, then for each, by ascending number,
         u8    number of the stream, see `delta.coding.Stream`
@@ -99,6 +100,7 @@ class Head:
     size_bytes: int
     stream_bytes: int
     sources: tuple[str, ...]
+    crc32: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +123,7 @@ def header(head: Head) -> bytes:
             "result": {"digest": head.digest, "size_bytes": head.size_bytes},
             "sources": list(head.sources),
             "stream_bytes": head.stream_bytes,
+            **({} if head.crc32 is None else {"crc32": head.crc32}),
         },
         sort_keys=True,
         separators=(",", ":"),

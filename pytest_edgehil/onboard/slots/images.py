@@ -17,11 +17,12 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from ..durable import fsync_directory, write_all, write_atomically
+from ..durable import fsync_directory, write_atomically
 from ..frames import Message
 from ..home import Home, sysroot
 from ..problem import Problem, storage
 from ..readback import DIRECT, sha256_on_medium
+from ..uncached import Uncached
 from ..unpack import Entry, Manifest, member
 from . import Slots, Told
 
@@ -92,7 +93,8 @@ def write(home: Home, slots: Slots, manifest: Manifest, digest: str, *, partitio
         device = slots.device(name_of(one), partition)
         wrong, read = _difference(device, one, _behind(done, "verify", total, tell))
         if wrong is not None:
-            raise Problem("digest-mismatch", f"partition {partition} does not read back as written: {wrong}")
+            damaged = _damaged(home.bundle(digest), one)
+            raise Problem("digest-mismatch", damaged or f"partition {partition} does not read back as written: {wrong}")
         how = how if read == DIRECT else read
         done += one.size_bytes
     mark = {"name": manifest.name, "version": manifest.version, "digest": digest}
@@ -162,23 +164,32 @@ def _behind(before: int, phase: str, total: int, tell: Told) -> Callable[[int], 
 
 
 def _copy(bundle: Path, image: Entry, device: Path, tell: Callable[[int], None]) -> None:
-    digest, done = hashlib.sha256(), 0
+    """Write an image; what has been written is looked at afterwards, when it is read back."""
     with storage(str(device)):
         # O_EXCL on a block device, without O_CREAT: busy if it is mounted (open(2))
         descriptor = os.open(device, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
         try:
+            writer = Uncached(descriptor)
             for block in member(bundle, image.path):
-                digest.update(block)
-                write_all(descriptor, block)
-                done += len(block)
-                if done % FLUSH_BYTES == 0:
+                before = writer.written_bytes
+                writer.write(block)
+                if writer.written_bytes != before and writer.written_bytes % FLUSH_BYTES == 0:
                     os.fdatasync(descriptor)
-                tell(done)
+                    tell(writer.written_bytes)
+            writer.finish()
             os.fsync(descriptor)
+            tell(writer.written_bytes)
         finally:
             os.close(descriptor)
-    if f"sha256:{digest.hexdigest()}" != image.digest:
-        raise Problem("digest-mismatch", f"{image.path} in the board's store hashes to sha256:{digest.hexdigest()}")
+
+
+def _damaged(bundle: Path, image: Entry) -> str | None:
+    """What is wrong with an image in the store; None if nothing is."""
+    digest = hashlib.sha256()
+    for block in member(bundle, image.path):
+        digest.update(block)
+    found = f"sha256:{digest.hexdigest()}"
+    return None if found == image.digest else f"{image.path} in the board's store hashes to {found}"
 
 
 def _difference(device: Path, image: Entry, tell: Callable[[int], None] = lambda _done: None) -> tuple[str | None, str]:
