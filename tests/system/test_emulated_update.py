@@ -1,0 +1,121 @@
+"""A firmware goes to an emulated board: from slot A to slot B and committed, or tried, rejected and left again.
+
+One board for all of them, each starting from whatever runs there: updates of a whole root are most of what this takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.emulated import START_S, emulated_board, image_directory
+
+from pytest_edgehil.artifacts.bundle import read
+from pytest_edgehil.board.delivery import DeltaPolicy, Method, Way
+from pytest_edgehil.board.flash import FlashReport, flash, plan_flash
+from pytest_edgehil.board.power import open_power
+from pytest_edgehil.board.session import BoardSession
+from pytest_edgehil.emulated.farm import RunningBoard, start
+from pytest_edgehil.errors import FirmwareRejected
+from pytest_edgehil.model import Artifact, Combo
+from pytest_edgehil.model.board import Slots
+
+pytestmark = [pytest.mark.needs("qemu"), pytest.mark.timeout(3600)]
+
+BOOT_S = 600.0
+OLD, WELL, UNWELL = "2026.11", "2026.12", "2026.13"
+HEALTH = "#!/bin/sh\necho no modem >&2\nexit 4\n"
+SLOTS = Slots(backend="uboot", partitions=(2, 3), devices={"root": ("/dev/vda2", "/dev/vda3")})
+
+
+@pytest.fixture(scope="module")
+def firmwares(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """Version → an update that is the board's own image but for its version, and for a health check that fails."""
+    place = tmp_path_factory.mktemp("firmware")
+    edgehil(repository, "image", "firmware", str(image_directory()), "--out", str(place))
+    (recipe,), (root,) = place.glob("*.yaml"), place.glob("*.ext4")
+    recipes = [str(update(recipe, root, WELL)), str(update(recipe, root, UNWELL))]
+    place.joinpath("health").write_text(HEALTH)
+    commands = "write health /etc/edgehil/health\nset_inode_field /etc/edgehil/health mode 0100755\n"
+    debugfs = shutil.which("debugfs", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    assert debugfs is not None
+    image = root.with_name(f"{root.stem}-{UNWELL}.ext4")
+    subprocess.run([debugfs, "-w", "-f", "-", str(image)], input=commands, text=True, cwd=place, check=True)
+    edgehil(repository, "build", "--out", str(place / "artifacts"), *recipes)
+    found = [read(path) for path in (place / "artifacts").glob("*.tar.gz")]
+    return {one.manifest.version: one for one in found}
+
+
+def update(recipe: Path, root: Path, version: str) -> Path:
+    """A recipe of the same root under another version; file data carries no sum in ext4 and may be changed in place."""
+    image = root.with_name(f"{root.stem}-{version}.ext4")
+    data, told = root.read_bytes(), f'"version": "{OLD}"'.encode()
+    assert data.count(told) == 1
+    image.write_bytes(data.replace(told, f'"version": "{version}"'.encode()))
+    made = recipe.with_name(f"{version}.yaml")
+    made.write_text(recipe.read_text().replace(f'"{OLD}"', f'"{version}"').replace(root.name, image.name))
+    return made
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBoard]:
+    board = dataclasses.replace(emulated_board(image_directory()), slots=SLOTS, home="/data/edgehil")
+    with start(board, directory=tmp_path_factory.mktemp("emulated") / "board", wait_s=START_S) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def session(running: RunningBoard) -> Iterator[BoardSession]:
+    session = BoardSession(running.board, token=1, holder="test")
+    yield session
+    session.close()
+
+
+def deploy(session: BoardSession, running: RunningBoard, firmware: Artifact) -> FlashReport:
+    plan = plan_flash(Combo(firmware=firmware), session.client.status())
+    way, power = Way(policy=DeltaPolicy.ALWAYS), open_power(running.board)
+    return flash(plan, session, power=power, way=way, boot_timeout_s=BOOT_S)
+
+
+def what_runs(session: BoardSession) -> tuple[int | None, int | None, bool, str | None]:
+    now = session.client.status().firmware
+    return now.partition, now.default_partition, now.tryboot, now.version
+
+
+def test_a_firmware_goes_to_the_other_slot_boots_proves_itself_and_is_committed(
+    session: BoardSession, running: RunningBoard, firmwares: dict[str, Artifact]
+) -> None:
+    before, new = what_runs(session)[0], firmwares[WELL]
+    report = deploy(session, running, new)
+    (delivery,) = report.deliveries
+    assert (delivery.method, delivery.refused) == (Method.DELTA, "")
+    assert delivery.sent_bytes < 0.01 * new.size_bytes  # the rest was there, in the slot that ran
+    other = SLOTS.partitions[SLOTS.partitions[0] == before]
+    assert what_runs(session) == (other, other, False, WELL)
+    status = session.client.status()
+    assert status.firmware.digest == dict(status.combo)["firmware"] == new.digest
+
+
+def test_a_firmware_that_is_not_well_is_left_again_and_says_why(
+    session: BoardSession, running: RunningBoard, firmwares: dict[str, Artifact]
+) -> None:
+    before, combo = what_runs(session), dict(session.client.status().combo)
+    with pytest.raises(FirmwareRejected) as told:
+        deploy(session, running, firmwares[UNWELL])
+    assert f"{UNWELL} was tried on partition" in str(told.value)
+    assert "its health check ended with status 4: no modem" in str(told.value)
+    assert f"edge-arm64 {before[3]} on partition {before[0]} runs again" in str(told.value)
+    assert what_runs(session) == before
+    assert dict(session.client.status().combo) == combo
+
+
+def edgehil(repository: Path, *arguments: str) -> None:
+    argv = [sys.executable, "-m", "pytest_edgehil", *arguments]
+    done = subprocess.run(argv, cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
