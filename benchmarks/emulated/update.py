@@ -1,11 +1,13 @@
 """How long an update of the whole root takes on an emulated board: sent, written, read back, booted, proven, committed.
 
 Run it by hand; it wants the image (``edgehil image build farm/images/edge-arm64``) and QEMU. The update is the image
-itself under another version, so that every step is taken.
+itself under another version, so that every step is taken; most of it is on the board already, in the slot that runs.
+``--whole`` sends all of it, as an image would have to be that has nothing in common with the one that runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -25,6 +27,9 @@ def edgehil(*arguments: str) -> None:
 
 def main() -> None:
     """Make an update and deploy it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--whole", action="store_true", help="use nothing of what the board has")
+    way = ["--delta", "never"] if parser.parse_args().whole else []
     with tempfile.TemporaryDirectory(prefix="edgehil-update-") as name:
         place = Path(name)
         os.environ["EDGEHIL_STATE_DIR"] = str(place / "state")
@@ -39,7 +44,7 @@ def main() -> None:
         edgehil("build", "--out", str(place / "artifacts"), str(recipe))
         (bundle,) = (place / "artifacts").glob("*.tar.gz")
         began = time.monotonic()
-        edgehil("deploy", "emu-01", "--lab", "farm/emulated.yaml", "--firmware", str(bundle))
+        edgehil("deploy", "emu-01", "--lab", "farm/emulated.yaml", "--firmware", str(bundle), *way)
         took = time.monotonic() - began
         load = os.getloadavg()[0]
         sizes = f"root of {len(data) / 1e6:.0f} MB, bundle of {bundle.stat().st_size / 1e6:.0f} MB"

@@ -17,7 +17,7 @@ from support.cutting import FAULTS, Stand, in_memory
 from support.deploying import Deployment
 from support.lossy_disk import LossyDisk
 
-from pytest_edgehil.onboard import collect, combos, unpack
+from pytest_edgehil.onboard import collect, combos, uncached, unpack
 from pytest_edgehil.onboard.problem import Problem
 from pytest_edgehil.onboard.slots import images
 from pytest_edgehil.onboard.unpack import altered, read_manifest
@@ -89,7 +89,8 @@ def test_the_medium_fails_from_any_operation_on(stand):
 @pytest.fixture(params=["tryboot", "uboot"])
 def images_on(request, room, monkeypatch):
     """A board whose slots are devices, and what is written to them in small pieces."""
-    for module, name, size in ((unpack, "BLOCK_BYTES", 1000), (images, "FLUSH_BYTES", 2000)):
+    sizes = ((unpack, "BLOCK_BYTES", 1000), (uncached, "BLOCK_BYTES", 1000), (images, "FLUSH_BYTES", 2000))
+    for module, name, size in sizes:
         monkeypatch.setattr(module, name, size)
     return Stand(room / "stand", fresh=False, kind=request.param)
 
