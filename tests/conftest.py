@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck as Health
 from hypothesis import settings
+from support.emulated import turn
 from support.farm import Farm, onnx_artifact, replay_artifact
 from support.order import LongestFirst, place
 from support.postgres import PostgresServer
@@ -46,6 +48,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LongestFirst | None:
     """Several workers take what is long first, unless somebody asks for another way."""
     return LongestFirst(config, log) if config.option.dist == "load" else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """At most two tests at once have a machine emulated: more of them than cores only make each other late."""
+    factory = item.config._tmp_path_factory  # type: ignore[attr-defined]
+    wanted = [mark.args for mark in item.iter_markers("needs")]
+    with turn(factory.getbasetemp()) if ("qemu",) in wanted else contextlib.nullcontext():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

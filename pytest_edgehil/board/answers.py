@@ -228,6 +228,21 @@ class BoardStatus:
     firmware: FirmwareState
     setback: Setback | None = None
 
+    @property
+    def wrong_firmware(self) -> str | None:
+        """What is wrong when the firmware that runs is not the active combo's, in one line; None when all is well.
+
+        Somebody has switched the slots by hand, or the bootloader has left a slot that did not come up. A firmware on
+        trial is none of that.
+        """
+        wanted, runs = self.combo.get("firmware"), self.firmware
+        if wanted is None or runs.digest == wanted or runs.tryboot or runs.partition is None:
+            return None
+        what = f"{runs.name} {runs.version}" if runs.name else "an unnamed firmware"
+        return (
+            f"partition {runs.partition} runs {what}, and the active combo has another firmware: deploy the combo again"
+        )
+
 
 class Fields:
     """Takes checked values out of a frame's JSON.

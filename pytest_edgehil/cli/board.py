@@ -144,6 +144,8 @@ def _status(options: argparse.Namespace) -> int:
         print(f"  known good  {'none yet' if good is None else labels(catalog, good)}")
         running = f"{firmware.name} {firmware.version}" if firmware.name else "unknown"
         print(f"  firmware    {running}, partition {firmware.partition}{' (on trial)' if firmware.tryboot else ''}")
+        if status.wrong_firmware is not None:
+            print(f"  wrong       {status.wrong_firmware}")
         print(f"  store       {len(status.store)} bundles, {platform.disk_free_bytes / 2**20:.0f} MiB free")
         if status.setback is not None:
             when = dt.datetime.fromtimestamp(status.setback.at, dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -163,6 +165,7 @@ def _plain(board_id: str, status: BoardStatus) -> dict[str, object]:
             "digest": firmware.digest,
             "partition": firmware.partition,
             "on_trial": firmware.tryboot,
+            "wrong": status.wrong_firmware,
         },
         "store": sorted(status.store),
         "setback": None if failed is None else {"combo": dict(failed.combo), "reason": failed.reason, "at": failed.at},

@@ -5,6 +5,7 @@ The machine is one without processor and memory: it starts at once, and QEMU is 
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -89,6 +90,19 @@ def test_an_owner_that_dies_takes_qemu_along(tmp_path: Path, number: signal.Sign
     warden = int(owner.stdout.readline())
     qemu = qemu_of(warden)
     owner.send_signal(number)
+    owner.wait()
+    until(lambda: not alive(qemu) and not alive(warden))
+    owner.stdout.close()
+
+
+def test_an_owner_and_a_warden_that_are_killed_at_once_take_qemu_along(tmp_path: Path) -> None:
+    program = OWNER.format(argv=machine(), root=str(tmp_path))
+    owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    warden = int(owner.stdout.readline())
+    qemu = qemu_of(warden)
+    os.kill(warden, signal.SIGKILL)
+    owner.kill()
     owner.wait()
     until(lambda: not alive(qemu) and not alive(warden))
     owner.stdout.close()

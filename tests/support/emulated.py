@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import shutil
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from pytest_edgehil.emulated.image import fetch, recipe
 from pytest_edgehil.emulated.image.build import build_image, cache_directory
@@ -15,6 +21,29 @@ IMAGE = Path(__file__).parents[2] / "farm/images/edge-arm64"
 START_S = 600.0
 
 
+@contextlib.contextmanager
+def turn(base: Path) -> Iterator[None]:
+    """One of two places for tests with an emulated board, among all workers of a run.
+
+    Args:
+        base: pytest's temporary directory of this process.
+    """
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with contextlib.ExitStack() as stack:
+        places = [stack.enter_context((shared / f"qemu-{number}.lock").open("wb")) for number in range(2)]
+        while not any(_taken(place) for place in places):
+            time.sleep(0.1)
+        yield
+
+
+def _taken(place: BinaryIO) -> bool:
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -22,8 +51,16 @@ def say(line: str) -> None:
 def image_directory() -> Path:
     """The repository's image, built. Where a mirror has dropped a pinned version, the same image of newer ones.
 
-    That is the mirror's doing and nobody's mistake, so it is said and no reason to fail.
+    That is the mirror's doing and nobody's mistake, so it is said and no reason to fail. Of several workers one builds.
     """
+    cache = cache_directory()
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "tests.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _built()
+
+
+def _built() -> Path:
     try:
         build_image(IMAGE, say=say)
     except ConfigError as gone:

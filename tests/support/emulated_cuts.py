@@ -49,6 +49,7 @@ _MODEL_BYTES = 2 * MIB
 
 def small_image(directory: Path, source: Path) -> tuple[Path, Image]:
     """An image without wheels, so that its root is a third as large; built, or found built."""
+    directory.mkdir(exist_ok=True)
     target = directory / "small"
     shutil.copytree(source, target)
     recipe, lock = (target / "image.yaml").read_text(), (target / "image.lock").read_text()
@@ -111,6 +112,7 @@ class Stand:
     Args:
         spans: path → the entries of the log that belong to it, first and behind the last.
         durations_s: path → how long it took when it was recorded.
+        final: the disk when all of it was done.
     """
 
     directory: Path
@@ -120,6 +122,7 @@ class Stand:
     log: WriteLog | None = None
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
     durations_s: dict[str, float] = field(default_factory=dict)
+    final: Path = Path()
     _ready: dict[str, Path] = field(default_factory=dict)
     _token: int = 0
 
@@ -209,10 +212,12 @@ class Stand:
         armed = max(n for n, one in enumerate(self.log.writes[: at[3]]) if one.size and one.at == VARIABLES_AT)
         medium = self._medium()
         for name, number in (("model write", at[0]), ("firmware write", at[1]), ("commit", armed)):
-            ready = self.directory / f"ready-{name.replace(' ', '-')}.raw"
+            self._ready[name] = self.directory / f"ready-{name.replace(' ', '-')}.raw"
             with medium.cut(number, None):
-                copy_sparse(medium.path, ready)
-            self._ready[name] = ready
+                copy_sparse(medium.path, self._ready[name])
+        self.final = self.directory / "final.raw"
+        with medium.cut(len(self.log.writes), None):
+            copy_sparse(medium.path, self.final)
 
     def _medium(self) -> Medium:
         """The disk as it was when the log began."""
@@ -274,12 +279,12 @@ class Stand:
                 session = self.session(running)
                 try:
                     left_trial = leave_trial(session, boot_timeout_s=BOOT_S)
-                    found = self._on(session, old, new)
+                    found = self.faults_on(session, old, new)
                     outcome = "new" if dict(session.client.status().combo) == new.combo.digests else "old"
                     outcome += " combo, after a trial that nobody had committed" if left_trial else " combo"
                     if next_run and not found:
                         self.deploy(session, new)
-                        found = [f"after the next run: {one}" for one in self._on(session, new)]
+                        found = [f"after the next run: {one}" for one in self.faults_on(session, new)]
                         outcome += ", and the next run ends well"
                 finally:
                     session.close()
@@ -293,7 +298,7 @@ class Stand:
             ]
         return Cut(what=what, outcome=outcome, faults=tuple(found))
 
-    def _on(self, session: BoardSession, *allowed: Deployed) -> list[str]:
+    def faults_on(self, session: BoardSession, *allowed: Deployed) -> list[str]:
         """What is wrong with a board that must be on one of these."""
         status = session.client.status()
         combo, firmware = dict(status.combo), status.firmware

@@ -37,6 +37,8 @@ EACH_TEST = frozenset(
 MODE = re.compile(r"\[(alone|n[1-9]|local|sshd|virtual)\b")
 """What ids of parameters begin with where the tests of a file share one board or run for each of these."""
 LONGEST = (
+    "tests/system/test_emulated_power_cuts.py",
+    "tests/system/test_emulated_faults.py",
     "tests/system/test_faults.py",
     "tests/system/test_docs.py::test_what_pages_say_to_type_works[docs/tutorial",
     "tests/plugin/test_requeue.py",

@@ -88,6 +88,15 @@ def test_an_active_combo_whose_firmware_does_not_run_is_flashed_again(tmp_path):
     assert [step.kind for step in plan.steps] == ["install", "install", "firmware", "activate"]
 
 
+def test_a_status_says_when_the_firmware_that_runs_is_not_the_combo_s():
+    combo = {"firmware": "sha256:" + "1" * 64}
+    assert status(combo=combo, firmware=combo["firmware"]).wrong_firmware is None
+    assert status(combo={}, firmware="sha256:" + "2" * 64).wrong_firmware is None
+    assert status(combo=combo, firmware=None).wrong_firmware == (
+        "partition 2 runs edge-os 1.0, and the active combo has another firmware: deploy the combo again"
+    )
+
+
 # --- the way ---------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,269 @@
+"""What only a real machine can suffer, on an emulated board: then it boots, is on one whole combo, and it was told.
+
+Cuts of the power are made in a deployment that was recorded once (`support.emulated_cuts`); hundreds of them are in
+``benchmarks/emulated/cuts.py``. Everything else happens to a board of its own, which is there in a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import pickle
+import random
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from support.boards import bundle, model_bundle
+from support.emulated import START_S, emulated_board, image_directory
+from support.emulated_cuts import PATHS, Stand
+
+from pytest_edgehil.board.command import Command
+from pytest_edgehil.board.console import Console
+from pytest_edgehil.board.diagnosis import Witnesses
+from pytest_edgehil.board.dut import Dut
+from pytest_edgehil.board.flash import flash, plan_flash
+from pytest_edgehil.board.power import open_power
+from pytest_edgehil.board.session import BoardSession
+from pytest_edgehil.emulated.farm import RunningBoard, start
+from pytest_edgehil.errors import BoardCrashed, BoardError, DiskFull, FlashError, LinkLost, OutOfMemory, Overheated
+from pytest_edgehil.model.artifact import Artifact, Combo
+
+pytestmark = [pytest.mark.needs("qemu"), pytest.mark.timeout(1800)]
+
+REPLAYED = 6
+"""Cuts of each path, besides one by killing QEMU."""
+COMMAND_S = 300.0
+BOOT_S = 600.0
+LONG_S = 3600.0
+FEEDS = {"x": np.zeros((1, 4), dtype=np.float32)}
+
+
+# --- power cuts ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Stand:
+    """One for all workers: what is recorded once is good for all."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "stand"
+    shared.mkdir(exist_ok=True)
+    with (shared / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = shared / "stand.pickle"
+        if not done.exists():
+            made = Stand.make(shared / "files", image_directory())
+            made.record()
+            done.write_bytes(pickle.dumps(made))
+        found: Stand = pickle.loads(done.read_bytes())
+    return dataclasses.replace(found, directory=tmp_path_factory.mktemp("cuts"))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_power_cut_at_any_moment_leaves_one_whole_combo(stand: Stand, path: str) -> None:
+    seed = secrets.randbits(32)
+    chance = random.Random(seed)
+    cuts = [stand.kill(path, chance), *stand.replay({path: REPLAYED}, chance, next_run_of=REPLAYED)]
+    wrong = [str(cut) for cut in cuts if cut.faults]
+    assert not wrong, f"seed {seed}: {wrong}"
+
+
+def test_a_board_that_boots_the_wrong_slot_is_not_taken_for_its_combo_and_is_brought_back(stand: Stand) -> None:
+    wanted = stand.combos[2]
+    with start(stand.board, directory=stand.directory / "wrong", wait_s=START_S, disk=stand.final) as running:
+        session = stand.session(running)
+        with contextlib.closing(session):
+            before = session.client.platform.boot_id
+            assert plan_flash(wanted.combo, session.client.status()).steps == ()
+            run(session, "fw_setenv BOOT_ORDER 'A B' && fw_setenv BOOT_A_LEFT 3 && sync && reboot")
+            session.renew(old_boot_id=before, timeout_s=BOOT_S)
+            status = session.client.status()
+            assert status.firmware.partition == 2
+            assert status.wrong_firmware == (
+                "partition 2 runs edge-arm64 2026.11, and the active combo has another firmware: deploy the combo again"
+            )
+            stand.deploy(session, wanted)
+            assert session.client.status().wrong_firmware is None
+            assert stand.faults_on(session, wanted) == []
+
+
+# --- everything else ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Bench:
+    """A board with its console and its power switch, and a session on it."""
+
+    running: RunningBoard
+    console: Console
+    session: BoardSession
+    boot_id: str | None = None
+
+    def dut(self, model: Artifact) -> Dut:
+        """With that model, loaded."""
+        power = open_power(self.running.board)
+        dut = Dut.open(self.session, combo=Combo(model=model), console=self.console, power=power, boot_timeout_s=BOOT_S)
+        self.boot_id = self.session.client.platform.boot_id
+        return dut
+
+    def happens_soon(self, script: str) -> None:
+        """Something that happens a second from now, whatever we do meanwhile."""
+        run(self.session, f"(sleep 1; {script}) </dev/null >/dev/null 2>&1 &")
+
+    def comes_back(self, combo: Combo) -> None:
+        """The board has rebooted, and is on this combo and in its slot."""
+        self.session.renew(old_boot_id=self.boot_id, timeout_s=BOOT_S)
+        self.is_whole(combo)
+
+    def is_whole(self, combo: Combo) -> None:
+        status = self.session.client.status()
+        assert dict(status.combo) == combo.digests
+        assert (status.firmware.partition, status.firmware.default_partition) == (2, 2)
+        for artifact in combo.artifacts:
+            (file,) = artifact.manifest.files
+            said = run(
+                self.session, f"sha256sum {self.session.board.home}/current/{artifact.manifest.track}/{file.path}"
+            )
+            assert f"sha256:{said.split()[0]}" == file.digest
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    board = dataclasses.replace(emulated_board(image_directory()), home="/data/edgehil")
+    with start(board, directory=tmp_path / "board", wait_s=START_S) as running:
+        assert running.board.console is not None
+        console = Console.open(running.board.console, log_path=tmp_path / "console.log", board_id=board.id)
+        session = BoardSession(running.board, token=1, holder="test")
+        with contextlib.closing(console), contextlib.closing(session):
+            yield Bench(running=running, console=console, session=session)
+
+
+def run(session: BoardSession, script: str) -> str:
+    outcome = session.transport.run(Command(argv=("sh", "-c", script), timeout_s=COMMAND_S))
+    assert outcome.exit_status == 0, outcome.stderr
+    return outcome.stdout.decode()
+
+
+def hungry_bundle(directory: Path) -> Artifact:
+    """n int64 (1,) → the sum of n ones, all of which it has in memory at once."""
+    one = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.0])
+    graph = helper.make_graph(
+        [
+            helper.make_node("ConstantOfShape", ["n"], ["ones"], value=one),
+            helper.make_node("ReduceSum", ["ones"], ["sum"], keepdims=1),
+        ],
+        "hungry",
+        [helper.make_tensor_value_info("n", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bundle(directory, {"model.onnx": model.SerializeToString()}, name="hungry")
+
+
+def test_a_kernel_panic_is_told_in_the_kernel_s_words_and_the_board_boots_again(bench: Bench, tmp_path: Path) -> None:
+    model = model_bundle(tmp_path)
+    with bench.dut(model) as dut:
+        bench.happens_soon("echo c >/proc/sysrq-trigger")
+        with pytest.raises(BoardCrashed) as told:
+            dut.measure(FEEDS, seconds=LONG_S)
+    assert "emu-01" in str(told.value)
+    assert "; the console shows: Kernel panic - not syncing: sysrq triggered crash; " in str(told.value)
+    assert "see its console log" in str(told.value)
+    bench.comes_back(Combo(model=model))
+
+
+def test_a_model_that_needs_more_memory_than_there_is_ends_alone_and_the_kernel_is_quoted(
+    bench: Bench, tmp_path: Path
+) -> None:
+    model = hungry_bundle(tmp_path)
+    with bench.dut(model) as dut:
+        run(bench.session, "echo 750 >/proc/sys/vm/nr_hugepages")  # 1.5 of its 2 GB are somebody else's
+        with pytest.raises(OutOfMemory) as told:
+            dut.run({"n": np.array([150_000_000], dtype=np.int64)}, timeout_s=COMMAND_S)
+    assert "emu-01" in str(told.value)
+    assert "; the console shows: Out of memory: Killed process" in str(told.value)
+    assert "need more memory than the board has" in str(told.value)
+    assert bench.session.client.platform.boot_id == bench.boot_id
+    bench.is_whole(Combo(model=model))
+
+
+def test_a_file_system_that_turns_read_only_is_one_line_and_the_next_boot_mends_it(
+    bench: Bench, tmp_path: Path
+) -> None:
+    old, new = (Combo(model=model_bundle(tmp_path, seed=seed)) for seed in (1, 2))
+    flash(plan_flash(old, bench.session.client.status()), bench.session)
+    bench.boot_id = bench.session.client.platform.boot_id
+    # what ext4 does on an error of the medium, as Debian has it do
+    run(bench.session, "mount -o remount,errors=remount-ro /data && echo 1 >/sys/fs/ext4/vda4/trigger_fs_error")
+    with pytest.raises((FlashError, BoardError)) as told:
+        flash(plan_flash(new, bench.session.client.status()), bench.session)
+    assert "emu-01" in str(told.value)
+    assert "ead-only file system" in str(told.value)
+    assert "\n" not in str(told.value)
+    bench.is_whole(old)
+    open_power(bench.running.board).cycle()
+    bench.comes_back(old)
+    flash(plan_flash(new, bench.session.client.status()), bench.session)
+    bench.is_whole(new)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(bench: Bench, tmp_path: Path) -> None:
+    old = Combo(model=model_bundle(tmp_path))
+    large = {"model.onnx": random.Random(1).randbytes(2**20)}
+    new = Combo(model=bundle(tmp_path, large, runtime=None))
+    flash(plan_flash(old, bench.session.client.status()), bench.session)
+    fill = "import os; f = os.open('/data/ballast', os.O_CREAT | os.O_WRONLY); s = os.statvfs('/data')"
+    fill += "; os.posix_fallocate(f, 0, s.f_bavail * s.f_bsize - 2 ** 19)"
+    run(bench.session, f'python3 -c "{fill}" && sync')
+    with pytest.raises(DiskFull) as told:
+        flash(plan_flash(new, bench.session.client.status()), bench.session)
+    assert "emu-01" in str(told.value)
+    assert "\n" not in str(told.value)
+    bench.is_whole(old)
+    run(bench.session, "rm /data/ballast")
+    flash(plan_flash(new, bench.session.client.status()), bench.session)
+    bench.is_whole(new)
+
+
+def test_a_hung_userland_is_reset_by_the_watchdog_and_told(bench: Bench, tmp_path: Path) -> None:
+    model = model_bundle(tmp_path)
+    with bench.dut(model) as dut:
+        witnesses = Witnesses("emu-01", console=bench.console, power=open_power(bench.running.board))
+        since = bench.console.position
+        bench.happens_soon("kill -STOP -1")  # everybody but the kernel and its first process
+        with pytest.raises(BoardError, match="emu-01"):
+            dut.measure(FEEDS, seconds=LONG_S)
+    # on a slow host the watchdog may bite later than a test waits for it
+    bench.console.wait_for("softdog: Initiating system reboot", timeout_s=BOOT_S, since=since)
+    told = witnesses.explain(LinkLost("emu-01: the link is gone"), bench.session)
+    assert type(told) is BoardCrashed
+    assert str(told) == (
+        "emu-01: the link is gone; the console shows: softdog: Initiating system reboot; nothing on the board ran any "
+        "more, and its watchdog reset it: see its console log"
+    )
+    bench.comes_back(Combo(model=model))
+
+
+def test_a_board_that_is_too_hot_switches_itself_off_and_is_told_as_that(bench: Bench, tmp_path: Path) -> None:
+    model, power = model_bundle(tmp_path), open_power(bench.running.board)
+    with bench.dut(model) as dut:
+        since = bench.console.position
+        bench.running.sensors.set_temperature(115)
+        with pytest.raises(Overheated) as told:
+            dut.measure(FEEDS, seconds=LONG_S)
+    assert "emu-01" in str(told.value)
+    assert "check its cooling" in str(told.value)
+    bench.console.wait_for("critical temperature reached", timeout_s=BOOT_S, since=since)
+    bench.console.wait_for("Power down", timeout_s=BOOT_S, since=since)
+    while power.is_on():
+        pass
+    bench.running.sensors.set_temperature(45)
+    power.on()
+    bench.comes_back(Combo(model=model))
