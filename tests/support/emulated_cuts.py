@@ -245,12 +245,16 @@ class Stand:
         for number, (at, name, seed) in enumerate(cuts):
             with medium.cut(at, random.Random(seed), honest=honest) as told:
                 what = f"{name}, cut before write {at} of {len(self.log.writes)} (seed {seed}; {told})"
-                yield self._look(what, name, medium.path, next_run=number % next_run_of == 0)
+                yield self._look(what, name, medium.path, next_run=(number + 1) % next_run_of == 0)
 
     # --- cuts by killing QEMU --------------------------------------------------------------------------------
 
-    def kill(self, name: str, chance: random.Random) -> Cut:
-        """Cut at a random moment of what takes as long as when it was recorded: QEMU is killed."""
+    def kill(self, name: str, chance: random.Random, *, next_run: bool = True) -> Cut:
+        """Cut at a random moment of what takes as long as when it was recorded: QEMU is killed.
+
+        Args:
+            next_run: is it followed by the deployment that was cut, which must end well?
+        """
         after_s = chance.uniform(0, 1.2 * self.durations_s[name])
         with start(self.board, directory=self.directory / "killed", wait_s=START_S, disk=self._ready[name]) as running:
             session = self.session(running)
@@ -267,7 +271,7 @@ class Stand:
             session.close()
         left = self.directory / "left.qcow2"
         (self.directory / "killed/disk.qcow2").replace(left)
-        return self._look(f"{name}, QEMU killed after {after_s:.2f} s", name, left, next_run=True)
+        return self._look(f"{name}, QEMU killed after {after_s:.2f} s", name, left, next_run=next_run)
 
     # --- inside ----------------------------------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ class Medium:
 
         Args:
             chance: what decides about what was not flushed; None: all of it is kept.
-            honest: does the disk do what a flush asks it to? Else all writes since the last cut may be lost.
+            honest: does the disk do what a flush asks it to? Else all that is in the log may be lost.
 
         Yields:
             What has become of the last writes, in words.
