@@ -37,6 +37,7 @@ with atheris.instrument_imports(include=["pytest_edgehil"]):
     from pytest_edgehil.artifacts.delta import published, tensors
     from pytest_edgehil.errors import CorruptArtifact, UnsafeArchive, UserError
     from pytest_edgehil.onboard import frames, gaps, patch, sink, unpack
+    from pytest_edgehil.onboard import manifest as board_manifest
     from pytest_edgehil.onboard.home import Home
     from pytest_edgehil.onboard.problem import Problem
     from pytest_edgehil.onboard.slots import chosen
@@ -72,12 +73,12 @@ def fuzz_manifest(data: bytes) -> None:
 
 def fuzz_board_manifest(data: bytes) -> None:
     """The board's reader of manifests; what the host accepts, it must accept."""
-    refused_only(lambda: unpack.parse_manifest(data))
     try:
         manifest.parse(data)
     except CorruptArtifact:
-        return
-    unpack.parse_manifest(data)
+        refused_only(lambda: board_manifest.parse_manifest(data))
+    else:
+        board_manifest.parse_manifest(data)
 
 
 def fuzz_unpack(data: bytes) -> None:

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,8 @@ from pytest_edgehil.errors import ArtifactError, ModelError, RecipeError
 from pytest_edgehil.model.artifact import Artifact, HealthCheck, Manifest, Provenance
 
 if TYPE_CHECKING:
+    from onnx import FunctionProto, GraphProto, ModelProto, TensorProto
+
     from pytest_edgehil.artifacts.layers import LayerError, OperatorCount
 
 MODEL_NAME = "model.onnx"
@@ -163,15 +165,27 @@ def _whole(path: Path) -> bytes:
         return data  # ONNX Runtime will say what is missing
     try:
         model = onnx.load_model_from_string(data)
-        if not any(one.data_location == onnx.TensorProto.EXTERNAL for one in model.graph.initializer):
+        outside = [one for one in _tensors(model) if one.data_location == onnx.TensorProto.EXTERNAL]
+        if not outside:
             return data
         load_external_data_for_model(model, str(path.parent))
-        for one in model.graph.initializer:
+        for one in outside:
             one.ClearField("data_location")  # now as if they had never been elsewhere
         return bytes(model.SerializeToString(deterministic=True))
     except Exception as problem:
         said = " ".join(str(problem).split())[:200]
         raise RecipeError(f"{path}: its weights in other files cannot be taken in: {said}") from problem
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor with values: initializers and constants of the graph, of graphs in it, and of functions."""
+    graphs: list[GraphProto | FunctionProto] = [model.graph, *model.functions]
+    while graphs:
+        graph = graphs.pop()
+        yield from getattr(graph, "initializer", ())
+        for attribute in (one for node in graph.node for one in node.attribute):
+            yield from (attribute.t, *attribute.tensors)
+            graphs += [attribute.g, *attribute.graphs]
 
 
 def _health_items(step: HealthStep, model: bytes) -> bytes:

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_edgehil.artifacts.delta.create import Delta
 
+MOST_FILES = 12
+"""A firmware tree has thousands."""
+
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb."""
@@ -65,6 +68,12 @@ def _explained(delta: Delta, old: list[str]) -> str:
         f"  {'delta':<17} {format_size(delta.size_bytes):>10}, {delta.share:.2%} "
         f"of the {format_size(delta.new.size_bytes)} of a full push"
     )
+    for one in sorted(delta.files, key=lambda one: one.near_bytes + one.new_bytes, reverse=True)[:MOST_FILES]:
+        parts = ((one.copied_bytes, "there"), (one.near_bytes, "differs"), (one.new_bytes, "new"))
+        shares = ", ".join(f"{part / max(1, one.size_bytes):.1%} {said}" for part, said in parts if part)
+        told.append(f"  {one.path}: {format_size(one.size_bytes)}, {shares or 'empty'}")
+    if len(delta.files) > MOST_FILES:
+        told.append(f"  … and {len(delta.files) - MOST_FILES} more files, of which less is to be sent")
     if not delta.head.sources:
         told.append("  the bundles have nothing in common: a full push is as good")
     return "\n".join(told)

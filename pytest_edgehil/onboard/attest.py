@@ -15,9 +15,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from .manifest import unique_keys
 from .problem import Problem
 from .sensors import serial
-from .unpack import unique_keys
 
 PAYLOAD_TYPE = b"application/vnd.in-toto+json"
 MAX_PAYLOAD_BYTES = 4 * 2**20

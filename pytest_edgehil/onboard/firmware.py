@@ -16,9 +16,10 @@ from pathlib import Path
 from . import floor
 from .frames import Message
 from .home import Home, sysroot
+from .manifest import IMAGES, Manifest
 from .problem import Problem
 from .slots import Slots, Told, directories, images
-from .unpack import IMAGES, Manifest, install, read_manifest
+from .unpack import install, read_manifest
 
 HEALTH_TIMEOUT_S = 60.0
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from .home import Home
+from .manifest import Manifest, version_key
 from .problem import Problem, storage
-from .unpack import Manifest
 
 _SAME_MACHINE = {"arm64": "aarch64", "amd64": "x86_64"}
 _ALWAYS_THERE = "replay"
@@ -175,21 +175,6 @@ def acceptable_value(value: str, wanted: str) -> bool:
     if wanted.startswith(">="):
         return version_key(value.replace("-", ".")) >= version_key(wanted[2:].strip().replace("-", "."))
     return fnmatchcase(value, wanted)
-
-
-def version_key(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, comparable; zeros at the end say nothing."""
-    numbers = []
-    for part in version.split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-        if digits != part:
-            break
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
 
 
 def _written_class(home: Home) -> str | None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 
 from .durable import write_atomically
-from .fits import version_key
 from .home import Home
+from .manifest import Manifest, version_key
 from .problem import Problem, storage
-from .unpack import Manifest
 
 PROVIDES = "firmware.floor"
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")

@@ -20,8 +20,8 @@ from pathlib import Path
 from . import gaps
 from .gaps import bad
 from .home import Home, hexadecimal
+from .manifest import unique_keys
 from .problem import Problem, storage
-from .unpack import unique_keys
 
 TYPE_CHECKING = False  # importing `typing` takes a board longer than this module
 if TYPE_CHECKING:

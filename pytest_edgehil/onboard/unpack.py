@@ -10,26 +10,20 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
-import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from .durable import BLOCK_BYTES, fsync_directory, sha256_of, write_all
 from .home import Home, remove
+from .manifest import MANIFEST, Entry, Manifest, check_path, corrupt, parse_manifest, unsafe
 from .problem import Problem, storage
 from .stored import Stored, is_stored
 
-MANIFEST = "manifest.json"
-SCHEMA = 1
 BLOCK = 512
-MAX_HEALTH_S = 3600
-IMAGES = "firmware-image"
-"""Format of a firmware that consists of images for devices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,159 +44,6 @@ class Limits:
     manifest_bytes: int = 2**20
     ratio: int = 200
     ratio_from_bytes: int = 16 * 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One file that a manifest announces."""
-
-    path: str
-    digest: str
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
-    """How an artifact proves itself: a file of the bundle, and how long it may take."""
-
-    path: str
-    timeout_s: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """The part of a manifest that the board acts upon."""
-
-    name: str
-    version: str
-    track: str
-    format: str
-    entry: str | None
-    runtime: str | None
-    min_runtime_version: str | None
-    below_runtime_version: str | None
-    board_classes: tuple[str, ...]
-    architectures: tuple[str, ...]
-    accelerators: tuple[str, ...]
-    page_sizes_bytes: tuple[int, ...]
-    provides: Mapping[str, str]
-    depends: Mapping[str, tuple[str, ...]]
-    files: tuple[Entry, ...]
-    health: Health | None = None
-
-    @property
-    def images(self) -> tuple[Entry, ...]:
-        """Files that are written to devices, straight from the bundle: they are never unpacked."""
-        return tuple(one for one in self.files if self.format == IMAGES and one.path.endswith(".img"))
-
-    @property
-    def unpacked(self) -> tuple[Entry, ...]:
-        """Files of the unpacked tree."""
-        images = set(self.images)
-        return tuple(one for one in self.files if one not in images)
-
-
-def corrupt(message: str) -> Problem:
-    """The bundle is not what it says it is."""
-    return Problem("corrupt-artifact", message)
-
-
-def unsafe(message: str) -> Problem:
-    """The bundle holds what must never be unpacked."""
-    return Problem("unsafe-archive", message)
-
-
-_SEGMENT = re.compile(r"[A-Za-z0-9_.+@=,:~-]{1,100}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_IMAGE = re.compile(r"firmware\.json|[a-z0-9][a-z0-9_-]{0,31}\.img")
-_FIELDS = frozenset(
-    {"schema", "name", "version", "track", "format", "quantisation", "target", "files", "entry"}
-    | {"artifact_provides", "artifact_depends", "budgets", "timing", "health", "provenance"}
-)
-_TARGET_FIELDS = frozenset(
-    {"name", "board_classes", "architectures", "accelerators", "page_sizes_bytes"}
-    | {"runtime", "min_runtime_version", "below_runtime_version"}
-)
-_FILE_FIELDS = frozenset({"path", "digest", "size_bytes"})
-
-
-def check_path(path: str) -> str:
-    """A path inside a bundle: relative, plain ASCII, so that no file system takes two for one.
-
-    Raises:
-        Problem: ``unsafe-archive``.
-    """
-    parts = path.split("/")
-    if (
-        not path
-        or len(path) > 255
-        or path[1:2] == ":"
-        or any(part in {".", ".."} or _SEGMENT.fullmatch(part) is None for part in parts)
-    ):
-        raise unsafe(f"the bundle holds a file with the path {path[:120]!r}; paths must be relative and plain")
-    return path
-
-
-def parse_manifest(data: bytes) -> Manifest:
-    """Read what the board needs of a manifest.
-
-    Raises:
-        Problem: ``corrupt-artifact`` or ``unsafe-archive``.
-    """
-    try:
-        value = json.loads(data, object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as exc:
-        raise corrupt(f"the bundle's manifest cannot be read: {exc}") from exc
-    if not isinstance(value, dict):
-        raise corrupt("the bundle's manifest is not a JSON object")
-    if value.get("schema") != SCHEMA:
-        raise corrupt(f"the bundle's manifest has schema {value.get('schema')!r}; this board understands {SCHEMA}")
-    _check_known(value, _FIELDS, "manifest")
-    target = _field(value, "target", dict)
-    _check_known(target, _TARGET_FIELDS, "manifest's target")
-    listed = _field(value, "files", list)
-    entries = tuple(_entry(one) for one in listed)
-    folded = [one.path.casefold() for one in entries]
-    if len(set(folded)) != len(folded):
-        raise unsafe("the manifest lists a path twice (or two that differ in case only)")
-    below = {path[: at.start()] for path in folded for at in re.finditer("/", path)}
-    if below & set(folded):
-        raise unsafe(f"the manifest lists {min(below & set(folded))!r} both as a file and as a directory")
-    kind = _text(value.get("format"), "format")
-    if kind == IMAGES and not {one.path[-4:] for one in entries} >= {".img"}:
-        raise corrupt("the manifest is of a firmware of images, and it lists no image")
-    if kind == IMAGES and not all(_IMAGE.fullmatch(one.path) for one in entries):
-        raise corrupt("the manifest is of a firmware of images, and it lists more than images and firmware.json")
-    entry = value.get("entry")
-    if entry is not None and (not isinstance(entry, str) or entry not in {one.path for one in entries}):
-        raise corrupt(f"the manifest's entry {str(entry)[:120]!r} is not one of its files")
-    return Manifest(
-        name=_text(value.get("name"), "name"),
-        version=_text(value.get("version"), "version"),
-        track=_text(value.get("track"), "track"),
-        format=kind,
-        entry=entry,
-        runtime=_text_or_none(target, "runtime"),
-        min_runtime_version=_text_or_none(target, "min_runtime_version"),
-        below_runtime_version=_text_or_none(target, "below_runtime_version"),
-        board_classes=_names(target, "board_classes"),
-        architectures=_names(target, "architectures"),
-        accelerators=_names(target, "accelerators"),
-        page_sizes_bytes=_page_sizes(target),
-        provides={_text(key, "key"): _text(one, key) for key, one in _field(value, "artifact_provides", dict).items()},
-        depends={_text(key, "key"): _texts(one, key) for key, one in _field(value, "artifact_depends", dict).items()},
-        files=entries,
-        health=_health(value.get("health"), {one.path for one in entries}),
-    )
-
-
-def _health(value: object, paths: set[str]) -> Health | None:
-    if value is None:
-        return None
-    path, timeout_s = (value.get("path"), value.get("timeout_s")) if isinstance(value, dict) else (None, None)
-    if path not in paths or type(timeout_s) is not int or not 1 <= timeout_s <= MAX_HEALTH_S:
-        raise corrupt("the manifest's health check names no file of the bundle, or no time of 1 to 3600 s")
-    return Health(path=str(path), timeout_s=timeout_s)
 
 
 def unpack(bundle: Path, into: Path, limits: Limits | None = None) -> Manifest:
@@ -325,70 +166,6 @@ def altered(manifest: Manifest, tree: Path) -> list[str]:
         if found != one.digest:
             wrong.append(f"{one.path} hashes to {found}, expected {one.digest}")
     return wrong
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object with a key twice: two readers could each believe another one of them."""
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("an object has the same key twice")
-    return value
-
-
-def _field(value: Mapping[str, Any], name: str, kind: type) -> Any:
-    found = value.get(name)
-    if not isinstance(found, kind):
-        raise corrupt(f"the manifest's {name!r} is {type(found).__name__}, expected {kind.__name__}")
-    return found
-
-
-def _names(target: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    return _texts(target.get(name), f"target.{name}")
-
-
-def _texts(value: object, what: str) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise corrupt(f"the manifest's {what[:120]} is not a list of names")
-    return tuple(_text(one, what) for one in value)
-
-
-def _text(value: object, what: str) -> str:
-    """A text that may stand in a message and on a terminal: one line, no control characters, no second meaning."""
-    if not isinstance(value, str) or not 0 < len(value) <= 256 or not (value.isascii() and value.isprintable()):
-        raise corrupt(f"the manifest's {what[:120]!r} is {str(value)[:80]!r}, expected plain printable text")
-    return value
-
-
-def _check_known(value: Mapping[str, Any], known: frozenset[str], what: str) -> None:
-    unknown = sorted(value.keys() - known)
-    if unknown:
-        raise corrupt(f"the {what} has the unknown field {unknown[0][:120]!r}")
-
-
-def _text_or_none(target: Mapping[str, Any], name: str) -> str | None:
-    found = target.get(name)
-    return None if found is None else _text(found, f"target.{name}")
-
-
-def _page_sizes(target: Mapping[str, Any]) -> tuple[int, ...]:
-    found = target.get("page_sizes_bytes")
-    if not isinstance(found, list) or not all(type(one) is int for one in found):
-        raise corrupt("the manifest's target.page_sizes_bytes is not a list of sizes")
-    return tuple(found)
-
-
-def _entry(value: object) -> Entry:
-    if not isinstance(value, dict):
-        raise corrupt("the manifest's files are not objects")
-    _check_known(value, _FILE_FIELDS, "manifest's list of files")
-    path, digest, size = value.get("path"), value.get("digest"), value.get("size_bytes")
-    if not isinstance(path, str) or not isinstance(digest, str) or type(size) is not int or size < 0:
-        raise corrupt(f"the manifest's entry for {str(path)[:120]!r} lacks a path, a digest or a size of 0 or more")
-    if _DIGEST.fullmatch(digest) is None:
-        raise corrupt(f"the manifest's digest of {path[:120]!r} is {digest[:80]!r}, expected sha256:<64 hex digits>")
-    if check_path(path).casefold() == MANIFEST:
-        raise unsafe("the manifest lists itself")
-    return Entry(path=path, digest=digest, size_bytes=size)
 
 
 def _check_amounts(manifest: Manifest, limits: Limits) -> None:

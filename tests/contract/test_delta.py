@@ -316,3 +316,16 @@ def test_a_bomb_is_refused_before_it_is_inflated(home: Home) -> None:
     for announced, said in ((2**20, "holds"), (2**26, "has a stream")):
         with pytest.raises(Problem, match=said):
             made(home, header(head) + block([(0, Code.BZ2, announced, bomb)]))
+
+
+def test_what_becomes_of_each_file_adds_up(home: Home, tmp_path: Path) -> None:
+    arrays = weights()[:2]
+    old = packed(tmp_path, model(quantised(arrays)), kept=b"k" * 9000)
+    new = packed(tmp_path, model(quantised(tuned(arrays, 0.001))), kept=b"k" * 9000, added=bytes(range(256)) * 9)
+    files = {one.path: one for one in between(home, new, old).files}
+    assert set(files) == {"manifest.json", "model.onnx", "kept", "added"}
+    for one in files.values():
+        assert one.copied_bytes + one.near_bytes + one.new_bytes == one.size_bytes
+    assert files["kept"].copied_bytes == 9000
+    assert files["added"].new_bytes == files["added"].size_bytes
+    assert files["model.onnx"].near_bytes > 0.9 * files["model.onnx"].size_bytes

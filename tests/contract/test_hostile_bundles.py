@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from support.bundles import archive, manifest_json, member, sha256
 
 from pytest_edgehil.artifacts import bundle as host
+from pytest_edgehil.artifacts import manifest as host_manifest
 from pytest_edgehil.artifacts.delta.document import Head, Literal, write
 from pytest_edgehil.errors import CorruptArtifact, UnsafeArchive
+from pytest_edgehil.onboard import manifest as board_manifest
 from pytest_edgehil.onboard import patch, unpack
 from pytest_edgehil.onboard.home import Home
 from pytest_edgehil.onboard.problem import Problem
@@ -235,3 +237,115 @@ def test_a_delta_that_claims_another_result_makes_what_has_not_that_digest(tmp_p
     assert sha256(made) != claimed
     assert gzip.decompress(made) == content
     assert list(home.store.iterdir()) == []
+
+
+# --- host and board keep the same rules --------------------------------------------------------------
+
+RULES = {
+    "format of another track": {"format": "firmware-tree"},
+    "no quantisation": {"quantisation": "none"},
+    "quantisation that is no word": {"quantisation": "INT 8"},
+    "name in upper case": {"name": "Digits"},
+    "name beyond its length": {"name": "d" * 65},
+    "version with a blank": {"version": "1 0"},
+    "no file": {"files": []},
+    "files that are not sorted": {
+        "files": [{"path": path, "digest": sha256(b""), "size_bytes": 0} for path in ("model.onnx", "a/b")]
+    },
+    "no entry": {"entry": None},
+    "true as schema": {"schema": True},
+    "latency that is a float": {"budgets": {"p95_latency_us": 1.5, "peak_rss_bytes": None, "size_bytes": None}},
+    "latency of nothing": {"budgets": {"p95_latency_us": 0, "peak_rss_bytes": None, "size_bytes": None}},
+    "memory as text": {"budgets": {"p95_latency_us": None, "peak_rss_bytes": "1 MiB", "size_bytes": None}},
+    "memory beyond 2^53": {"budgets": {"p95_latency_us": None, "peak_rss_bytes": 2**53, "size_bytes": None}},
+    "budget that there is not": {
+        "budgets": {"p95_latency_us": None, "peak_rss_bytes": None, "size_bytes": None, "x": 1}
+    },
+    "no budgets": {"budgets": None},
+    "timing without a report": {"timing": [{"task": "t", "budget_us": 1, "tool": "x"}]},
+    "timing of nothing": {"timing": [{"task": "t", "budget_us": 0, "tool": "x", "report": sha256(b"")}]},
+    "timing with a task twice": {"timing": [{"task": "t", "budget_us": 1, "tool": "x", "report": sha256(b"")}] * 2},
+    "health of no file": {"health": {"path": "x", "timeout_s": 1}},
+    "health that takes an hour and a second": {"health": {"path": "model.onnx", "timeout_s": 3601}},
+    "provenance that is no digest": {
+        "provenance": {"source": "x", "recipe": sha256(b""), "calibration": None, "tools": {}}
+    },
+    "tool with an escape": {
+        "provenance": {"source": sha256(b""), "recipe": sha256(b""), "calibration": None, "tools": {"a\x1b": "1"}}
+    },
+    "depends on nothing": {"artifact_depends": {"model.name": []}},
+    "key that is none": {"artifact_provides": {"model name": "x"}},
+}  # fmt: skip
+TARGETS = {
+    "no class": {"board_classes": []},
+    "class with a blank": {"board_classes": ["pi 5"]},
+    "page size that no kernel has": {"page_sizes_bytes": [4097]},
+    "machine that is none": {"architectures": ["arm 64"]},
+    "versions without a runtime": {"runtime": None, "min_runtime_version": "1"},
+    "range that is empty": {"runtime": "onnxruntime", "min_runtime_version": "2", "below_runtime_version": "1.9"},
+    "version that is none": {"runtime": "onnxruntime", "min_runtime_version": "1.x"},
+}
+
+
+def said_by_both(data: bytes) -> tuple[str | None, str | None]:
+    """What the two readers of manifests say."""
+    try:
+        host_manifest.parse(data)
+        by_host = None
+    except CorruptArtifact as problem:
+        by_host = str(problem)
+    try:
+        board_manifest.parse_manifest(data)
+        by_board = None
+    except Problem as problem:
+        by_board = problem.message
+    return by_host, by_board
+
+
+ALL_RULES = {**RULES, **{name: {"target": one} for name, one in TARGETS.items()}}
+
+
+@pytest.mark.parametrize("changes", ALL_RULES.values(), ids=ALL_RULES)
+def test_a_rule_of_the_manifest_is_kept_by_both(changes: dict[str, Any]) -> None:
+    document = json.loads(manifest_json(FILES))
+    if "target" in changes:
+        changes = {"target": {**document["target"], **changes["target"]}}
+    text = json.dumps({**document, **changes}, sort_keys=True, separators=(",", ":")).encode()
+    for said in said_by_both(text):
+        assert said
+        assert said.isprintable()
+
+
+def test_another_spelling_of_a_manifest_is_refused_by_both() -> None:
+    document = json.loads(manifest_json(FILES))
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    assert said_by_both(canonical) == (None, None)
+    for text in (
+        json.dumps(document, sort_keys=True).encode(),
+        canonical + b"\n",
+        canonical.replace(b"model", b"\\u006dodel"),
+    ):
+        assert None not in said_by_both(text)
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.data())
+def test_what_one_reader_of_manifests_takes_the_other_takes_too(data: st.DataObject) -> None:
+    document = json.loads(manifest_json(FILES))
+    odd = values | st.floats(0, 5) | st.sampled_from(["none", "fp32", "1.20", "*", "model.onnx", "prompt", sha256(b"")])
+    for _ in range(data.draw(st.integers(0, 3))):
+        inner = document
+        while True:
+            key = data.draw(st.sampled_from(sorted(inner)))
+            if isinstance(inner[key], dict) and inner[key] and data.draw(st.booleans()):
+                inner = inner[key]
+            else:
+                break
+        if data.draw(st.integers(0, 9)) == 0:
+            del inner[key]
+        else:
+            inner[key] = data.draw(odd)
+        if not inner:
+            break
+    by_host, by_board = said_by_both(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
+    assert (by_host is None) == (by_board is None), (by_host, by_board)

@@ -127,7 +127,7 @@ def bundle(
     files: Mapping[str, bytes],
     *,
     track: Track = Track.MODEL,
-    kind: str = "onnx",
+    kind: str | None = None,
     runtime: str | None = "onnxruntime",
     entry: str | None = None,
     name: str = "tiny",
@@ -138,6 +138,7 @@ def bundle(
     compresslevel: int = 9,
 ) -> Artifact:
     """A bundle made by hand, so that these tests do not depend on the packer; `change` overrides manifest fields."""
+    kind = kind or {Track.MODEL: "onnx", Track.PROMPT: "prompt-bundle", Track.FIRMWARE: "firmware-tree"}[track]
     entries = [
         {"path": path, "digest": digest(content), "size_bytes": len(content)} for path, content in sorted(files.items())
     ]
@@ -168,7 +169,10 @@ def bundle(
         "provenance": {"source": NOTHING, "recipe": NOTHING, "calibration": None, "tools": {}},
         **(change or {}),
     }
-    members = [("manifest.json", json.dumps(fields).encode()), *sorted(files.items())]
+    members = [
+        ("manifest.json", json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()),
+        *sorted(files.items()),
+    ]
     data = archive(members, executable=executable, compresslevel=compresslevel)
     path = directory / digest(data)[7:15] / f"{name}-{version}-any-{fields['quantisation']}.tar.gz"
     path.parent.mkdir(exist_ok=True)

@@ -46,6 +46,17 @@ LEAST_BESIDE_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileShare:
+    """How many bytes of one file of the new bundle are copied, near to what is there, and new."""
+
+    path: str
+    size_bytes: int
+    copied_bytes: int
+    near_bytes: int
+    new_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
     """What was found.
 
@@ -55,6 +66,7 @@ class Delta:
         operations: in order.
         blocks: the operations as they are sent.
         size_bytes: of the delta as a file.
+        files: what becomes of each file, in the bundle's order.
     """
 
     new: Artifact
@@ -62,6 +74,7 @@ class Delta:
     operations: tuple[Operation, ...]
     blocks: tuple[Block, ...]
     size_bytes: int
+    files: tuple[FileShare, ...]
 
     @property
     def share(self) -> float:
@@ -110,7 +123,8 @@ def create(new: Artifact, sources: Sequence[Artifact]) -> Delta | None:
     )
     told = tuple(blocks(operations))
     size_bytes = len(header(head)) + sum(len(one.data) for one in told)
-    return Delta(new=new, head=head, operations=operations, blocks=told, size_bytes=size_bytes)
+    files = tuple(_shares(stream, operations))
+    return Delta(new=new, head=head, operations=operations, blocks=told, size_bytes=size_bytes, files=files)
 
 
 def read_stream(artifact: Artifact) -> ByteArray | None:
@@ -124,6 +138,23 @@ def read_stream(artifact: Artifact) -> ByteArray | None:
     if data is None or f"sha256:{hashlib.sha256(data.data).hexdigest()}" != artifact.digest:
         raise CorruptArtifact(f"{artifact.path}: is no longer {artifact.digest}; build or fetch it again")
     return ustar.stored_content(data)
+
+
+def _shares(stream: ByteArray, operations: Sequence[Operation]) -> Iterator[FileShare]:
+    ends = np.cumsum([0, *(one.size_bytes for one in operations)])
+    for path, start, size in ustar.layout(stream.data):
+        made = {Copy: 0, Difference: 0, Literal: 0}
+        for number in range(int(np.searchsorted(ends, start, side="right")) - 1, len(operations)):
+            if ends[number] >= start + size:
+                break
+            made[type(operations[number])] += int(min(ends[number + 1], start + size) - max(ends[number], start))
+        yield FileShare(
+            path=path,
+            size_bytes=size,
+            copied_bytes=made[Copy],
+            near_bytes=made[Difference],
+            new_bytes=made[Literal],
+        )
 
 
 # --- what is the same --------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from pathlib import Path
 from ..durable import fsync_directory, write_all, write_atomically
 from ..frames import Message
 from ..home import remove, sysroot
+from ..manifest import Manifest
 from ..problem import Problem, storage
 from ..readback import DIRECT, sha256_on_medium
-from ..unpack import Manifest
 from . import Told
 
 FORMAT = "firmware-tree"

@@ -20,10 +20,11 @@ from pathlib import Path
 from ..durable import fsync_directory, write_atomically
 from ..frames import Message
 from ..home import Home, sysroot
+from ..manifest import Entry, Manifest
 from ..problem import Problem, storage
 from ..readback import DIRECT, sha256_on_medium
 from ..uncached import Uncached
-from ..unpack import Entry, Manifest, member
+from ..unpack import member
 from . import Slots, Told
 
 IDENTITY = "etc/edgehil/firmware.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -163,7 +164,19 @@ def test_the_report_is_written_beside_the_artifact(room: Path) -> None:
     assert document["accuracy"]["items"] == 40
     assert document["host_latency"]["artifact_p50_ns"] > 0
     assert f"| digest | {report.artifact.digest} |" in as_markdown.read_text()
-    assert "agreement" in report.to_text()
+    assert report.operators
+    assert report.errors
+    # what a build must tell, in each of its three forms
+    said = ("size", "agreement", "accuracy", "host latency", "host memory", "quantised", "worst layers")
+    for text in (report.to_text(), as_markdown.read_text()):
+        assert [one for one in said if one not in text] == []
+    assert document["source_size_bytes"] == (room / "model.onnx").stat().st_size
+    assert document["output_size_bytes"] == len(file_bytes(report.artifact, "model.onnx"))
+    assert document["host_memory"]["artifact_bytes"] > 0
+    assert all(0 <= one["quantised"] <= one["total"] for one in document["operators"])
+    errors = [one["relative_rms"] for one in document["largest_errors"]]
+    assert errors == sorted(errors, reverse=True)
+    assert json.loads(as_json.read_text()) == document
 
 
 def test_weights_beside_the_model_are_taken_in_and_their_change_is_a_change_of_the_source(room: Path) -> None:

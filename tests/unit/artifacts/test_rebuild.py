@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from support.onnx_models import classifier
 
@@ -229,6 +230,41 @@ def test_any_input_that_changes_changes_the_bytes_and_is_named(
 
 
 NAMES = {"model": "tiny", "prompt": "ask", "firmware": "edge-os", "images": "edge-image"}
+
+
+def test_weights_in_a_file_beside_the_model_are_its_source(room: Path) -> None:
+    text = RECIPE.replace("quantise: {method: static, calibration: items.npz}\n", "")
+    (room / "recipe.yaml").write_text(text)
+    model = onnx.load(room / "model.onnx")
+    onnx.save(model, room / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    artifact = made(room)
+    assert differences(room, artifact) == ()
+    data = bytearray((room / "weights.bin").read_bytes())
+    data[5] ^= 1
+    (room / "weights.bin").write_bytes(data)
+    (found,) = differences(room, artifact)
+    assert found.startswith("source: ")
+
+
+def test_weights_of_a_branch_in_a_file_beside_the_model_are_its_source_too(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    from pytest_edgehil.artifacts.build import _whole
+
+    out = [helper.make_tensor_value_info("w", TensorProto.FLOAT, [64])]
+    weights = numpy_helper.from_array(np.arange(64, dtype=np.float32), "w")
+    branch = helper.make_graph([], "branch", [], out, [weights])
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    inputs = [helper.make_tensor_value_info("c", TensorProto.BOOL, [])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [64])]
+    model = helper.make_model(helper.make_graph([node], "net", inputs, outputs))
+    onnx.save(model, tmp_path / "plain.onnx")
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert (tmp_path / "weights.bin").stat().st_size >= 256
+    whole = _whole(tmp_path / "model.onnx")
+    assert onnx.load_from_string(whole) == onnx.load(tmp_path / "plain.onnx")
+    (tmp_path / "weights.bin").write_bytes(bytes((tmp_path / "weights.bin").stat().st_size))
+    assert _whole(tmp_path / "model.onnx") != whole
 
 
 def test_another_version_of_a_tool_is_named(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ def test_it_says_what_is_sent_and_writes_what_a_board_applies(
     said = capsys.readouterr().out
     assert "digits 1.0.1 int8-static from digits 1.0.0 int8-static" in said
     assert "of a full push" in said
+    assert "model.onnx: 195 KiB, 100.0% there, 0.0% new" in said
     one = peek(out)
     home = Home(tmp_path / "board")
     home.prepare()

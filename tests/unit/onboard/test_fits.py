@@ -27,8 +27,8 @@ from pytest_edgehil.model.artifact import (
 from pytest_edgehil.model.board import Accelerator
 from pytest_edgehil.onboard import fits
 from pytest_edgehil.onboard.home import Home
+from pytest_edgehil.onboard.manifest import parse_manifest
 from pytest_edgehil.onboard.problem import Problem
-from pytest_edgehil.onboard.unpack import parse_manifest
 
 HERE = fits.Here(
     cls="pi5-8gb-hat2",

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from support.boards import archive, bundle, digest
 
 from pytest_edgehil.onboard.home import Home
+from pytest_edgehil.onboard.manifest import parse_manifest
 from pytest_edgehil.onboard.problem import Problem
-from pytest_edgehil.onboard.unpack import Limits, install, parse_manifest, unpack
+from pytest_edgehil.onboard.unpack import Limits, install, unpack
 
 
 @pytest.fixture
@@ -66,26 +67,34 @@ def test_the_packer_of_the_host_writes_what_the_board_reads(home, tmp_path):
 
 
 def fields(contents: dict[str, bytes], /, **change) -> dict:
-    entries = [{"path": path, "digest": digest(one), "size_bytes": len(one)} for path, one in contents.items()]
+    entries = [{"path": path, "digest": digest(one), "size_bytes": len(one)} for path, one in sorted(contents.items())]
     target = {
         "name": "any", "board_classes": ["*"], "architectures": [], "accelerators": [], "page_sizes_bytes": [],
-        "runtime": None,
+        "runtime": None, "min_runtime_version": None, "below_runtime_version": None,
     }  # fmt: skip
     return {
-        "schema": 1, "name": "x", "version": "1", "track": "model", "format": "onnx", "target": target,
-        "files": entries, "entry": None, "artifact_provides": {}, "artifact_depends": {}, **change,
+        "schema": 1, "name": "x", "version": "1", "track": "model", "format": "onnx", "quantisation": "fp32",
+        "target": target, "files": entries, "entry": min(contents, default=""), "artifact_provides": {},
+        "artifact_depends": {}, "budgets": {"p95_latency_us": None, "peak_rss_bytes": None, "size_bytes": None},
+        "timing": [], "health": None, "provenance": {
+            "source": digest(b""), "recipe": digest(b""), "calibration": None, "tools": {},
+        }, **change,
     }  # fmt: skip
+
+
+def written(document: dict) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
 def made(contents: dict[str, bytes], members: list[tuple[str, bytes]] | None = None, /, **change) -> bytes:
-    text = json.dumps(fields(contents, **change)).encode()
+    text = written(fields(contents, **change))
     return archive([("manifest.json", text), *(list(contents.items()) if members is None else members)])
 
 
 def odd(kind: bytes, name: str = "evil", **attributes) -> bytes:
     """A bundle whose second member is no regular file."""
     buffer = io.BytesIO()
-    text = json.dumps(fields({"a": b"1"})).encode()
+    text = written(fields({"a": b"1"}))
     with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.USTAR_FORMAT) as out:
         first = tarfile.TarInfo("manifest.json")
         first.size = len(text)
@@ -100,7 +109,7 @@ def odd(kind: bytes, name: str = "evil", **attributes) -> bytes:
 
 def with_format(kind: int, name: str) -> bytes:
     buffer = io.BytesIO()
-    text = json.dumps(fields({"a": b"1"})).encode()
+    text = written(fields({"a": b"1"}))
     with tarfile.open(fileobj=buffer, mode="w:gz", format=kind) as out:
         for path, content in (("manifest.json", text), (name, b"1")):
             info = tarfile.TarInfo(path)
@@ -170,7 +179,7 @@ def test_a_bomb_is_refused_before_it_is_inflated(home, tmp_path):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.USTAR_FORMAT) as out:
         for path, length in (("manifest.json", None), ("zeros", size)):
-            text = json.dumps(fields({}, files=[entry])).encode()
+            text = written(fields({}, files=[entry], entry="zeros"))
             info = tarfile.TarInfo(path)
             info.size = len(text) if length is None else length
             out.addfile(info, io.BytesIO(text) if length is None else _Zeros())
