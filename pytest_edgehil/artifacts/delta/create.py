@@ -66,7 +66,7 @@ class Delta:
         operations: in order.
         blocks: the operations as they are sent.
         size_bytes: of the delta as a file.
-        files: what becomes of each file, in the bundle's order.
+        files: what becomes of each file, in the bundle's order; empty: nobody has asked.
     """
 
     new: Artifact
@@ -74,7 +74,7 @@ class Delta:
     operations: tuple[Operation, ...]
     blocks: tuple[Block, ...]
     size_bytes: int
-    files: tuple[FileShare, ...]
+    files: tuple[FileShare, ...] = ()
 
     @property
     def share(self) -> float:
