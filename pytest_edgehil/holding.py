@@ -92,6 +92,7 @@ class Holding:
             serial="",
             hardware_model="",
             accelerator=None if self._board.accelerator is None else self._board.accelerator.kind,
+            timing=self._board.timing,
         )
 
     @property

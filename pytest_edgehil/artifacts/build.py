@@ -112,6 +112,7 @@ def _build_model(recipe: Recipe, step: ModelStep, out_dir: Path, progress: Progr
             symmetric=how.symmetric,
             optimise=how.optimise,
             percentile=how.percentile,
+            bit_exact=how.bit_exact,
         )
         try:
             data = quantise(source, settings, calibration=calibration, progress=progress)

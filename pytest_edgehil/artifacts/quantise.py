@@ -57,6 +57,8 @@ class Quantisation:
         block_size, symmetric: int4 only.
         optimise: let ONNX Runtime simplify the graph before (constant folding, fused nodes that are still ONNX).
         percentile: see `calibrate.tensor_ranges`; static only.
+        bit_exact: static only: x86 and Arm give the same bits. Sums of two tensors stay in floating point, because ONNX
+            Runtime's integer kernel for them rounds otherwise on Arm (see `_without_integer_sums`).
     """
 
     method: str
@@ -70,6 +72,7 @@ class Quantisation:
     symmetric: bool = True
     optimise: bool = False
     percentile: float | None = None
+    bit_exact: bool = False
 
 
 def quantise(
@@ -140,7 +143,22 @@ def prepared(source: bytes, how: Quantisation) -> Any:
             counts[node.op_type] += 1
             if name not in taken:
                 node.name = name
+    if how.bit_exact:
+        _without_integer_sums(model)
     return model
+
+
+def _without_integer_sums(model: Any) -> None:
+    """Write every ``Add`` as a ``Sum`` of two: it means the same, and is summed in floating point also when quantised.
+
+    ONNX Runtime fuses DequantizeLinear, Add and QuantizeLinear to QLinearAdd, whoever has put them there. On x86 that
+    is computed in float32 with fused multiply-add, on Arm with 22-bit integer multipliers (onnxruntime/core/mlas/lib,
+    intrinsics/avx2/qladd_avx2.cpp and qladd.cpp), so that one result in some thousands is a step apart. ``Sum`` is
+    fused with nothing, and one addition of floats rounds alike everywhere.
+    """
+    for node in model.graph.node:
+        if node.op_type == "Add" and node.domain in {"", "ai.onnx"}:
+            node.op_type = "Sum"
 
 
 def _optimised(source: bytes) -> bytes:

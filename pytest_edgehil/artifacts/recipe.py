@@ -13,6 +13,7 @@
       per_channel: true
       exclude: []                 # names of nodes that stay as they are
       exclude_operators: []       # and types of operators
+      bit_exact: false            # static: the same bits on x86 and Arm; sums of two tensors stay in floating point
       optimise: false             # let ONNX Runtime fold constants and simplify the graph before
     evaluate:
       dataset: heldout.npz
@@ -86,6 +87,7 @@ class QuantiseStep:
     block_size: int
     symmetric: bool
     optimise: bool
+    bit_exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +230,7 @@ _FOR = {
     "calibration": ("static",),
     "items": ("static",),
     "percentile": ("static",),
+    "bit_exact": ("static",),
     "activations": ("static",),
     "per_channel": ("static", "dynamic"),
     "weights": ("static", "dynamic"),
@@ -254,6 +257,7 @@ class _Quantise(Section):
     block_size: Literal[16, 32, 64, 128, 256] = 32
     symmetric: bool = True
     optimise: bool = False
+    bit_exact: bool = False
 
     @model_validator(mode="after")
     def _goes_together(self) -> _Quantise:
@@ -388,6 +392,7 @@ def _step(value: _AnyRecipe, document: Document) -> ModelStep | PromptStep | Fir
             block_size=how.block_size,
             symmetric=how.symmetric,
             optimise=how.optimise,
+            bit_exact=how.bit_exact,
         ),
         evaluate=None
         if evaluate is None

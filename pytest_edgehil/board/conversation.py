@@ -41,6 +41,9 @@ from pytest_edgehil.model.sample import SensorReading
 SILENCE_S = 10.0
 """Twenty heartbeats: on a busy board some may be late, on a living link not all of them."""
 
+COUNTED_SILENCE_S = 120.0
+"""Of a board whose time is its instructions: half a second of it takes as long as the host needs to emulate it."""
+
 HELLO_S = 300.0
 """Until the first frame the caller's deadline counts; this is only so that the reading thread ends some day."""
 
@@ -69,10 +72,12 @@ class Conversation:
     Args:
         channel: to the running program.
         board_id: for messages.
+        silence_s: a link that is silent for so long is lost; None: `SILENCE_S`.
     """
 
-    def __init__(self, channel: Channel, *, board_id: str) -> None:
+    def __init__(self, channel: Channel, *, board_id: str, silence_s: float | None = None) -> None:
         self._channel = channel
+        self._silence_s = SILENCE_S if silence_s is None else silence_s
         self._board_id = board_id
         self._frames: queue.Queue[Answer | _Over] = queue.Queue()
         self._readings: collections.deque[SensorReading] = collections.deque(maxlen=MAX_READINGS)
@@ -282,7 +287,7 @@ class Conversation:
         buffer = wire.FrameBuffer(self._board_id)
         said_hello = False
         try:
-            while data := self._receive(SILENCE_S if said_hello else HELLO_S):
+            while data := self._receive(self._silence_s if said_hello else HELLO_S):
                 buffer.feed(data)
                 while (frame := buffer.next()) is not None:
                     said_hello = True
@@ -339,7 +344,7 @@ class Conversation:
             if not self._sending.acquire(blocking=False):
                 continue
             try:
-                self._channel.send(wire.encode({"op": "ping"}), timeout_s=SILENCE_S)
+                self._channel.send(wire.encode({"op": "ping"}), timeout_s=self._silence_s)
             except BoardError as problem:
                 self._reader.join(LAST_WORDS_S)
                 self._over(problem)

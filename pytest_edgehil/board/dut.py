@@ -35,7 +35,7 @@ from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.board.tally import Tally
 from pytest_edgehil.errors import BoardError, DatasetError, ModelError, Overheated, UserError
 from pytest_edgehil.model.artifact import Combo
-from pytest_edgehil.model.board import Board
+from pytest_edgehil.model.board import Board, Timing
 from pytest_edgehil.model.quantity import rate_per_second
 from pytest_edgehil.model.record import BoardRef
 from pytest_edgehil.model.sample import Sample, SensorReading
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 RUN_S = 120.0
 LOAD_S = 300.0
+COUNTED_PATIENCE = 20.0
+"""So many times as long may be what is told in seconds of a board that counts its instructions: the host is slower."""
 WARMUP_INFERENCES = 10
 WARMUP_S = 5.0
 CRITICAL_C = 110.0
@@ -117,11 +119,12 @@ class Dut:
         self._pairings: dict[str, Pairing] = {}
         self._order_seed = order_seed
         self._step = step
-        self._tally = Tally(steady_state_s=session.board.steady_state_s)
+        self._tally = Tally(steady_state_s=session.board.steady_state_s, timing=session.board.timing)
         self._fed = Fed()
         self._courses: list[Course] = []
         self._warm: set[str] = set()
         self._pace_s = 0.0
+        self._patience = 1.0 if session.board.timing is Timing.WALL else COUNTED_PATIENCE
         self._pick_up_s = pick_up_s
         self._detached: DetachedMeasurement | None = None
         self._calls = 0
@@ -246,6 +249,7 @@ class Dut:
             accelerator=board.accelerator.kind if board.accelerator else platform.accelerator,
             runtime=None if loaded is None else f"{loaded.runtime} {loaded.runtime_version}",
             firmware=platform.firmware,
+            timing=board.timing,
         )
 
     @property
@@ -532,7 +536,7 @@ class Dut:
                 inferences=WARMUP_INFERENCES,
                 seconds=WARMUP_S,
                 batched=group.batched,
-                timeout_s=RUN_S,
+                timeout_s=RUN_S * self._patience,
                 on_progress=self._watch,
             )
         self._warm.add(group.signature)
@@ -614,7 +618,11 @@ class Dut:
             if self._against is None or name not in self._against.artifacts:
                 raise UserError(f"{self.board.id}: no artifact was given for the baseline {name!r}")
             self._pairings[name] = Pairing(
-                self._against.artifacts[name], name=name, seed=self._against.seed, threads=self._threads
+                self._against.artifacts[name],
+                name=name,
+                seed=self._against.seed,
+                threads=self._threads,
+                patience=self._patience,
             )
         return self._pairings[name]
 
@@ -663,7 +671,7 @@ class Dut:
             keep_outputs=keep_outputs,
             batched=group.batched,
             rate_hz=rate_hz,
-            timeout_s=RUN_S + expected_s,
+            timeout_s=(RUN_S + expected_s) * self._patience,
             on_progress=self._watch,
         )
 

@@ -109,6 +109,7 @@ class OnboardClient:
         holder: str,
         slots: Slots | None = None,
         timeout_s: float = 60.0,
+        silence_s: float | None = None,
     ) -> Self:
         """Start a session; pushes the program first if the board does not have it.
 
@@ -120,6 +121,7 @@ class OnboardClient:
             holder: who holds the lease.
             slots: that the lab declares; None: the program takes the board for a Pi's.
             timeout_s: for all of it.
+            silence_s: a link that is silent for so long is lost; None: what is enough on a board with a clock.
 
         Raises:
             Fenced: the board has seen a higher token.
@@ -146,7 +148,7 @@ class OnboardClient:
         pushed = False
         while True:
             left = max(0.1, deadline - time.monotonic())
-            conversation = Conversation(transport.open(argv, timeout_s=left), board_id=board_id)
+            conversation = Conversation(transport.open(argv, timeout_s=left), board_id=board_id, silence_s=silence_s)
             try:
                 hello = conversation.hello(max(0.1, deadline - time.monotonic()))
                 platform = answers.platform_facts(hello.part("platform"))

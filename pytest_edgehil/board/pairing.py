@@ -61,9 +61,11 @@ class Pairing:
         name: as the marker names it.
         seed: of the order within the pairs.
         threads: of the runtime within one operator; the same as the model's.
+        patience: limits are so many times as long as elsewhere, on a board whose seconds are longer than the host's.
     """
 
-    def __init__(self, artifact: Artifact, *, name: str, seed: int, threads: int) -> None:
+    def __init__(self, artifact: Artifact, *, name: str, seed: int, threads: int, patience: float = 1.0) -> None:
+        self._patience = patience
         self._artifact = artifact
         self._name = name
         self._seed = seed
@@ -140,7 +142,7 @@ class Pairing:
                 inferences=WARMUP_INFERENCES,
                 seconds=WARMUP_S,
                 batched=group.batched,
-                timeout_s=RUN_S,
+                timeout_s=RUN_S * self._patience,
                 on_progress=on_progress,
             )
             self._warm.add(group.signature)
@@ -168,7 +170,8 @@ class Pairing:
                 client if ours else client.beside,
                 groups,
                 block=block,
-                timeout_s=RUN_S + 10 * (block + SWITCH_INFERENCES) * (pace_s if ours else self._pace_s),
+                timeout_s=self._patience
+                * (RUN_S + 10 * (block + SWITCH_INFERENCES) * (pace_s if ours else self._pace_s)),
                 on_progress=on_progress,
             )
         for group, count in _shares(groups, block):

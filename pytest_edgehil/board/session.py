@@ -11,11 +11,12 @@ import logging
 import time
 from collections.abc import Callable
 
+from pytest_edgehil.board.conversation import COUNTED_SILENCE_S
 from pytest_edgehil.board.fenced import FencedTransport
 from pytest_edgehil.board.onboard_client import OnboardClient
 from pytest_edgehil.board.transport import Transport
 from pytest_edgehil.errors import BoardError, ConnectFailed, DeadlineExceeded, Fenced, HostKeyMismatch, LabFileError
-from pytest_edgehil.model.board import Board, Environment
+from pytest_edgehil.model.board import Board, Environment, Timing
 from pytest_edgehil.model.fencing import Bearer
 
 Connect = Callable[[float], Transport]
@@ -153,6 +154,7 @@ class BoardSession:
             holder=self._holder,
             slots=self.board.slots,
             timeout_s=timeout_s,
+            silence_s=None if self.board.timing is Timing.WALL else COUNTED_SILENCE_S,
         )
         if client.platform.imitated and self.board.environment is Environment.HARDWARE:
             client.close()

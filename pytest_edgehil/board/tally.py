@@ -11,6 +11,7 @@ from pytest_edgehil.board import tokens
 from pytest_edgehil.board.answers import Generation, Measured, Timed
 from pytest_edgehil.board.evaluation import Evaluation
 from pytest_edgehil.errors import UserError
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.sample import ColdStart, Conditions, Sample, SensorReading
 from pytest_edgehil.model.series import Generations, HeldOut, LinkDrop, OpenLoop, Paired, TokenScores
 
@@ -27,11 +28,12 @@ class Tally:
     """Everything that was measured on one DUT.
 
     Args:
-        steady_state_s: of the board, see `model.board.Board`.
+        steady_state_s, timing: of the board, see `model.board.Board`.
     """
 
-    def __init__(self, *, steady_state_s: float | None = None) -> None:
+    def __init__(self, *, steady_state_s: float | None = None, timing: Timing = Timing.WALL) -> None:
         self._steady_state_s = steady_state_s
+        self._timing = timing
         self._starts: list[Array] = []
         self._latencies: list[Array] = []
         self._readings: list[SensorReading] = []
@@ -108,6 +110,7 @@ class Tally:
                 not_restarted=self._not_restarted,
                 link_drops=tuple(self._link_drops),
                 paired=tuple(self._paired.values()),
+                timing=self._timing,
             )
         return self._sample
 

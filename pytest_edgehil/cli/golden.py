@@ -102,7 +102,9 @@ def _golden(stored: StoredRun, test: StoredTest) -> Golden:
             f"{record.nodeid}: {sample.n} latencies were measured, a golden needs at least {FEWEST}: "
             "feed more in the test, for example dut.measure(feeds, inferences=1000)"
         )
-    trouble = no_measurement(np.asarray(sample.latencies_ns)) or validity.of_timing(sample).trouble
+    trouble = (
+        no_measurement(np.asarray(sample.latencies_ns), timing=sample.timing) or validity.of_timing(sample).trouble
+    )
     if trouble is not None:
         raise UserError(f"{record.nodeid}: these latencies must not be used: {trouble}")
     return Golden(
@@ -120,6 +122,7 @@ def _golden(stored: StoredRun, test: StoredTest) -> Golden:
         artifact=model.label,
         artifact_digest=model.digest,
         latencies_ns=tuple(sample.latencies_ns.tolist()),
+        timing=sample.timing,
     )
 
 
@@ -128,9 +131,11 @@ def _about(golden: Golden) -> str:
     import numpy as np
 
     from pytest_edgehil.model.quantity import format_duration
+    from pytest_edgehil.model.requirement import Timing
 
     p50, p95 = np.quantile(np.array(golden.latencies_ns), [0.5, 0.95], method="inverted_cdf")
+    counted = ", counted instructions" if golden.timing is Timing.ICOUNT else ""
     return (
-        f"{golden.artifact} on {golden.board_class} ({golden.environment}) with {golden.backend}: "
+        f"{golden.artifact} on {golden.board_class} ({golden.environment}{counted}) with {golden.backend}: "
         f"{len(golden.latencies_ns)} inferences, p50 {format_duration(float(p50))}, p95 {format_duration(float(p95))}"
     )

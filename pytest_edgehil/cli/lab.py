@@ -170,6 +170,7 @@ def _described(board: Board, state: BoardState, last: LastCheck | None) -> dict[
         "class": board.cls,
         "tags": sorted(board.tags),
         "environment": str(board.environment),
+        "timing": str(board.timing),
         "pool": board.pool,
         "state": str(state.state),
         "since": iso(state.since),

@@ -25,6 +25,7 @@ from pytest_edgehil.emulated.sensors import Sensors
 from pytest_edgehil.emulated.template import allow_shared, template_of
 from pytest_edgehil.errors import BoardError, ConfigError, PowerError
 from pytest_edgehil.model.board import Board, ConsoleAccess, EmulatedSpec, QmpPower, SshAccess
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.virtual.blueprint import write_private
 from pytest_edgehil.virtual.keys import BoardKeys, board_keys
 from pytest_edgehil.virtual.starting import exclusively, is_of_a_lease
@@ -104,7 +105,7 @@ def start(
         raise ConfigError(f"board {board.id} has no 'emulated' section, so there is nothing to start")
     require(QEMU)
     image = find_image(spec.image)
-    machine = Machine(image=image, memory_bytes=spec.memory_bytes, icount=spec.icount)
+    machine = Machine(image=image, memory_bytes=spec.memory_bytes, icount=board.timing is Timing.ICOUNT)
     directory = directory.absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)

@@ -55,6 +55,7 @@ def check_attestation(record: TestRecord, attestation: Attestation, trust: Trust
             (statement.board_id, statement.board_class, statement.environment, statement.firmware, statement.backend),
             None if board is None else (board.id, board.cls, board.environment, board.firmware, board.runtime),
         ),
+        ("timing", statement.timing, None if board is None else board.timing),
         (
             "artifacts",
             sorted([statement.subject, *(one.digest for one in statement.companions)]),

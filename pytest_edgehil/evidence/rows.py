@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pytest_edgehil.errors import EvidenceError
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.sample import ColdStart, Conditions, EarlierRun, Sample, SensorReading
 from pytest_edgehil.model.series import BlockPair, Generations, HeldOut, LinkDrop, OpenLoop, Paired, TokenScores
 
@@ -96,6 +97,10 @@ def _value(annotation: str, value: Any, *, where: str) -> Any:
         return tuple(_value(inner, one, where=f"{where}[{i}]") for i, one in enumerate(items))
     if annotation in _ARRAYS:
         return _ARRAYS[annotation](_list(value, where), where)
+    if annotation == "Timing":
+        if value not in list(Timing):
+            raise EvidenceError(f"{where}: {value!r} is none of {', '.join(Timing)}")
+        return Timing(value)
     allowed = _PLAIN[annotation]
     if not isinstance(value, allowed) or (isinstance(value, bool) and annotation != "bool"):
         raise EvidenceError(f"{where}: {value!r} is no {annotation}")

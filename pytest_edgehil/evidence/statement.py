@@ -10,7 +10,8 @@ Predicate::
     test, attempt
     policy          {"digest": {"sha256": …}} | null     the policy that the run was started under
     startedOn, finishedOn, expiresOn                     RFC 3339, UTC
-    environment     {kind, boardId, boardClass, boardSerial, boardModel, accelerator, firmware, backend}
+    environment     {kind, boardId, boardClass, boardSerial, boardModel, accelerator, firmware, backend, timing}
+                    timing: wall | icount (counted instructions); evidence from before it was written is wall
     subjectTrack    firmware | model | prompt
     companions      [{"track", "name", "digest": {"sha256"}}]   what else was on the board
     passedTests, warnedTests, failedTests                names of gates; warned = neither passed nor failed
@@ -39,6 +40,7 @@ from pytest_edgehil.evidence import canonical
 from pytest_edgehil.model.artifact import Track
 from pytest_edgehil.model.board import Environment
 from pytest_edgehil.model.record import ArtifactRef, GateUse, TestRecord
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.series import HeldOut
 from pytest_edgehil.model.verdict import Outcome, Verdict
 
@@ -110,6 +112,7 @@ class Statement:
     accelerator: str | None
     firmware: str | None
     backend: str | None
+    timing: Timing
     companions: tuple[Companion, ...]
     claims: tuple[Claim, ...]
     heldout: tuple[HeldOut, ...]
@@ -192,6 +195,7 @@ def build_statement(
             "accelerator": board.accelerator,
             "firmware": board.firmware,
             "backend": board.runtime,
+            "timing": board.timing.value,
         },
         "subjectTrack": about.track,
         "companions": [
@@ -257,6 +261,9 @@ def read_statement(payload: bytes, *, what: str) -> Statement:
         accelerator=environment.text_or_none("accelerator"),
         firmware=environment.text_or_none("firmware"),
         backend=environment.text_or_none("backend"),
+        timing=Timing.WALL
+        if environment.raw("timing") is None
+        else _enum(Timing, environment.text("timing"), f"{what}.predicate.environment.timing"),
         companions=_read_companions(predicate, what),
         claims=claims,
         # evidence from before it was written there names none

@@ -171,6 +171,10 @@ def check_envelope(path: Path, trust: Trust, *, now: float, evaluate: raw.Evalua
     _check_times(statement, now, what)
     sample = _raw_sample(statement, path.parent, what)
     _check_heldout(statement, sample, what)
+    if statement.timing is not sample.timing:
+        raise EvidenceError(
+            f"{what}: it claims that the board's timing is {statement.timing}, its raw results say {sample.timing}"
+        )
     verdicts = raw.recompute(sample, (one.use for one in statement.claims), evaluate=evaluate)
     for claim, verdict in zip(statement.claims, verdicts, strict=True):
         difference = disagreement(claim, verdict)

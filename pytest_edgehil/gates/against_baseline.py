@@ -15,6 +15,10 @@ simulations (``benchmarks/statistics/against_baseline.py``) the error at the bou
 at the default of 5 %, for correlations up to 0.8: the t approximation is no exact test. What it cannot see: a
 difference that shows only after hours, or only in a process of its own that is alone on the board; and how much
 the two models differ from one start of their processes to the next, because each is loaded once.
+
+Where a board counts its instructions (`Timing.ICOUNT`) all this holds too, and little is left to be uncertain about:
+two pairs differ by what the kernel did in between. They may be exactly alike, which on a clock would be no measurement;
+then the ratio is known as it is.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from pytest_edgehil.gates import arguments, outlook, validity
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.latency import no_measurement
 from pytest_edgehil.model.quantity import format_duration, format_number, quoted
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.series import BlockPair, Paired
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
@@ -128,7 +133,7 @@ class AgainstBaseline:
             )
         candidate = np.stack([np.asarray(one.candidate_ns) for one in pairs])
         baseline = np.stack([np.asarray(one.baseline_ns) for one in pairs])
-        trouble = self._unusable(candidate, baseline)
+        trouble = self._unusable(candidate, baseline, timing=sample.timing)
         unseen: tuple[str, ...] = ()
         if trouble is None:
             valid = validity.of_timing(_timed(sample, pairs))
@@ -155,9 +160,11 @@ class AgainstBaseline:
                 return paired, tuple(sized)
         return None, ()
 
-    def _unusable(self, candidate: npt.NDArray[np.int64], baseline: npt.NDArray[np.int64]) -> str | None:
+    def _unusable(
+        self, candidate: npt.NDArray[np.int64], baseline: npt.NDArray[np.int64], *, timing: Timing
+    ) -> str | None:
         for whose, blocks in (("model", candidate), ("baseline", baseline)):
-            trouble = no_measurement(blocks.ravel())
+            trouble = no_measurement(blocks.ravel(), timing=timing)
             if trouble is not None:
                 return f"of the {whose}, {trouble}"
         return None
@@ -181,7 +188,7 @@ class AgainstBaseline:
                 break
             found = paired_ratio(candidate[:k], baseline[:k], self.quantile)
             seen = _Look(number=number, pairs=k, ratio=found, critical=critical)
-            if found.error == 0.0:
+            if found.error == 0.0 and sample.timing is Timing.WALL:
                 return self._alike(sample, paired, seen)
             if found.value + critical * found.error <= limit:
                 return self._decided(Outcome.PASS, sample, paired, seen, unseen=unseen)
@@ -297,7 +304,7 @@ class AgainstBaseline:
         if paired is not None and paired.baseline_peak_rss_bytes is not None:
             figures["baseline_peak_rss_bytes"] = float(paired.baseline_peak_rss_bytes)
         interval = None
-        if look is not None and look.ratio.error > 0.0:
+        if look is not None and (look.ratio.error > 0.0 or sample.timing is Timing.ICOUNT):
             from pytest_edgehil.gates.stats.spending import over_reruns
 
             interval = look.bounds

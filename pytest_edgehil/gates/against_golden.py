@@ -5,8 +5,9 @@ is for where the old model cannot run any more, or not on this board.
 
 Two sessions differ even where nothing changed: another boot, another day, another board of the class. How much, no
 number of inferences within one session can tell, so the marker has to say (``session_spread=0.03``: a standard
-deviation of 3 %), and 2·spread² is added to the squared standard error. Left out, "not more than 1.10 times" passes and
-fails 31 % of the time each at exactly 1.10 (``benchmarks/statistics/against_baseline.py``).
+deviation of 3 %, which is the default; 0.2 % where instructions were counted), and 2·spread² is added to the squared
+standard error. Left out, "not more than 1.10 times" passes and fails 31 % of the time each at exactly 1.10
+(``benchmarks/statistics/against_baseline.py``).
 
 Each side's own error comes from its blocks of consecutive inferences: a jackknife that leaves one block out at a time,
 which takes the correlation within a block into account. The bounds are those of a t distribution with the degrees of
@@ -38,7 +39,9 @@ from pytest_edgehil.gates.against_baseline import BLOCK, limit, refuse_few, time
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.golden import read_golden
 from pytest_edgehil.gates.latency import no_measurement
+from pytest_edgehil.gates.time_base import differs
 from pytest_edgehil.model.quantity import format_count, format_duration, format_number, quoted
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -47,6 +50,9 @@ if TYPE_CHECKING:
     from pytest_edgehil.model.record import BoardRef
 
 SPREAD = 0.03
+COUNTED_SPREAD = 0.002
+"""Of counted instructions: the standard deviation of p50 between starts of a board is below this
+(``benchmarks/emulated/determinism.py``)."""
 KINDS = ("board_class", "environment", "firmware", "runtime")
 """What must be alike in both runs, unless the marker says ``across=``."""
 
@@ -76,6 +82,7 @@ class AgainstGolden:
         golden_blocks: number of its blocks.
         golden_log_quantile_ns: natural logarithm of its quantile in ns.
         golden_error: standard error of that.
+        golden_timing: what its nanoseconds are, as a `Timing`.
     """
 
     golden: str
@@ -98,6 +105,7 @@ class AgainstGolden:
     block: int = BLOCK
     max_duration_ns: int = 600 * 10**9
     max_drift_c: float | None = None
+    golden_timing: str = Timing.WALL.value
 
     def arguments(self) -> dict[str, Any]:
         """See `Gate.arguments`."""
@@ -107,6 +115,11 @@ class AgainstGolden:
     @property
     def _label(self) -> str:
         return f"p{self.quantile * 100:g}"
+
+    @property
+    def timing(self) -> Timing:
+        """What the board's time must be: nothing can be held against nanoseconds of another kind."""
+        return Timing(self.golden_timing)
 
     @property
     def _blocks(self) -> int:
@@ -124,6 +137,11 @@ class AgainstGolden:
             "firmware": (self.golden_firmware or _NOTHING, board.firmware or _NOTHING),
             "runtime": (self.golden_runtime, board.runtime or _NOTHING),
         }
+        if board.timing is not self.timing:
+            raise UserError(
+                f"{self.name}: {self.golden} cannot be compared with board {board.id}: "
+                f"{differs(self.timing, board.timing)}; store a golden there"
+            )
         for kind, (then, now) in told.items():
             if then != now and kind not in self.across:
                 raise UserError(
@@ -147,7 +165,8 @@ class AgainstGolden:
         import numpy as np
 
         latencies = np.asarray(sample.latencies_ns)
-        trouble = no_measurement(latencies) if latencies.shape[0] else None
+        trouble = no_measurement(latencies, timing=sample.timing) if latencies.shape[0] else None
+        trouble = differs(self.timing, sample.timing) or trouble
         unseen: tuple[str, ...] = ()
         if trouble is None:
             valid = validity.of_timing(sample)
@@ -213,13 +232,14 @@ class AgainstGolden:
                 then_error=self.golden_error,
                 then_blocks=self.golden_blocks,
                 spread=self.session_spread,
+                may_be_alike=self.timing is Timing.ICOUNT,
             )
             for count in range(1, len(quantiles) + 1)
         ]
         found = ratios[-1]
-        if found.error == 0.0:
+        if found.error == 0.0 and self.timing is Timing.WALL:
             return self._unusable(sessions[-1], f"all {self._blocks} blocks are exactly alike, which no measurement is")
-        critical = session_critical(ratios, self.alpha)
+        critical = session_critical(ratios, self.alpha) if found.error else 0.0
         return self._conclude(sessions[-1], found, critical=critical, judged=judged, unseen=unseen)
 
     @property
@@ -373,13 +393,17 @@ def declare(
     """
     if not isinstance(golden, str) or not golden.strip():
         raise MarkerError(f"golden must be the path of a file that 'edgehil golden store' wrote, not {quoted(golden)}")
-    spread = 0.0 if session_spread == 0 else arguments.fraction("session_spread", session_spread)
+    spread: float | None = None
+    if session_spread is not None:
+        spread = 0.0 if session_spread == 0 else arguments.fraction("session_spread", session_spread)
     size, most = arguments.whole("block", block, least=10), arguments.whole("max_samples", max_samples, least=60)
     if most // size < 6:
         raise MarkerError(f"max_samples={most} are {most // size} blocks of {size}; at least 6 are needed")
     refuse_few("max_samples // block", most // size, size, quantile)
     path = Path(golden) if settings.root is None else settings.root / golden
     stored, digest = read_golden(path)
+    if spread is None:
+        spread = SPREAD if stored.timing is Timing.WALL else COUNTED_SPREAD
     number = len(stored.latencies_ns) // size
     if number < 6:
         raise MarkerError(
@@ -387,7 +411,7 @@ def declare(
         )
     refuse_few(golden, number, size, quantile)
     value, error = _figures(stored.latencies_ns, number, size, quantile)
-    if error == 0.0:
+    if error == 0.0 and stored.timing is Timing.WALL:
         raise MarkerError(f"{golden}: all {number} blocks are exactly alike, which no measurement is")
     return AgainstGolden(
         name=name,
@@ -402,6 +426,7 @@ def declare(
         golden_blocks=number,
         golden_log_quantile_ns=value,
         golden_error=error,
+        golden_timing=stored.timing.value,
         ratio=limit(ratio, "golden"),
         alpha=arguments.alpha(alpha, settings.alpha),
         session_spread=spread,

@@ -26,6 +26,20 @@ def fraction(argument: str, value: object, *, low: float = 0.0, high: float = 1.
     return float(value)
 
 
+def quantile(value: object) -> float:
+    """Which quantile of a duration: the median or one above it.
+
+    Raises:
+        MarkerError: it is none.
+
+    >>> quantile(0.5), quantile(0.99)
+    (0.5, 0.99)
+    """
+    if value == 0.5:
+        return 0.5
+    return fraction("q", value, low=0.5, high=1.0)
+
+
 def share(argument: str, value: object) -> float:
     """A part of something, as a percentage or a number, above zero.
 

@@ -14,7 +14,9 @@ from typing import Any, ClassVar
 
 from pytest_edgehil.gates import arguments, outlook, validity
 from pytest_edgehil.gates.gate import GateSettings
+from pytest_edgehil.gates.time_base import in_seconds
 from pytest_edgehil.model.quantity import format_count, format_duration
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -31,6 +33,7 @@ class ColdStartTime:
     budget_ns: int
     starts: int = 3
     name: ClassVar[str] = "cold_start"
+    timing: ClassVar[Timing] = Timing.WALL
 
     def arguments(self) -> dict[str, Any]:
         """See `Gate.arguments`."""
@@ -42,6 +45,7 @@ class ColdStartTime:
             return None
         return Demand(cold_starts=self.starts - len(sample.cold_starts))
 
+    @in_seconds("a cold start", "ns")
     def evaluate(self, sample: Sample) -> Verdict:
         """Compare the slowest start with the budget; exactly the budget is within it."""
         loads = [one.load_ns for one in sample.cold_starts]

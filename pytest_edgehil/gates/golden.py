@@ -4,14 +4,15 @@ Format: JSON, schema 1. Every field is there::
 
     {"schema": "https://pytest-edgehil.dev/golden/v1",
      "source":   {"run": …, "test": …, "measured_at": …, "samples": "sha256:…"},
-     "board":    {"id": …, "class": …, "environment": …, "serial": …, "firmware": … or null},
+     "board":    {"id": …, "class": …, "environment": …, "serial": …, "firmware": … or null, "timing": …},
      "runtime":  {"name": …, "version": …},
      "artifact": {"label": …, "digest": "sha256:…"},
      "latencies_ns": [ … ]}
 
 ``source`` names where it comes from: the run's id, the test's node id, when it began (Unix time, seconds), and the
 digest of the raw samples file, which holds everything else that was measured. ``latencies_ns`` are the per-inference
-latencies of a closed loop in the order in which they were measured, at least 300 of them.
+latencies of a closed loop in the order in which they were measured, at least 300 of them. ``timing`` is what a
+nanosecond is on that board: ``wall`` or ``icount`` (one instruction); where it is left out it is ``wall``.
 
 A golden is signed by nobody: who can change the file can change what later runs are held against. Keep it with the
 tests, under review; each verdict names its digest.
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_edgehil.errors import UserError
+from pytest_edgehil.model.requirement import Timing
 
 SCHEMA = "https://pytest-edgehil.dev/golden/v1"
 FEWEST = 300
@@ -41,7 +43,7 @@ class Golden:
 
     Args:
         run, test, measured_at, samples: where it comes from.
-        board_id, board_class, environment, serial, firmware: the board that it was measured on.
+        board_id, board_class, environment, serial, firmware, timing: the board that it was measured on.
         runtime, runtime_version: that ran the model.
         artifact, artifact_digest: label and bundle of the model.
         latencies_ns: in the order of time.
@@ -61,6 +63,7 @@ class Golden:
     artifact: str
     artifact_digest: str
     latencies_ns: tuple[int, ...]
+    timing: Timing = Timing.WALL
 
     @property
     def backend(self) -> str:
@@ -91,6 +94,7 @@ def to_bytes(golden: Golden) -> bytes:
             "environment": golden.environment,
             "serial": golden.serial,
             "firmware": golden.firmware,
+            "timing": golden.timing.value,
         },
         "runtime": {"name": golden.runtime, "version": golden.runtime_version},
         "artifact": {"label": golden.artifact, "digest": golden.artifact_digest},
@@ -137,7 +141,7 @@ def from_bytes(data: bytes, *, what: str) -> Golden:
         raise UserError(f"{what}: schema is {found!a:.60}, expected {SCHEMA!r}: this is no golden")
     top = _Part(document, what, ("schema", "source", "board", "runtime", "artifact", "latencies_ns"))
     source = top.part("source", ("run", "test", "measured_at", "samples"))
-    board = top.part("board", ("id", "class", "environment", "serial", "firmware"))
+    board = top.part("board", ("id", "class", "environment", "serial", "firmware"), optional=("timing",))
     runtime, artifact = top.part("runtime", ("name", "version")), top.part("artifact", ("label", "digest"))
     return Golden(
         run=source.text("run"),
@@ -154,28 +158,36 @@ def from_bytes(data: bytes, *, what: str) -> Golden:
         artifact=artifact.text("label"),
         artifact_digest=artifact.text("digest"),
         latencies_ns=top.latencies("latencies_ns"),
+        timing=board.timing("timing"),
     )
 
 
 class _Part:
     """Takes checked values out of one JSON object."""
 
-    def __init__(self, values: Mapping[str, Any], where: str, known: tuple[str, ...]) -> None:
+    def __init__(
+        self, values: Mapping[str, Any], where: str, known: tuple[str, ...], *, optional: tuple[str, ...] = ()
+    ) -> None:
         self._values = values
         self._where = where
-        if set(values) != set(known):
-            missing, unknown = sorted(set(known) - set(values)), sorted(set(values) - set(known))
+        missing, unknown = sorted(set(known) - set(values)), sorted(set(values) - {*known, *optional})
+        if missing or unknown:
             said = f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} is unknown"
             raise UserError(f"{where}: {said}; a golden has {', '.join(known)} here")
 
     def _off(self, name: str, expected: str) -> UserError:
         return UserError(f"{self._where}: {name} is {self._values[name]!a:.60}, expected {expected}")
 
-    def part(self, name: str, known: tuple[str, ...]) -> _Part:
+    def part(self, name: str, known: tuple[str, ...], *, optional: tuple[str, ...] = ()) -> _Part:
         value = self._values[name]
         if not isinstance(value, dict):
             raise self._off(name, "an object")
-        return _Part(value, f"{self._where}: {name}", known)
+        return _Part(value, f"{self._where}: {name}", known, optional=optional)
+
+    def timing(self, name: str) -> Timing:
+        if self._values.get(name, Timing.WALL) not in list(Timing):
+            raise self._off(name, f"one of {', '.join(Timing)}")
+        return Timing(self._values.get(name, Timing.WALL))
 
     def text(self, name: str) -> str:
         value = self._values[name]

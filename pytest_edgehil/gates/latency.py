@@ -15,11 +15,12 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates import arguments, outlook, timings, validity
 from pytest_edgehil.gates.gate import GateSettings
+from pytest_edgehil.gates.time_base import in_seconds
 from pytest_edgehil.gates.timings import Timings
 from pytest_edgehil.model.quantity import (
     duration_ns,
@@ -29,6 +30,7 @@ from pytest_edgehil.model.quantity import (
     format_rate,
     rate_per_second,
 )
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -93,6 +95,7 @@ class LatencyQuantile:
     max_drift_c: float | None = None
     rate_hz: float | None = None
     stall_ns: int = 0
+    timing: ClassVar[Timing] = Timing.WALL
 
     def arguments(self) -> dict[str, Any]:
         """See `Gate.arguments`."""
@@ -142,6 +145,7 @@ class LatencyQuantile:
         """Decide at the first look that allows it; see ``docs/explanation/statistics.md``."""
         return self._evaluate(sample, explain=True)
 
+    @in_seconds("latency", "ns")
     def _evaluate(self, sample: Sample, *, explain: bool) -> Verdict:
         """With what would change the verdict, which takes longer than the rest of it, or without."""
         timed = self.timings(sample)
@@ -538,7 +542,7 @@ def declare_quantile(  # noqa: D103 - the form of the marker with a budget, see 
     if rate_hz is None and stall is not None:
         raise MarkerError('stall means nothing without rate=…: the longest stall to exclude at a rate such as "20/s"')
     stall_ns = 0 if rate_hz is None else max(STALL_NS, 2 * budget_ns)
-    quantile = arguments.fraction("q", q, low=0.5, high=1.0)
+    quantile = arguments.quantile(q)
     # a p99.9 cannot pass before some 3600 inferences
     most = max(MAX_SAMPLES, math.ceil(round(SLOW_SEEN / (1.0 - quantile), 6)))
     most = most if rate_hz is None else max(most, math.ceil(rate_hz * DUE_S))
@@ -588,15 +592,20 @@ def restore(name: str, **recorded: Any) -> LatencyQuantile:
     return LatencyQuantile(name=name, **recorded)
 
 
-def no_measurement(latencies: npt.NDArray[np.int64]) -> str | None:
-    """Why these numbers cannot be durations; None when they can."""
+def no_measurement(latencies: npt.NDArray[np.int64], *, timing: Timing = Timing.WALL) -> str | None:
+    """Why these numbers cannot be durations; None when they can.
+
+    Args:
+        timing: what they are; the same work may take the same number of instructions again and again, but not the same
+            time.
+    """
     import numpy as np
 
     if not np.isfinite(latencies).all():
         return f"{int((~np.isfinite(latencies)).sum())} durations are no finite numbers"
     if (latencies <= 0).any():
         return f"{int((latencies <= 0).sum())} latencies are zero or negative: the clock did not tick or went backwards"
-    if latencies.shape[0] >= 30 and (latencies == latencies[0]).all():
+    if timing is Timing.WALL and latencies.shape[0] >= 30 and (latencies == latencies[0]).all():
         return (
             f"all {latencies.shape[0]} latencies are exactly {_ms(float(latencies[0]))}: "
             f"a clock that does not tick is no measurement"

@@ -11,7 +11,7 @@ from typing import Any
 from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates import against_baseline, against_golden, arguments, latency
 from pytest_edgehil.gates.against_baseline import BLOCK, PAIRS, AgainstBaseline
-from pytest_edgehil.gates.against_golden import SPREAD, AgainstGolden
+from pytest_edgehil.gates.against_golden import AgainstGolden
 from pytest_edgehil.gates.gate import Gate, GateSettings
 
 
@@ -23,7 +23,7 @@ def declare_p95(  # noqa: D103 - the marker's signature; registry.SIGNATURES doc
     ratio: object = None,
     pairs: object = PAIRS,
     block: object = BLOCK,
-    session_spread: object = SPREAD,
+    session_spread: object = None,
     across: object = (),
     alpha: object = None,
     max_samples: object = None,
@@ -65,7 +65,7 @@ def declare_quantile(  # noqa: D103 - see above
     ratio: object = None,
     pairs: object = PAIRS,
     block: object = BLOCK,
-    session_spread: object = SPREAD,
+    session_spread: object = None,
     across: object = (),
     alpha: object = None,
     max_samples: object = None,
@@ -78,14 +78,14 @@ def declare_quantile(  # noqa: D103 - see above
     name: str = "quantile_latency",
 ) -> Gate:
     _one_of(budget=budget, baseline=baseline, golden=golden)
-    of_golden = {"session_spread": (session_spread, SPREAD), "across": (across, ())}
+    of_golden = {"session_spread": (session_spread, None), "across": (across, ())}
     of_pairs = {"pairs": (pairs, PAIRS)}
     of_loop = {"min_duration": (min_duration, None), "rate": (rate, None), "stall": (stall, None)}
     if baseline is not None:
         _refuse("baseline", max_samples=(max_samples, None), **of_loop, **of_golden)
         return against_baseline.declare(
             name,
-            arguments.fraction("q", q, low=0.5, high=1.0),
+            arguments.quantile(q),
             baseline=baseline,
             ratio=ratio,
             alpha=alpha,
@@ -99,7 +99,7 @@ def declare_quantile(  # noqa: D103 - see above
         _refuse("golden", **of_pairs, **of_loop)
         return against_golden.declare(
             name,
-            arguments.fraction("q", q, low=0.5, high=1.0),
+            arguments.quantile(q),
             golden=golden,
             ratio=ratio,
             session_spread=session_spread,

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates import arguments, outlook, validity
 from pytest_edgehil.gates.gate import GateSettings
+from pytest_edgehil.gates.time_base import in_seconds
 from pytest_edgehil.model.quantity import energy_j, format_duration, format_energy, format_number
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.sample import Sample, SensorReading
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -51,6 +53,7 @@ class NpuUtilisation:
     alpha: float
     max_duration_ns: int = 300 * 10**9
     name: ClassVar[str] = "npu_utilisation"
+    timing: ClassVar[Timing] = Timing.WALL
 
     @property
     def statements(self) -> int:
@@ -65,6 +68,7 @@ class NpuUtilisation:
         """Seconds up to the next look."""
         return None if self.evaluate(sample).decided else _more_readings(len(_npu(sample)))
 
+    @in_seconds("a share of the time", "fraction")
     def evaluate(self, sample: Sample) -> Verdict:
         """Decide at the first look that allows it."""
         values = [one.npu_percent / 100.0 for one in _npu(sample) if one.npu_percent is not None]
@@ -159,6 +163,7 @@ class EnergyPerInference:
     alpha: float
     max_duration_ns: int = 300 * 10**9
     name: ClassVar[str] = "energy"
+    timing: ClassVar[Timing] = Timing.WALL
 
     def arguments(self) -> dict[str, Any]:
         """See `Gate.arguments`."""
@@ -168,6 +173,7 @@ class EnergyPerInference:
         """Seconds up to the next look."""
         return None if self.evaluate(sample).decided else _more_readings(len(_metered(sample)))
 
+    @in_seconds("energy, power times time,", "J")
     def evaluate(self, sample: Sample) -> Verdict:
         """Decide at the first look that allows it; exactly the budget is within it."""
         import numpy as np

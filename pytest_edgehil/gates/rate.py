@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_edgehil.gates import arguments, outlook, timings, validity
 from pytest_edgehil.gates.gate import GateSettings
+from pytest_edgehil.gates.time_base import in_seconds
 from pytest_edgehil.model.quantity import format_count, format_duration, format_number, format_rate, rate_per_second
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -48,6 +50,7 @@ class MeanRate:
     name: str = THROUGHPUT
     max_samples: int = 1000
     max_duration_ns: int = 600 * 10**9
+    timing: ClassVar[Timing] = Timing.WALL
 
     def arguments(self) -> dict[str, Any]:
         """See `Gate.arguments`."""
@@ -72,6 +75,7 @@ class MeanRate:
         more = next_look(n, first=_FIRST[self.name]) - n
         return Demand(inferences=more) if self.name == THROUGHPUT else Demand(generations=more)
 
+    @in_seconds("a rate", "1/s", better="higher")
     def evaluate(self, sample: Sample) -> Verdict:
         """Decide at the first look that allows it."""
         timed = self._timings(sample)

@@ -27,7 +27,7 @@ _TEXTS = {
     ),
     "p95_latency": (
         (
-            "budget=None, *, baseline=None, golden=None, ratio=None, pairs=20, block=50, session_spread=0.03, "
+            "budget=None, *, baseline=None, golden=None, ratio=None, pairs=20, block=50, session_spread=None, "
             "across=(), alpha=None, max_samples=None, max_duration='10 min', min_duration=None, max_drift=None, "
             "rate=None, stall=None"
         ),
@@ -39,7 +39,7 @@ _TEXTS = {
     ),
     "quantile_latency": (
         (
-            "q, budget=None, *, baseline=None, golden=None, ratio=None, pairs=20, block=50, session_spread=0.03, "
+            "q, budget=None, *, baseline=None, golden=None, ratio=None, pairs=20, block=50, session_spread=None, "
             "across=(), alpha=None, max_samples=None, max_duration='10 min', min_duration=None, max_drift=None, "
             "rate=None, stall=None"
         ),

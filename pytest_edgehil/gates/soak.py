@@ -33,6 +33,7 @@ from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.memory import no_memory, peak_bytes
 from pytest_edgehil.gates.soaking import crashes, growth, slowing
 from pytest_edgehil.gates.soaking.statement import Statement
+from pytest_edgehil.gates.time_base import in_seconds
 from pytest_edgehil.model.quantity import (
     byte_rate_per_hour,
     format_duration,
@@ -41,6 +42,7 @@ from pytest_edgehil.model.quantity import (
     quoted,
     size_bytes,
 )
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -77,6 +79,7 @@ class Soak:
     peak_rss_bytes: int | None = None
     full: bool = False
     name: ClassVar[str] = "soak"
+    timing: ClassVar[Timing] = Timing.WALL
 
     def arguments(self) -> dict[str, Any]:
         """See `Gate.arguments`."""
@@ -99,6 +102,7 @@ class Soak:
         left = self.required_ns / 1e9 - sample.duration_s
         return Demand(seconds=min(SLICE_S, left), horizon_s=left, restarts=True)
 
+    @in_seconds("a soak", "s")
     def evaluate(self, sample: Sample) -> Verdict:
         """Put the statements together: the worst of them is the verdict; see ``docs/explanation/statistics.md``."""
         ended = sample.duration_s * 1e9 >= self.required_ns

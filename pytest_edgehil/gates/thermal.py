@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates import arguments, outlook, validity
 from pytest_edgehil.gates.gate import GateSettings
+from pytest_edgehil.gates.time_base import in_seconds
 from pytest_edgehil.model.quantity import duration_ns, format_duration, format_number
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
 
@@ -62,6 +64,7 @@ class Thermal:
     override_ns: int | None = None
     settle_ns: int = 60 * 10**9
     name: ClassVar[str] = "thermal"
+    timing: ClassVar[Timing] = Timing.WALL
 
     def arguments(self) -> dict[str, Any]:
         """See `Gate.arguments`."""
@@ -83,6 +86,7 @@ class Thermal:
         left = self._required_s - sample.duration_s
         return Demand(seconds=min(SLICE_S, left), horizon_s=left if self._required_s >= LONG_S else 0.0)
 
+    @in_seconds("how the board warms up", "°C")
     def evaluate(self, sample: Sample) -> Verdict:
         """Decide as soon as the prediction allows; see ``docs/explanation/statistics.md``."""
         ended = sample.duration_s >= self._required_s

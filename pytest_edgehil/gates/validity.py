@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pytest_edgehil.model.quantity import format_duration, format_size
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.sample import Sample, SensorReading
 
 LIVE_BITS = 0xF
@@ -115,11 +116,14 @@ def steady_state_ns(sample: Sample) -> int:
 
     There is none to wait for in a recording (it is as long as it is; its verdicts say that it is one, and never satisfy
     a policy that asks for hardware), and in numbers without conditions: a DUT's sample has them from its first
-    inference on, so such numbers were made up, to see what a gate says of them.
+    inference on, so such numbers were made up, to see what a gate says of them. Nor where instructions are counted,
+    unless the lab says so: an instruction counts as one, whatever the board or its host is doing.
     """
     if sample.conditions is None or sample.replayed:
         return 0
     declared_s = sample.conditions.steady_state_s
+    if declared_s is None and sample.timing is Timing.ICOUNT:
+        return 0
     return STEADY_STATE_NS if declared_s is None else max(0, round(declared_s * 1e9))
 
 

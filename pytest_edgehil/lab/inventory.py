@@ -56,6 +56,7 @@ from pytest_edgehil.model.board import (
     Slots,
     SshAccess,
     ThermalModel,
+    Timing,
     VirtualSpec,
 )
 
@@ -220,6 +221,8 @@ def _board(section: LabSection, board_id: str, document: Document, problems: lis
         if isinstance(board.power, VirtualPowerSection):
             wrong(("power", "backend"), f"only a virtual board has virtual power; the board is {board.environment}")
     emulated = _emulated(section.lab, board_id, board, document.source, wrong)
+    if board.timing != "wall" and environment is not Environment.EMULATED:
+        wrong(("timing",), f"only an emulated board's instructions are counted; the board is {board.environment}")
     return Board(
         id=board_id,
         cls=board.cls,
@@ -238,6 +241,7 @@ def _board(section: LabSection, board_id: str, document: Document, problems: lis
         virtual=virtual,
         steady_state_s=board.steady_state,
         emulated=emulated,
+        timing=Timing(board.timing),
     )
 
 

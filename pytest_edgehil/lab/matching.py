@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pytest_edgehil.documents.near_miss import did_you_mean, listed
 from pytest_edgehil.errors import BoardUnavailable
 from pytest_edgehil.lab.inventory import Lab
-from pytest_edgehil.model.board import Board, Requirement
+from pytest_edgehil.model.board import Board, Requirement, Timing
 
 
 def mismatches(board: Board, requirement: Requirement) -> tuple[str, ...]:
@@ -33,6 +33,10 @@ def _mismatches(board: Board, requirement: Requirement) -> Iterator[str]:
         yield f"tag {missing[0]} is missing" if len(missing) == 1 else f"tags {', '.join(missing)} are missing"
     if requirement.environment is not None and board.environment is not requirement.environment:
         yield f"environment is {board.environment}, not {requirement.environment}"
+    if requirement.timing is not None and board.timing is not requirement.timing:
+        counts = "it counts instructions, which whatever is held against seconds refuses"
+        told = counts if requirement.timing is Timing.WALL else "its time is a clock's"
+        yield f"timing is {board.timing}, not {requirement.timing}: {told}"
     if requirement.accelerator is not None:
         kind = board.accelerator.kind if board.accelerator else None
         if kind != requirement.accelerator:
@@ -56,6 +60,8 @@ def describe(requirement: Requirement) -> str:
         words.append(f"with accelerator {requirement.accelerator}")
     if requirement.environment is not None:
         words.append(f"that is {requirement.environment}")
+    if requirement.timing is not None:
+        words.append(f"with timing {requirement.timing}")
     if requirement.among is not None:
         words.append(f"among {listed(sorted(requirement.among))}")
     return " ".join(words)
@@ -76,7 +82,8 @@ def candidates(lab: Lab, requirement: Requirement) -> tuple[Board, ...]:
 def _unasked(board: Board, requirement: Requirement) -> int:
     """How much a board has that nobody asked for; sorting by it is stable, so equals stay in the lab's order."""
     accelerator = board.accelerator is not None and requirement.accelerator is None
-    return 100 * accelerator + len(board.tags - requirement.tags)
+    counted = board.timing is Timing.ICOUNT and requirement.timing is None
+    return 100 * accelerator + 10 * counted + len(board.tags - requirement.tags)
 
 
 def _refusal(lab: Lab, requirement: Requirement) -> str:

@@ -35,6 +35,7 @@ IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HOST_KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
 CONSOLE_SCHEMES = ("socket", "rfc2217", "loop", "hwgrep", "spy", "alt")
 
+TimingName = Literal["wall", "icount"]
 EnvironmentName = Literal["hardware", "emulated", "virtual"]
 AcceleratorKind = Literal["hailo8", "hailo8l", "hailo10h"]
 SlotBackend = Literal["tryboot", "virtual", "uboot"]
@@ -409,6 +410,13 @@ class BoardSection(Section):
             default="30 s",
         ),
     ] = None
+    timing: Annotated[
+        TimingName,
+        Field(
+            description="what its time is: that of a clock, or the number of its instructions (of an emulated board "
+            "only): the same however busy this host is, and refused by whatever is held against seconds"
+        ),
+    ] = "wall"
     virtual: Annotated[VirtualSection | None, Field(description="only with environment: virtual")] = None
     emulated: Annotated[
         EmulatedSection | None,

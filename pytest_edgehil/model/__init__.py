@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Slots,
         SshAccess,
         ThermalModel,
+        Timing,
         VirtualPower,
         VirtualSpec,
     )
@@ -67,6 +68,7 @@ __all__ = [
     "Target",
     "TestRecord",
     "ThermalModel",
+    "Timing",
     "Track",
     "Verdict",
     "VirtualPower",
@@ -85,6 +87,7 @@ _HOMES = {
             "Slots",
             "SshAccess",
             "ThermalModel",
+            "Timing",
             "VirtualPower",
             "VirtualSpec",
         ),

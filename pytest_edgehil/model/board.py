@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_edgehil.model.requirement import Environment, Requirement
+from pytest_edgehil.model.requirement import Environment, Requirement, Timing
 
 __all__ = [
     "Accelerator",
@@ -27,6 +27,7 @@ __all__ = [
     "Slots",
     "SshAccess",
     "ThermalModel",
+    "Timing",
     "VirtualPower",
     "VirtualSpec",
 ]
@@ -198,15 +199,12 @@ class EmulatedSpec:
         image: directory with ``image.yaml``, which must have been built.
         serial: the serial number in its device tree; identity in evidence.
         memory_bytes: memory of the board.
-        icount: whether its time is the number of its instructions: the same however busy the host is, and no measure
-            of a real board.
         ssh_port: port of this host that leads to the board's SSH server; 0 takes a free one.
     """
 
     image: Path
     serial: str
     memory_bytes: int = 2 * 2**30
-    icount: bool = False
     ssh_port: int = 0
 
 
@@ -227,6 +225,8 @@ class Board:
         identity_key: PEM public key (ECDSA P-256) that the board's evidence must be signed with, if it is enrolled.
         place: the board's place in the labgrid lab that the lab file names, if it belongs to one.
         steady_state_s: so long a latency must have been watched on this board before it may pass; None: undeclared.
+        timing: what its time is. Counted instructions are the same however busy the host of an emulated board is, and
+            no measure of a real one.
     """
 
     id: str
@@ -246,3 +246,4 @@ class Board:
     steady_state_s: float | None = None
     place: str | None = None
     emulated: EmulatedSpec | None = None
+    timing: Timing = Timing.WALL

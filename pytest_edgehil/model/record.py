@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_edgehil.model.board import Environment
+from pytest_edgehil.model.requirement import Environment, Timing
 from pytest_edgehil.model.series import HeldOut
 from pytest_edgehil.model.verdict import Outcome, Verdict
 
@@ -41,6 +41,7 @@ class BoardRef:
     accelerator: str | None = None
     runtime: str | None = None
     firmware: str | None = None
+    timing: Timing = Timing.WALL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +157,8 @@ class TestRecord:
         fields = dict(value)
         board = fields.get("board")
         if board is not None:
-            fields["board"] = BoardRef(**{**board, "environment": Environment(board["environment"])})
+            kinds = {"environment": Environment(board["environment"]), "timing": Timing(board.get("timing", "wall"))}
+            fields["board"] = BoardRef(**{**board, **kinds})
         fields["status"] = Status(fields["status"])
         fields["combo"] = tuple(ArtifactRef(**one) for one in fields.get("combo", ()))
         fields["gates"] = tuple(GateUse(**one) for one in fields.get("gates", ()))

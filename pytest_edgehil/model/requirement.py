@@ -14,6 +14,13 @@ class Environment(enum.StrEnum):
     VIRTUAL = "virtual"
 
 
+class Timing(enum.StrEnum):
+    """What a nanosecond is on a board. Samples carry it, so that neither is ever held against the other."""
+
+    WALL = "wall"  # of a clock
+    ICOUNT = "icount"  # one instruction
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requirement:
     """What a test asks of a board. Empty fields ask for nothing.
@@ -25,6 +32,7 @@ class Requirement:
         board_id: this very board.
         accelerator: kind of HAT.
         among: only these boards, by id; None means any.
+        timing: what its time must be.
     """
 
     cls: str | None = None
@@ -33,3 +41,4 @@ class Requirement:
     board_id: str | None = None
     accelerator: str | None = None
     among: frozenset[str] | None = None
+    timing: Timing | None = None

@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.series import Generations, HeldOut, LinkDrop, OpenLoop, Paired, TokenScores
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class Sample:
         token_scores: of a language model against its baseline.
         generations: runs that produced tokens.
         heldout: the sets that were evaluated so far, one entry per call.
+        timing: what the board's nanoseconds are; every time above is in them.
         earlier: runs of the same test that this one goes on from, in the order of time. All other fields are about
             this run alone: what is true within one run (the board did not reboot, its clock goes on) is not true
             from one run to the next, so nothing is ever joined before `gates.continued` has looked at each run.
@@ -157,6 +159,7 @@ class Sample:
     token_scores: TokenScores | None = None
     generations: Generations | None = None
     heldout: tuple[HeldOut, ...] = ()
+    timing: Timing = Timing.WALL
     earlier: tuple[EarlierRun, ...] = ()
 
     @property

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_edgehil.errors import EdgehilError, MarkerError
-from pytest_edgehil.model.requirement import Environment, Requirement
+from pytest_edgehil.model.requirement import Environment, Requirement, Timing
 from pytest_edgehil.plugin import markers
 from pytest_edgehil.plugin.boards import roles_of
 from pytest_edgehil.plugin.markers import ComboRequest
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pytest_edgehil.plugin.workbench import Workbench
 
 FILE = "collected.json"
-_SOAK = "soak"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,20 +61,23 @@ def asked_by(item: pytest.Item, options: Options) -> Asked:
     compatible = markers.combo_with(item, markers.combo_of(item.iter_markers())).or_else(default)
     roles = roles_of(item.iter_markers()) if "boards" in names else ()
     needs_board = bool(markers.BOARD_FIXTURES & names)
+    asked = markers.merged(markers.requirement_of(item.iter_markers()), options.board) if needs_board else None
+    gates = markers.gates_of(item.iter_markers(), options, alpha=options.loosest_alpha)
     return Asked(
         combo=compatible if markers.DUT_FIXTURES & names else None,
-        board=markers.merged(markers.requirement_of(item.iter_markers()), options.board) if needs_board else None,
+        board=None if asked is None else markers.requirement_for(asked, gates),
         compatible=compatible,
-        at_least_s=_at_least_s(item, options),
-        several=tuple((markers.merged(role.requirement, options.board), role.combo.or_else(default)) for role in roles),
+        at_least_s=max((getattr(gate, "required_ns", 0) for gate in gates), default=0) / 1e9,
+        several=tuple(
+            (
+                markers.requirement_for(
+                    markers.merged(role.requirement, options.board), gates if role.judged and combo.model else ()
+                ),
+                combo,
+            )
+            for role, combo in ((role, role.combo.or_else(default)) for role in roles)
+        ),
     )
-
-
-def _at_least_s(item: pytest.Item, options: Options) -> float:
-    if item.get_closest_marker(_SOAK) is None:
-        return 0.0
-    gates = markers.gates_of(item.iter_markers(), options, alpha=options.loosest_alpha)
-    return max((getattr(gate, "required_ns", 0) for gate in gates), default=0) / 1e9
 
 
 class Spooling:
@@ -222,6 +224,7 @@ def _board_to_json(board: Requirement) -> dict[str, Any]:
         "board_id": board.board_id,
         "accelerator": board.accelerator,
         "among": _listed(board.among),
+        "timing": None if board.timing is None else board.timing.value,
     }
 
 
@@ -237,4 +240,5 @@ def _requirement(told: Mapping[str, Any]) -> Requirement:
         board_id=told["board_id"],
         accelerator=told["accelerator"],
         among=None if told["among"] is None else frozenset(told["among"]),
+        timing=None if told["timing"] is None else Timing(told["timing"]),
     )

@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from pytest_edgehil.plugin.attempt import Attempt
 
 MARKER = (
-    "boards(count=None, *, cls=None, tags=(), environment=None, accelerator=None, ROLE={…}): the boards of the fixture "
-    "'boards', for example boards(3, cls='pi5-*') or boards(server={'model': 'digits'}, client={'gates': False})"
+    "boards(count=None, *, cls=None, tags=(), environment=None, accelerator=None, timing=None, ROLE={…}): the boards "
+    "of the fixture 'boards', for example boards(3, cls='pi5-*') or "
+    "boards(server={'model': 'digits'}, client={'gates': False})"
 )
 _MOST = 1000
-_ALL = ("cls", "tags", "environment", "accelerator")
+_ALL = ("cls", "tags", "environment", "accelerator", "timing")
 _BOARD = (*_ALL, "id")
 _COMBO = ("model", "firmware", "prompt")
 _GATES = "gates"

@@ -65,6 +65,7 @@ def combo(request: pytest.FixtureRequest) -> Combo:
 def board(request: pytest.FixtureRequest, combo: Combo) -> Holding:
     """A leased board that fulfils the test's requirement and can take its combo; kept for the next test."""
     workbench, attempt = _workbench(request), _attempt(request)
+    attempt.requirement = markers.requirement_for(attempt.requirement, attempt.gates)
 
     def note(holding: Holding) -> None:
         attempt.holding = holding
@@ -100,7 +101,8 @@ def boards(request: pytest.FixtureRequest) -> Iterator[Boards]:
     for role in roles_of(request.node.iter_markers()):
         combo = workbench.combo(role.combo)
         judged = attempt.gates if role.judged and combo.model is not None else ()
-        part = attempt.part(role.name, requirement=markers.merged(role.requirement, common), gates=judged)
+        requirement = markers.requirement_for(markers.merged(role.requirement, common), judged)
+        part = attempt.part(role.name, requirement=requirement, gates=judged)
         part.combo, part.against = combo, against if judged else {}
         wanted.append(part)
     if attempt.gates and not any(part.gates for part in wanted):

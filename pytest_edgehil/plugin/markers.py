@@ -7,16 +7,18 @@ in ``pytest_generate_tests``, the one hook in which a failure is a clean collect
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates.signatures import SIGNATURES
-from pytest_edgehil.model.requirement import Environment, Requirement
+from pytest_edgehil.model.requirement import Environment, Requirement, Timing
 
 if TYPE_CHECKING:
     from pytest_edgehil.gates.gate import Gate
@@ -26,9 +28,10 @@ COMBO = (
     "combo(model=None, *, firmware=None, prompt=None): what is flashed on the board, each by name, version or digest"
 )
 BOARD = (
-    "board(cls=None, *, tags=(), environment=None, id=None, accelerator=None): what the test asks of its board, "
-    "for example board('pi5-8gb-*', tags=['cooled'])"
+    "board(cls=None, *, tags=(), environment=None, id=None, accelerator=None, timing=None): what the test asks of its "
+    "board, for example board('pi5-8gb-*', tags=['cooled'])"
 )
+_KindT = TypeVar("_KindT", bound=enum.StrEnum)
 DUT_FIXTURES = frozenset({"dut"})
 BOARD_FIXTURES = frozenset({"board", "dut", "console"})
 COMBO_FIXTURES = BOARD_FIXTURES | {"combo", "baseline", "on_host", "boards"}
@@ -66,7 +69,7 @@ def check(metafunc: pytest.Metafunc, options: Options) -> None:
     try:
         gates = gates_of(marks, options, alpha=options.loosest_alpha)
         combo_of(marks)
-        requirement_of(marks)
+        requirement_for(requirement_of(marks), gates)
         _check_several(marks, metafunc.fixturenames)
         _refuse_gates_without_dut(gates, metafunc.fixturenames, marks)
         _refuse_several_baselines(gates)
@@ -190,13 +193,7 @@ def requirement_of(marks: Iterable[pytest.Mark]) -> Requirement:
         if mark.name != "board":
             continue
         bound = _bind(mark, _board_signature)
-        environment = bound["environment"]
-        if environment is not None:
-            try:
-                environment = Environment(environment)
-            except ValueError as problem:
-                known = ", ".join(one.value for one in Environment)
-                raise MarkerError(f"board: environment {environment!r} is none of {known}") from problem
+        environment = _one_of(Environment, "environment", bound["environment"])
         tags = bound["tags"]
         if not isinstance(tags, (list, tuple, set, frozenset)) or not all(isinstance(tag, str) for tag in tags):
             raise MarkerError(f"board: tags must be a list of words such as ['cooled'], not {tags!r}")
@@ -208,9 +205,39 @@ def requirement_of(marks: Iterable[pytest.Mark]) -> Requirement:
                 environment=environment,
                 board_id=bound["id"],
                 accelerator=bound["accelerator"],
+                timing=_one_of(Timing, "timing", bound["timing"]),
             ),
         )
     return asked
+
+
+def _one_of(kinds: type[_KindT], name: str, value: Any) -> _KindT | None:
+    if value is None:
+        return None
+    try:
+        return kinds(value)
+    except ValueError as problem:
+        known = ", ".join(one.value for one in kinds)
+        raise MarkerError(f"board: {name} {value!r} is none of {known}") from problem
+
+
+def requirement_for(asked: Requirement, gates: Sequence[Gate]) -> Requirement:
+    """What a test asks of its board, with what its gates need: some are held against seconds, which takes a clock.
+
+    Raises:
+        MarkerError: the board's time must be of one kind, and a gate needs another.
+    """
+    if not gates:
+        return asked
+    from pytest_edgehil.gates.time_base import clash, common_timing
+
+    needed, gate = common_timing(gates)
+    if needed is None:
+        return asked
+    if asked.timing not in {None, needed}:
+        assert asked.timing is not None
+        raise MarkerError(clash(gate, needed, asked.timing))
+    return dataclasses.replace(asked, timing=needed)
 
 
 def merged(first: Requirement, second: Requirement) -> Requirement:
@@ -221,6 +248,7 @@ def merged(first: Requirement, second: Requirement) -> Requirement:
         environment=first.environment or second.environment,
         board_id=first.board_id or second.board_id,
         accelerator=first.accelerator or second.accelerator,
+        timing=first.timing or second.timing,
     )
 
 
@@ -237,6 +265,7 @@ def _board_signature(
     environment: object = None,
     id: object = None,  # noqa: A002 - the marker reads best so
     accelerator: object = None,
+    timing: object = None,
 ) -> None: ...
 
 

@@ -5,20 +5,23 @@ Every option is ``--edgehil-*``; every ini value ``edgehil_*``. A bad value is a
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from pytest_edgehil.errors import QuantityError
 from pytest_edgehil.model.quantity import byte_rate_per_second, duration_ns
-from pytest_edgehil.model.requirement import Environment, Requirement
+from pytest_edgehil.model.requirement import Environment, Requirement, Timing
 
 INCONCLUSIVE_AS = ("broken", "skipped", "unknown")
 DELTAS = ("auto", "never", "always")
 NO_HISTORY = "off"
 PLOTS = ("svg", "png", "off")
+_KindT = TypeVar("_KindT", bound=enum.StrEnum)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +139,11 @@ def add_options(parser: pytest.Parser) -> None:
     )
     add("--edgehil-environment", metavar="KIND", help="use only boards that are hardware, emulated or virtual")
     add(
+        "--edgehil-timing",
+        metavar="KIND",
+        help="use only boards whose time is wall (a clock's) or icount (counted instructions)",
+    )
+    add(
         "--edgehil-measure",
         metavar="TIME",
         default="10 min",
@@ -250,7 +258,8 @@ def read_options(config: pytest.Config) -> Options:
             board_id=option("--edgehil-board"),
             cls=option("--edgehil-board-class"),
             tags=frozenset(option("--edgehil-board-tag")),
-            environment=_environment(option("--edgehil-environment")),
+            environment=_one_of(Environment, "--edgehil-environment", option("--edgehil-environment")),
+            timing=_one_of(Timing, "--edgehil-timing", option("--edgehil-timing")),
         ),
         alpha=_alpha("ini edgehil_alpha", config.getini("edgehil_alpha")),
         suite_alpha=_suite_alpha(config),
@@ -336,14 +345,14 @@ def _bandwidth(name: str, text: str | None) -> float | None:
         raise pytest.UsageError(f"{name}: {problem}") from problem
 
 
-def _environment(text: str | None) -> Environment | None:
+def _one_of(kinds: type[_KindT], name: str, text: str | None) -> _KindT | None:
     if text is None:
         return None
     try:
-        return Environment(text)
+        return kinds(text)
     except ValueError as problem:
-        known = ", ".join(one.value for one in Environment)
-        raise pytest.UsageError(f"--edgehil-environment: {text!r} is none of {known}") from problem
+        known = ", ".join(one.value for one in kinds)
+        raise pytest.UsageError(f"{name}: {text!r} is none of {known}") from problem
 
 
 def _alpha(name: str, text: str) -> float:

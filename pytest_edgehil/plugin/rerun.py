@@ -222,6 +222,7 @@ def difference(now: TestRecord, then: TestRecord) -> str:
     pairs += [
         ("the board's class", now.board.cls, then.board.cls),
         ("the board", now.board.environment.value, then.board.environment.value),
+        ("the board's timing", now.board.timing.value, then.board.timing.value),
         ("the firmware", now.board.firmware or "none", then.board.firmware or "none"),
         ("the runtime", now.board.runtime or "none", then.board.runtime or "none"),
     ]

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_edgehil.model.board import Environment
 from pytest_edgehil.model.record import TestRecord
+from pytest_edgehil.model.requirement import Environment, Timing
 from pytest_edgehil.model.verdict import Outcome, Verdict
 from pytest_edgehil.reporting import format as fmt
 
@@ -80,6 +80,7 @@ def allure3_configuration() -> dict[str, Any]:
             "thread",
             "board_class",
             "board_environment",
+            "board_timing",
         ],
         "categories": [
             {
@@ -193,6 +194,8 @@ def _metric(record: TestRecord, verdict: Verdict, value: float) -> dict[str, Any
         incomparable.append(record.board.cls)
         if record.board.environment is not Environment.HARDWARE:
             incomparable.append(record.board.environment.value)
+        if record.board.timing is Timing.ICOUNT:
+            incomparable.append(record.board.timing.value)
     incomparable.append(fmt.short_name(record.nodeid))  # another test feeds something else
     started_ms = round(record.started_at * 1000)
     return {

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from pytest_edgehil.model.board import Environment
 from pytest_edgehil.model.record import Status, TestRecord
+from pytest_edgehil.model.requirement import Environment, Timing
 from pytest_edgehil.model.verdict import Outcome, Verdict
 from pytest_edgehil.reporting import format as fmt
 from pytest_edgehil.reporting.explain import explain
@@ -76,6 +76,8 @@ def _headline(record: TestRecord) -> str:
     if record.board is not None:
         parts.append(f"on <b>{escape(record.board.id)}</b> ({escape(record.board.cls)})")
         parts.append(_chip(record.board.environment.value, _ENVIRONMENT_COLOUR[record.board.environment]))
+        if record.board.timing is Timing.ICOUNT:
+            parts.append(_chip("counted instructions", _ENVIRONMENT_COLOUR[record.board.environment]))
     if record.requeued:
         parts.append("the board broke: this attempt was put back and does not count")
     elif record.attempt > 1:

@@ -17,6 +17,7 @@ from allure_commons.model2 import Label, Parameter, StatusDetails, TestStepResul
 from allure_commons.model2 import Status as AllureStatus
 
 from pytest_edgehil.model.record import Status, Step, TestRecord
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.verdict import Outcome, Verdict
 from pytest_edgehil.reporting import format as fmt
 from pytest_edgehil.reporting.allure_files import INCONCLUSIVE, INFRASTRUCTURE, INVALID
@@ -83,6 +84,7 @@ def add_labels(result: Any, record: TestRecord, *, lab: str) -> None:
             ("board", record.board.id),
             ("board_class", record.board.cls),
             ("board_environment", record.board.environment.value),
+            ("board_timing", record.board.timing.value),
         ]
     subject = next(
         (one for track in ("model", "firmware", "prompt") for one in record.combo if one.track == track), None
@@ -110,6 +112,7 @@ def add_parameters(result: Any, record: TestRecord, *, board_is_identity: bool) 
     identity: dict[str, str | None] = {
         **{track: fmt.build_name(parts[track]) for track in ("model", "prompt") if track in parts},
         "board_class": board.cls if board is not None else None,
+        "timing": board.timing.value if board is not None and board.timing is not Timing.WALL else None,
     }
     shown: dict[str, str | None] = {}
     if record.requeued or record.attempt > 1:

@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from pytest_edgehil.model.board import Environment
 from pytest_edgehil.model.quantity import format_duration, format_energy, format_number, format_rate, format_size
 from pytest_edgehil.model.record import ArtifactRef, Status, TestRecord
+from pytest_edgehil.model.requirement import Environment, Timing
 from pytest_edgehil.model.verdict import Outcome, Verdict
 
 NOTHING: Final = "–"
@@ -237,6 +237,12 @@ def caveats(records: Sequence[TestRecord]) -> tuple[str, ...]:
                 f"{', '.join(ids)} {'is' if len(ids) == 1 else 'are'} {kind.value}: "
                 "these numbers say nothing about real boards and satisfy no policy that asks for hardware"
             )
+    counted = sorted({one.board.id for one in judged if one.board is not None and one.board.timing is Timing.ICOUNT})
+    if counted:
+        told.append(
+            f"the time of {', '.join(counted)} is counted instructions, one nanosecond each: good for comparing with "
+            "the same board, and no time on a real one"
+        )
     replayed = sorted(
         {one.board.id for one in judged if one.board is not None and (one.board.runtime or "").startswith("replay")}
     )

@@ -24,6 +24,7 @@ def properties(record: TestRecord) -> list[tuple[str, str]]:
             ("edgehil.board", record.board.id),
             ("edgehil.board_class", record.board.cls),
             ("edgehil.environment", record.board.environment.value),
+            ("edgehil.timing", record.board.timing.value),
             ("edgehil.board_serial", record.board.serial),
         ]
     for artifact in record.combo:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_edgehil.errors import UserError
-from pytest_edgehil.model.board import Environment
 from pytest_edgehil.model.record import Status, TestRecord
+from pytest_edgehil.model.requirement import Environment, Timing
 from pytest_edgehil.model.verdict import Outcome
 
 SCHEMA_VERSION: Final = 1
@@ -130,6 +130,7 @@ def results_schema() -> dict[str, Any]:
     board = _object(
         id=text, cls=text, environment={"enum": [one.value for one in Environment]}, serial=text, hardware_model=text,
         accelerator=optional_text, runtime=optional_text, firmware=optional_text,
+        timing={"enum": [one.value for one in Timing]},
     )  # fmt: skip
     artifact = _object(
         track={"enum": ["firmware", "model", "prompt"]}, label=text, name=text, version=text, quantisation=text,

@@ -24,6 +24,11 @@ BAD = (
     ('@pytest.mark.combo(modell="x")', "test_it: combo: *modell*did you mean*model*"),
     ("@pytest.mark.combo(model=3)", "test_it: combo: model must be*"),
     ('@pytest.mark.board(environment="cloud")', "test_it: board: *cloud*hardware*"),
+    ('@pytest.mark.board(timing="cycles")', "test_it: board: timing 'cycles' is none of wall, icount"),
+    (
+        "@pytest.mark.board(timing='icount')\n@pytest.mark.p95_latency('12 ms')",
+        "test_it: p95_latency is held against seconds, and boards with timing: icount count instructions; run it on*",
+    ),
     ('@pytest.mark.board(tags="cooled")', "test_it: board: tags must be a list*"),
     ("@pytest.mark.board(tags=5)", "test_it: board: tags must be a list*"),
     ('@pytest.mark.p95_latency("\\u0663 ms")', "test_it: p95_latency: *is no duration*"),

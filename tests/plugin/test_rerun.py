@@ -15,7 +15,7 @@ from support.stored_runs import gate, record_of, report, steady
 
 from pytest_edgehil.errors import BoardError, EvidenceError, LeaseLost, UserError
 from pytest_edgehil.gates.continued import evaluate
-from pytest_edgehil.model import Combo, EarlierRun, Outcome, Requirement, Sample
+from pytest_edgehil.model import Combo, EarlierRun, Outcome, Requirement, Sample, Timing
 from pytest_edgehil.model.board import Environment
 from pytest_edgehil.model.record import GateUse, Status, TestRecord
 from pytest_edgehil.plugin.attempt import Attempt
@@ -379,6 +379,9 @@ def test_a_test_that_the_run_does_not_know_starts_again_and_a_board_is_needed(tm
     assert go_on(Reruns(None, run_id="run-1"), attempt_of(P95)).continued == ""
     one = record_of(TEST, (P95,), steady(8.0))
     assert difference(one, dataclasses.replace(one, board=None)) == "one of them had no board"
+    assert one.board is not None
+    counted = dataclasses.replace(one, board=dataclasses.replace(one.board, timing=Timing.ICOUNT))
+    assert difference(one, counted) == "the board's timing was icount, and is wall now"
 
 
 def test_a_run_that_went_on_itself_hands_over_all_before_it(tmp_path: Path) -> None:

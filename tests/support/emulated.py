@@ -15,7 +15,7 @@ from typing import BinaryIO
 from pytest_edgehil.emulated.image import fetch, recipe
 from pytest_edgehil.emulated.image.build import build_image, cache_directory
 from pytest_edgehil.errors import ConfigError
-from pytest_edgehil.model.board import Board, EmulatedSpec, Environment, Slots
+from pytest_edgehil.model.board import Board, EmulatedSpec, Environment, Slots, Timing
 
 IMAGE = Path(__file__).parents[2] / "farm/images/edge-arm64"
 START_S = 600.0
@@ -83,5 +83,6 @@ def emulated_board(image: Path, *, board_id: str = "emu-01", icount: bool = Fals
         cls="pi5-2gb-emulated",
         environment=Environment.EMULATED,
         slots=Slots(backend="uboot", partitions=(2, 3)),
-        emulated=EmulatedSpec(image=image, serial="e000000000000001", memory_bytes=2**31, icount=icount),
+        emulated=EmulatedSpec(image=image, serial="e000000000000001", memory_bytes=2**31),
+        timing=Timing.ICOUNT if icount else Timing.WALL,
     )

@@ -196,6 +196,7 @@ class Bench:
                 serial="1000000000000001",
                 hardware_model="Raspberry Pi 5 Model B Rev 1.0",
                 runtime="replay" if measured.replayed else "onnxruntime",
+                timing=measured.timing,
             ),
             combo=tuple(combo) if combo is not None else (artifact(),),
             gates=tuple(gates),

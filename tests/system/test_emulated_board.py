@@ -103,7 +103,8 @@ def test_the_same_bundles_agree_with_this_host_and_evidence_says_emulated(
         f"emulated: {{image: {image}}}}}\n"
     )
     (tmp_path / "test_gate.py").write_text(SUITE)
-    recipes = [f"suites/models/digits/digits-{name}.yaml" for name in ("fp32", "int8", "int8-dynamic")]
+    names = ("fp32", "int8", "int8-dynamic", "per-tensor-int8", "mlp-int8", "mlp-per-tensor-int8")
+    recipes = [f"suites/models/digits/digits-{name}.yaml" for name in names]
     edgehil(repository, "build", "--out", str(tmp_path / "artifacts"), *recipes)
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--edgehil-lab", str(tmp_path / "lab.yaml")]
     argv += ["--edgehil-artifacts", str(tmp_path / "artifacts"), f"--edgehil-report={tmp_path / 'report'}"]
@@ -111,10 +112,10 @@ def test_the_same_bundles_agree_with_this_host_and_evidence_says_emulated(
     done = subprocess.run(argv, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     results = json.loads((tmp_path / "report/results.json").read_text())
-    assert [test["status"] for test in results["tests"]] == ["passed"] * 4
+    assert [test["status"] for test in results["tests"]] == ["passed"] * 7
     assert {test["board"]["environment"] for test in results["tests"]} == {"emulated"}
     edgehil(repository, "evidence", "verify", str(tmp_path / "report/evidence"))
-    (bundle,) = (tmp_path / "artifacts").glob("*int8-static.tar.gz")
+    (bundle,) = (tmp_path / "artifacts").glob("digits-1.0.0-*int8-static.tar.gz")
     place = ["--repo", str(tmp_path / "repository"), "--keys", str(tmp_path / "keys")]
     edgehil(repository, "release", "init", *place)
     refused = subprocess.run(

@@ -165,7 +165,13 @@ def session_ratio(now: LogQuantile, then: LogQuantile, *, spread: float) -> LogR
 
 
 def stored_ratio(
-    now: Sequence[LogQuantile], *, then_value: float, then_error: float, then_blocks: int, spread: float
+    now: Sequence[LogQuantile],
+    *,
+    then_value: float,
+    then_error: float,
+    then_blocks: int,
+    spread: float,
+    may_be_alike: bool = False,
 ) -> LogRatio:
     """As `session_ratio`, where only the figures of the stored session are at hand, and of one or several sessions now.
 
@@ -175,19 +181,20 @@ def stored_ratio(
         then_error: its jackknife standard error.
         then_blocks: from so many blocks.
         spread: relative standard deviation between sessions.
+        may_be_alike: all blocks of a session may be exactly alike, as counted instructions are.
 
     Returns:
-        The ratio; error 0 when the blocks of a session are all alike.
+        The ratio; unless they may be, error 0 when the blocks of a session are all alike.
     """
     count = len(now)
     value = math.fsum(one.value for one in now) / count - then_value
     errors = [(jackknife_error(one.without) / count, one.without.shape[0] - 1) for one in now]
-    if not all(error for error, _ in errors):
+    if not may_be_alike and not all(error for error, _ in errors):
         return LogRatio(value=value, error=0.0, df=min(df for _, df in errors))
     errors.append((then_error, then_blocks - 1))
     variance = math.fsum(error**2 for error, _ in errors) + (1.0 + 1.0 / count) * spread**2
     estimated = math.fsum(error**4 / df for error, df in errors)
-    return LogRatio(value=value, error=math.sqrt(variance), df=variance**2 / estimated)
+    return LogRatio(value=value, error=math.sqrt(variance), df=variance**2 / estimated if estimated else math.inf)
 
 
 def session_critical(ratios: Sequence[LogRatio], alpha: float) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from support.onnx_models import classifier
 
@@ -281,3 +282,50 @@ def test_optimising_gives_the_same_answers_from_fewer_operators() -> None:
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
     assert len(onnx.load_model_from_string(made).graph.node) <= 5
     assert made == quantise(classifier(), Quantisation(method="none", optimise=True))
+
+
+def residual() -> bytes:
+    """A convolution, and the way around it: image (1, 4, 6, 6) → out, of the same shape."""
+    rng = np.random.default_rng(5)
+    weights = [
+        onnx.numpy_helper.from_array((0.3 * rng.standard_normal((4, 4, 3, 3))).astype(np.float32), f"w{number}")
+        for number in range(2)
+    ]
+    nodes = [
+        onnx.helper.make_node("Conv", ["image", "w0"], ["a"], name="first", pads=[1, 1, 1, 1]),
+        onnx.helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        onnx.helper.make_node("Conv", ["b", "w1"], ["c"], name="second", pads=[1, 1, 1, 1]),
+        onnx.helper.make_node("Add", ["b", "c"], ["d"], name="around"),
+        onnx.helper.make_node("Relu", ["d"], ["out"], name="last"),
+    ]
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4, 6, 6]) for name in ("image", "out")]
+    graph = onnx.helper.make_graph(nodes, "residual", ends[:1], ends[1:], weights)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()
+
+
+def fused(data: bytes, path: Path) -> set[str]:
+    """Types of operators after ONNX Runtime has put them together as it does when it runs a model."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return kinds(path.read_bytes())
+
+
+def test_a_bit_exact_model_sums_in_floating_point_and_is_integer_everywhere_else(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    items = Dataset.of_arrays("items", {"image": rng.random((30, 4, 6, 6), dtype=np.float32)})
+    plain, exact = (
+        quantise(residual(), Quantisation(method="static", bit_exact=exact), calibration=items)
+        for exact in (False, True)
+    )
+    # QLinearAdd is the one integer kernel that rounds otherwise on Arm
+    assert {"QLinearConv", "QLinearAdd"} <= fused(plain, tmp_path / "plain.onnx")
+    found = fused(exact, tmp_path / "exact.onnx")
+    assert {"QLinearConv", "Sum"} <= found
+    assert "QLinearAdd" not in found
+    feeds = {"image": items.inputs["image"][:1]}
+    answers = [OnnxSession(data, label="m").run(feeds)["out"] for data in (plain, exact, residual())]
+    assert np.abs(answers[1] - answers[2]).max() < 0.05 * np.abs(answers[2]).max()
+    assert np.abs(answers[0] - answers[1]).max() < 0.05 * np.abs(answers[2]).max()

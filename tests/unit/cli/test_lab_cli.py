@@ -181,6 +181,7 @@ def test_boards_as_json_has_everything_for_scripts(
         "class": "pi5-4gb",
         "tags": ["cooled"],
         "environment": "virtual",
+        "timing": "wall",
         "pool": None,
         "state": "quarantined",
         "reason": "hot",

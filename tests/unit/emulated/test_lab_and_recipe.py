@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 
 from pytest_edgehil.emulated.farm import start
-from pytest_edgehil.emulated.image.build import build_image, find_image
+from pytest_edgehil.emulated.image.build import Image, build_image, find_image
 from pytest_edgehil.emulated.image.recipe import LOCK, load_lock, load_recipe, lock_text
+from pytest_edgehil.emulated.layout import Layout
+from pytest_edgehil.emulated.machine import Machine
 from pytest_edgehil.errors import ConfigError, LabFileError
 from pytest_edgehil.lab.inventory import load_lab
-from pytest_edgehil.model.board import Board, EmulatedSpec, Environment, QmpPower
+from pytest_edgehil.model.board import Board, EmulatedSpec, Environment, QmpPower, Timing
+
+HOST_KEY = "AAAAC3NzaC1lZDI1NTE5AAAAIFuRQ/NyNkLMjjkQ/S3Isz7mGxgWBIVtlfcjFb2P6dek"
 
 
 def lab(directory: Path, board: str) -> Path:
@@ -37,6 +41,29 @@ def test_a_board_that_somebody_else_emulates_is_switched_at_its_socket(tmp_path:
     assert board.power == QmpPower(socket=tmp_path / "run/q.sock")
 
 
+def test_a_boards_time_is_a_clocks_unless_its_lab_says_that_instructions_are_counted(tmp_path: Path) -> None:
+    (clock,) = load_lab(lab(tmp_path, "environment: emulated, emulated: {image: img}")).boards
+    (counted,) = load_lab(lab(tmp_path, "environment: emulated, timing: icount, emulated: {image: img}")).boards
+    assert (clock.timing, counted.timing) == (Timing.WALL, Timing.ICOUNT)
+    ssh = f"ssh: {{host: h, user: u, key: k, host_key: ssh-ed25519 {HOST_KEY}}}"
+    (elsewhere,) = load_lab(lab(tmp_path, f"environment: emulated, timing: icount, {ssh}")).boards
+    assert elsewhere.timing is Timing.ICOUNT  # somebody else's QEMU may count, too
+
+
+@pytest.mark.needs("qemu")
+def test_counting_instructions_is_another_machine_and_takes_a_template_of_its_own(tmp_path: Path) -> None:
+    image = Image(directory=tmp_path, name="i", version="1", key="k", root_bytes=0, digests={})
+    clock, counted = (Machine(image=image, memory_bytes=2**30, icount=icount) for icount in (False, True))
+    layout = Layout(root=tmp_path)
+    for saving in (True, False):
+        argv = " ".join(counted.argv(layout, template=None, saving=saving, ssh_port=0))
+        assert "-accel tcg,thread=single" in argv
+        assert "-icount shift=0,sleep=on,align=off" in argv
+        assert "-smp 1" in argv
+        assert "icount" not in " ".join(clock.argv(layout, template=None, saving=saving, ssh_port=0))
+    assert clock.key() != counted.key()
+
+
 @pytest.mark.parametrize(
     ("board", "told"),
     [
@@ -46,6 +73,8 @@ def test_a_board_that_somebody_else_emulates_is_switched_at_its_socket(tmp_path:
         ("environment: emulated, emulated: {image: i}, ssh: {host: h}", "only 'port' may be given"),
         ("environment: emulated, emulated: {image: i, memory: 1 MiB}", "too little"),
         ("environment: virtual, power: {backend: qmp}", "power by qmp on a board without 'emulated'"),
+        ("environment: virtual, timing: icount", "only an emulated board's instructions are counted"),
+        ("environment: emulated, timing: clock, emulated: {image: i}", "timing"),
     ],
 )
 def test_what_contradicts_itself_is_refused(tmp_path: Path, board: str, told: str) -> None:

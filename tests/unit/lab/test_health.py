@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from pytest_edgehil.lab.health import HealthRules, Vitals, judge
-from pytest_edgehil.model.board import Accelerator, Board, Environment, VirtualSpec
+from pytest_edgehil.model.board import Accelerator, Board, Environment, Timing, VirtualSpec
 
 BOARD = Board(id="pi5-01", cls="pi5-8gb", environment=Environment.HARDWARE, serial="10000000deadbeef")
 WELL = Vitals(
@@ -75,3 +75,11 @@ def test_rechecks_come_later_and_later_and_end():
     rules = HealthRules(recheck_s=60, longest_recheck_s=200, give_up=3)
     assert [rules.recheck_after_s(failures) for failures in (1, 2, 3, 4)] == [60, 120, 200, None]
     assert HealthRules(give_up=0).recheck_after_s(1) is None
+
+
+def test_a_board_whose_time_is_its_instructions_may_lag_behind():
+    counted = dataclasses.replace(BOARD, environment=Environment.EMULATED, timing=Timing.ICOUNT)
+    slow = dataclasses.replace(WELL, clock_offset_s=-3600.0)
+    assert judge(counted, slow, RULES).passed
+    assert judge(counted, slow, RULES).clock_offset_s == -3600.0
+    assert not judge(dataclasses.replace(counted, timing=Timing.WALL), slow, RULES).passed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from support.lab_files import make_lab
 from pytest_edgehil.errors import BoardUnavailable
 from pytest_edgehil.lab.inventory import Lab
 from pytest_edgehil.lab.matching import candidates, mismatch, mismatches
-from pytest_edgehil.model.board import Environment, Requirement
+from pytest_edgehil.model.board import Environment, Requirement, Timing
 
 
 @pytest.fixture
@@ -104,3 +105,16 @@ def test_a_word_that_the_lab_does_not_know_gets_a_near_miss(lab: Lab, requiremen
 def test_a_tag_that_no_board_has_is_named_beside_the_board_that_has_everything_else(lab: Lab) -> None:
     with pytest.raises(BoardUnavailable, match=r"; no board has tag hailo8; hat-1 has everything else"):
         candidates(lab, Requirement(cls="pi5-8gb-hat2", tags=frozenset({"hailo8", "cooled"})))
+
+
+def test_counted_instructions_and_a_clock_are_two_kinds_of_board(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path)
+    boards = tuple(
+        dataclasses.replace(board, timing=Timing.ICOUNT) if board.id == "bare-1" else board for board in lab.boards
+    )
+    mixed = dataclasses.replace(lab, boards=boards)
+    assert ids(mixed, Requirement(timing=Timing.ICOUNT)) == ["bare-1"]
+    assert "bare-1" not in ids(mixed, Requirement(timing=Timing.WALL))
+    assert ids(mixed, Requirement(cls="pi5-4gb")) == ["bare-2", "bare-1"]  # who does not ask leaves it to those who do
+    with pytest.raises(BoardUnavailable, match=r"with timing icount; nearest is .*: timing is wall, not icount"):
+        candidates(lab, Requirement(timing=Timing.ICOUNT))
