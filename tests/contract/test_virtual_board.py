@@ -472,7 +472,8 @@ SPIN = "python3 -S -E -c 'while True: pass'"
 
 
 def test_work_heats_the_die_and_rest_cools_it(tmp_path):
-    model = ThermalModel(ambient_c=25, idle_w=2, busy_w=60, resistance_c_per_w=4, tau_s=0.5)
+    # hot enough even where this gets a hundredth of the machine
+    model = ThermalModel(ambient_c=25, idle_w=2, busy_w=600, resistance_c_per_w=4, tau_s=0.5)
     with running(tmp_path / "board", board(thermal=model)) as up, client(up) as one:
         assert up.control.status().temperature_c == pytest.approx(33, abs=1)
         spinning = one.get_transport().open_session()
@@ -485,7 +486,7 @@ def test_work_heats_the_die_and_rest_cools_it(tmp_path):
 
 
 def test_work_of_a_daemon_and_of_short_lived_children_counts(tmp_path):
-    model = ThermalModel(ambient_c=25, idle_w=2, busy_w=200, resistance_c_per_w=4, tau_s=0.5)
+    model = ThermalModel(ambient_c=25, idle_w=2, busy_w=600, resistance_c_per_w=4, tau_s=0.5)
     with running(tmp_path / "board", board(thermal=model)) as up:
         burst = 'python3 -S -E -c "import time; t = time.process_time()\nwhile time.process_time() - t < 0.03: pass"'
         run_on(up, f"setsid sh -c 'while :; do {burst}; done' >/dev/null 2>&1 </dev/null &")

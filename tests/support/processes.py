@@ -27,7 +27,7 @@ def _state_and_group(stat: Path) -> tuple[str, str]:
     return fields[0], fields[2]
 
 
-def until(what: Callable[[], T], *, timeout_s: float = 30.0) -> T:
+def until(what: Callable[[], T], *, timeout_s: float = 90.0) -> T:
     """Waits for `what` to return something true, and returns it."""
     end = time.monotonic() + timeout_s
     while not (value := what()):

@@ -18,7 +18,7 @@ from pytest_edgehil.model.board import Accelerator, Board, Environment, Fault, T
 from pytest_edgehil.virtual.farm import RunningBoard, start
 from pytest_edgehil.virtual.journal import JournalLine, read_journal
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 
 
 def board(
