@@ -269,6 +269,8 @@ class Server:
             answer, out = error_message(Problem("internal", f"{operation} failed: {exc!r}"), request), b""
         self._busy = None
         self._pending.release()  # before the answer: the host may ask again as soon as it has read it
+        if self._ending.locked():
+            return  # its model was killed because we end, of which the host has been told the reason
         try:
             self._writer.write(answer, out)
         except Problem as problem:
