@@ -33,12 +33,13 @@ NAME_PREFIX = "edgehil-run-"
 # process group; a trap, unlike an ignored signal, is not inherited. `exec` in a subshell never runs a builtin, a
 # function or an alias, and takes "a=b" for a program. What the shell says of killed children ("Killed") is nobody's
 # output, hence descriptor 8. `set` and `unset`: what a start-up file of bash may have left. bash takes 50 ns for a
-# character, so nothing is said twice: in EDGEHIL_LEADER a leader that has to be another process finds itself again.
+# character, so nothing is said twice: in EDGEHIL_LEADER a leader that has to be another process finds itself again, and
+# EDGEHIL_KILLER is not looked into before the limit has come.
 _BEGIN = """
 set +eufvx; unset IFS
 read -r _ _ _ _ _ eh_session _ </proc/$$/stat
 [ "$eh_session" = $$ ] || exec setsid -w /bin/sh -c 'eval "$EDGEHIL_LEADER"' edgehil-run-$eh_name "$@"
-unset EDGEHIL_LEADER
+eh_killer=$EDGEHIL_KILLER; unset EDGEHIL_LEADER EDGEHIL_KILLER
 """
 _RUN = """
 EDGEHIL_RUN=edgehil-run-$eh_name; export EDGEHIL_RUN
@@ -128,9 +129,11 @@ def start_line(argv: tuple[str, ...], name: str, *, limit_s: float | None, prelu
     if limit_s is None:
         leader += _NO_WATCHDOG
     else:
-        leader = f"eh_limit={math.ceil(limit_s)} eh_killer={shlex.quote(_KILLER)}\n{leader}{_WATCHDOG}"
+        leader = f"eh_limit={math.ceil(limit_s)} {leader}{_WATCHDOG}"
     # What is said here outside of quotes is understood by every login shell: bash, sh, zsh and fish.
     begin, words = f"export EDGEHIL_LEADER={shlex.quote(_terse(leader))}; ", shlex.join(argv)
+    if limit_s is not None:
+        begin = f"export EDGEHIL_KILLER={shlex.quote(_terse(_KILLER))}; {begin}"
     elsewhere = f"""exec /bin/sh -c 'eval "$EDGEHIL_LEADER"' {NAME_PREFIX}{name} {words}"""
     if len(words) > _LONGEST_TWICE:
         return begin + elsewhere

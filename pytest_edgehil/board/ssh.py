@@ -137,14 +137,15 @@ class SshTransport:
             prelude=command.prelude,
             keep_stderr=True,
         )
-        feeder = threading.Thread(
-            target=self._feed,
-            args=(channel, command.stdin, deadline),
-            name=f"edgehil-feed-{self.board_id}",
-            daemon=True,
-        )
+        feeder: threading.Thread | None = None
         try:
             if len(command.stdin) > _INLINE_STDIN_BYTES:
+                feeder = threading.Thread(
+                    target=self._feed,
+                    args=(channel, command.stdin, deadline),
+                    name=f"edgehil-feed-{self.board_id}",
+                    daemon=True,
+                )
                 feeder.start()
             else:
                 self._feed(channel, command.stdin, deadline)
@@ -154,7 +155,7 @@ class SshTransport:
             status = channel.wait(deadline.left_s())
         finally:
             channel.close()
-            if feeder.ident is not None:
+            if feeder is not None:
                 feeder.join()
         return Outcome(
             exit_status=status,

@@ -87,7 +87,9 @@ def read_head(read: Read) -> Head:
     return head
 
 
-def patched(home: Home, head: Head, read: Read, devices: Mapping[str, Path] | None = None) -> Iterator[bytes]:
+def patched(
+    home: Home, head: Head, read: Read, devices: Mapping[str, Path] | None = None
+) -> Iterator[bytes | memoryview]:
     """The result, piece by piece, as `sink` stores it: the caller checks size and digest.
 
     Args:
@@ -233,23 +235,20 @@ def _decompressed(code: int, data: bytes, size: int) -> bytes:
     return plain
 
 
-def _gzipped(content: Iterator[bytes], *, size_bytes: int, crc32: int | None) -> Iterator[bytes]:
+def _gzipped(content: Iterator[bytes], *, size_bytes: int, crc32: int | None) -> Iterator[bytes | memoryview]:
     """A gzip stream of stored blocks, byte by byte as the host packs bundles."""
     yield _GZIP_HEADER
-    pending, crc, left = bytearray(), 0, size_bytes
+    crc, left, room = 0, size_bytes, 0  # of the content, and of the block that has begun
     for piece in content:
         crc = zlib.crc32(piece, crc) if crc32 is None else crc32
-        pending += piece
-        out, at = bytearray(), 0
-        while len(pending) - at >= _STORED_BYTES and left > _STORED_BYTES:
-            out += struct.pack("<BHH", 0, _STORED_BYTES, 0)
-            out += memoryview(pending)[at : at + _STORED_BYTES]
-            at += _STORED_BYTES
-            left -= _STORED_BYTES
-        if at:
-            pending = pending[at:]
-            yield bytes(out)
-    yield struct.pack("<BHH", 1, len(pending), len(pending) ^ 0xFFFF) + pending
+        view = memoryview(piece)
+        while view:
+            if not room:
+                room = min(_STORED_BYTES, left)
+                yield struct.pack("<BHH", int(room == left), room, room ^ 0xFFFF)
+            part = view[:room]
+            yield part
+            view, room, left = view[len(part) :], room - len(part), left - len(part)
     yield struct.pack("<II", crc, size_bytes & 0xFFFFFFFF)
 
 

@@ -61,6 +61,24 @@ def test_the_same_token_again_writes_nothing(bench, world):
     assert (bench.edgehil / "fence").stat().st_ino == before
 
 
+def test_a_link_whose_token_the_board_knew_is_refused_as_soon_as_there_is_a_higher_one(bench, world, tmp_path):
+    link, mark = under(world, 5, "sleeper"), tmp_path / "mark"
+    for _ in range(2):
+        assert link.run(command("sh", "-c", "echo $EDGEHIL_LEASE")).stdout_text == f"5@{bench.edgehil}"
+    under(world, 7).run(command("true"))
+    with pytest.raises(Fenced, match="token 5 is refused: the board has seen token 7 of ci-841"):
+        link.run(command("touch", str(mark)))
+    assert not mark.exists()
+
+
+def test_a_link_whose_token_the_board_has_forgotten_writes_it_again(bench, world):
+    link = under(world, 5)
+    link.run(command("true"))
+    (bench.edgehil / "fence").unlink()
+    assert link.run(command("sh", "-c", "cat; exit 3", stdin=b"in")).stdout == b"in"
+    assert seen(bench)["token"] == 5
+
+
 def test_guard_and_on_board_program_read_each_other(bench, world):
     session = BoardSession(bench.board, token=5, holder="it's “me”", connect=world.connect)
     assert session.client.status().fence_token == 5
