@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 from pytest_edgehil.board.command import Command, Outcome
 from pytest_edgehil.board.transport import SEND_TIMEOUT_S, Channel, Transport
+from pytest_edgehil.board.trouble import next_step
 from pytest_edgehil.errors import BoardError, DiskFull, Fenced
 from pytest_edgehil.model.fencing import Bearer
 
@@ -139,7 +140,8 @@ class FencedTransport:
         told = f"{self._board_id}: {line.removeprefix(_SAYS)}"
         if status == REFUSED:
             raise Fenced(told)
-        raise DiskFull(told) if "No space left" in said else BoardError(told)
+        kind = DiskFull if "No space left" in said else BoardError
+        raise kind(told + next_step(kind, said, board_id=self._board_id))
 
 
 class _FencedChannel:

@@ -67,4 +67,16 @@ def error_of(code: object, message: object, *, board_id: str) -> EdgehilError:
     text = " ".join(str(message).split())[:2000]
     if chosen is None:
         return ProtocolError(f"{board_id}: unknown complaint {str(code)[:40]!r}: {text}")
-    return chosen(f"{board_id}: {text}")
+    return chosen(f"{board_id}: {text}{next_step(chosen, text, board_id=board_id)}")
+
+
+def next_step(kind: type[EdgehilError], text: str, *, board_id: str) -> str:
+    """What to do about the board's disk, as the end of a message; empty for everything else."""
+    if kind is DiskFull:
+        return f"; 'edgehil board gc {board_id}' removes what the board has not used for longest"
+    if "Read-only file system" in text:
+        return (
+            "; a file system turns read-only after an error of its medium: see the console log, and have it mounted "
+            f"anew with 'edgehil lab power {board_id} cycle'"
+        )
+    return ""
