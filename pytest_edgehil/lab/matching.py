@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from pytest_edgehil.documents.near_miss import did_you_mean, listed
 from pytest_edgehil.errors import BoardUnavailable
@@ -94,12 +95,23 @@ def _refusal(lab: Lab, requirement: Requirement) -> str:
     if requirement.board_id is not None:
         meant = did_you_mean(requirement.board_id, [board.id for board in lab.boards])
     if not meant and requirement.cls is not None and not fnmatch.filter(classes, requirement.cls):
-        meant = did_you_mean(requirement.cls, classes) or f"; its classes are {listed(classes)}"
+        meant = did_you_mean(requirement.cls, classes) or f"; the lab's classes are {listed(classes)}"
     for tag in sorted(requirement.tags.difference(tags)):
-        meant = meant or did_you_mean(tag, tags) or (f"; its tags are {listed(tags)}" if tags else "; it has no tags")
+        there = f"; the lab's tags are {listed(tags)}" if tags else "; it has no tags"
+        meant = meant or did_you_mean(tag, tags) or there
     missed = requirement.tags - nearest.tags
     if len(mismatches(nearest, requirement)) == 1 and len(missed) == 1 and not missed & set(tags):
         found = f"no board has tag {min(missed)}; {nearest.id} has everything else"
     else:
         found = f"nearest is {nearest.id}: {mismatch(nearest, requirement)}"
     return f"no board of {lab.path} can ever fulfil the requirement: {describe(requirement)}; {found}{meant}"
+
+
+def describe_all(requirements: Sequence[Requirement]) -> str:
+    """Several of them in words, those alike counted.
+
+    >>> describe_all([Requirement(cls="pi5"), Requirement(cls="pi5"), Requirement(board_id="b1")])
+    '2 × a board of class pi5 and board b1'
+    """
+    counted = Counter(describe(one) for one in requirements)
+    return " and ".join(text if count == 1 else f"{count} × {text}" for text, count in counted.items())

@@ -39,7 +39,7 @@ from pytest_edgehil.lab.leases import (
     Waiting,
     default_holder,
 )
-from pytest_edgehil.lab.matching import candidates, describe
+from pytest_edgehil.lab.matching import candidates, describe_all
 from pytest_edgehil.lab.store_clock import steady_s
 from pytest_edgehil.model.board import Board, Requirement
 from pytest_edgehil.model.quantity import format_duration
@@ -97,7 +97,7 @@ def reserve(
         reservation = _lease(
             lab,
             requests,
-            wanted=" and ".join(describe(requirement) for requirement in requirements),
+            wanted=describe_all(requirements),
             store=store,
             holder=holder,
             end=end,
@@ -246,7 +246,7 @@ def _requests(lab: Lab, requirements: Sequence[Requirement], *, holder: Holder) 
     if not requirements:
         raise ValueError("a reservation needs at least one requirement")
     requests = tuple(tuple(board.id for board in candidates(lab, requirement)) for requirement in requirements)
-    wanted = " and ".join(describe(requirement) for requirement in requirements)
+    wanted = describe_all(requirements)
     for account in lab.limits.accounts(holder):
         if account.limit < len(requests):
             raise BoardUnavailable(

@@ -91,10 +91,10 @@ def test_an_impossible_requirement_names_the_nearest_miss(lab: Lab) -> None:
     ("requirement", "meant"),
     [
         (Requirement(cls="pi5-8gb-hat3"), "did you mean 'pi5-8gb-hat2'?"),
-        (Requirement(cls="jetson"), "its classes are pi5-4gb, pi5-8gb-hat2"),
+        (Requirement(cls="jetson"), "the lab's classes are pi5-4gb, pi5-8gb-hat2"),
         (Requirement(board_id="bare1"), "did you mean 'bare-1'?"),
         (Requirement(tags=frozenset({"coolde"})), "did you mean 'cooled'?"),
-        (Requirement(tags=frozenset({"lidar"})), "its tags are cooled"),
+        (Requirement(tags=frozenset({"lidar"})), "the lab's tags are cooled"),
     ],
 )
 def test_a_word_that_the_lab_does_not_know_gets_a_near_miss(lab: Lab, requirement: Requirement, meant: str) -> None:
