@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """No test of the package may hang; suites on boards may run for an hour."""
     for item in items:
         if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(180))
+            item.add_marker(pytest.mark.timeout(450))
     if hasattr(config, "workerinput"):  # who runs the tests one after the other expects the order of the files
         items.sort(key=lambda item: place(item.nodeid))
 

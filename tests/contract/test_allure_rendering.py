@@ -21,7 +21,7 @@ import pytest
 from support import allure_cli
 from support.allure_project import make_project, run_project
 
-pytestmark = [pytest.mark.needs("allure"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.needs("allure"), pytest.mark.timeout(900)]
 
 # Allure shows a description in a frame without scripts; its own page may look into it
 PROBE = """<script>
@@ -154,7 +154,7 @@ def probed(address: str, page: str, profile: Path) -> dict[str, Any]:
         check=True,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     ).stdout
     match = re.search(r'data-probe="([^"]*)"', dump)
     assert match is not None, "there is no verdict table on the page"

@@ -35,7 +35,7 @@ class Place:
             [sys.executable, "-m", "pytest_edgehil", "lab", *arguments],
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=300,
             check=False,
             env={**os.environ, "EDGEHIL_LAB": str(self.lab.path)},
         )
@@ -139,7 +139,7 @@ def test_somebody_works_by_hand_on_a_board_that_is_out(place: Place):
             [sys.executable, "-m", "pytest_edgehil", "board", "gc", "v1"],
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=300,
             check=False,
             env={**os.environ, "EDGEHIL_LAB": str(place.lab.path)},
         )

@@ -93,14 +93,14 @@ def wait_until(condition: Callable[[], bool], *, what: str) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(450)
 def test_eight_processes_on_two_boards_never_meet_on_one(tmp_path: Path, start: Start) -> None:
     lab_path = write_lab(tmp_path, TWO_BOARDS)
     journals = tmp_path / "journals"
     journals.mkdir()
 
     workers = [start("contend", str(lab_path), "40", str(journals)) for _ in range(8)]
-    statuses = [worker.wait(timeout=200) for worker in workers]
+    statuses = [worker.wait(timeout=400) for worker in workers]
 
     assert statuses == [0] * 8
     visits = 0

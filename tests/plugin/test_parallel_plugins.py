@@ -153,13 +153,13 @@ def interrupted(farm: Farm, *arguments: str) -> tuple[int, str, str]:
         stderr=subprocess.STDOUT,
     )
     path = farm.pytester.path / "pid"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 200
     while not path.exists():
         assert run.poll() is None, run.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
     run.send_signal(signal.SIGINT)
-    output, _ = run.communicate(timeout=90)
+    output, _ = run.communicate(timeout=300)
     return run.returncode, output, path.read_text().split()[1]
 
 

@@ -277,7 +277,7 @@ LEASES = (
 
         lab = load_lab(HERE / "lab.yaml")
         return reserve(
-            lab, (Requirement(board_id=board.id),), store=open_store(lab), holder=default_holder(), wait_s=10
+            lab, (Requirement(board_id=board.id),), store=open_store(lab), holder=default_holder(), wait_s=60
         )
 
     def test_lease_is_taken_away(request, board, dut):

@@ -67,5 +67,5 @@ def generate(results: Path, site: Path) -> None:
         cwd=site.parent,  # it looks for a history and further configuration in the working directory
         check=True,
         capture_output=True,
-        timeout=100,
+        timeout=300,
     )

@@ -186,7 +186,7 @@ def run_project(directory: Path, *arguments: str, **environment: str) -> Path:
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     print(outcome.stdout, outcome.stderr)  # pytest shows it when the test fails

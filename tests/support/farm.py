@@ -135,7 +135,7 @@ class Farm:
             [sys.executable, "-m", "pytest_edgehil", *arguments],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=check,
             cwd=self.pytester.path,
         )

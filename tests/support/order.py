@@ -34,9 +34,12 @@ EACH_TEST = frozenset(
     )
 )
 """Files of long tests that share nothing."""
+EMULATED = "tests/system/test_emulated"
+"""What emulates a board takes a core of its own: one at a time, from the start."""
 MODE = re.compile(r"\[(alone|n[1-9]|local|sshd|virtual)\b")
 """What ids of parameters begin with where the tests of a file share one board or run for each of these."""
 LONGEST = (
+    EMULATED,
     "tests/system/test_emulated_power_cuts.py",
     "tests/system/test_emulated_faults.py",
     "tests/system/test_faults.py",
@@ -74,6 +77,8 @@ def together(nodeid: str) -> str:
     file, _, name = nodeid.partition("::")
     if file in EACH_TEST:
         return nodeid
+    if file.startswith(EMULATED):
+        return EMULATED
     mode = MODE.search(name)
     return file if mode is None else f"{file}[{mode[1]}]"
 

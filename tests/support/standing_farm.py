@@ -44,7 +44,7 @@ class StandingFarm(Farm):
     def __init__(self, directory: Path) -> None:
         super().__init__(_Place(directory), directory / "state")  # type: ignore[arg-type]
         self.path = directory
-        self.longest_s = 170.0  # that a run may take
+        self.longest_s = 420.0  # that a run may take
         self.environment = {
             **os.environ,
             "EDGEHIL_STATE_DIR": str(self.state),
@@ -85,7 +85,7 @@ class StandingFarm(Farm):
             [sys.executable, "-m", "pytest_edgehil", *arguments],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=check,
             cwd=self.path,
             env=self.environment,

@@ -95,7 +95,7 @@ def told_by(directory: Path) -> Woken:
             assert holding.session.client.status().fence_holder == "ci-841"
             ticks = (disk_home / "ticks").stat().st_size
             sleeper.send_signal(signal.SIGCONT)
-            output, _ = sleeper.communicate("go\n", timeout=150)
+            output, _ = sleeper.communicate("go\n", timeout=300)
             woken = Woken(
                 told=json.loads(output),
                 harm=[path.name for path in disk_home.iterdir() if path.name == "harm"],
@@ -120,7 +120,7 @@ def woken(tmp_path_factory: pytest.TempPathFactory) -> Woken:
     return kept[0]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 @pytest.mark.parametrize("path", PATHS)
 def test_it_is_told_on_every_path(woken: Woken, path: str):
     assert re.fullmatch(PATHS[path], woken.told[path]), woken.told[path]

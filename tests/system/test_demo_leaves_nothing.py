@@ -43,7 +43,7 @@ def eventually(condition, *, seconds: float) -> bool:
     return True
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
 def test_nothing_is_left_of_an_ended_demo(tmp_path: Path, repository: Path, how: signal.Signals):
     out = tmp_path / "out"
@@ -57,7 +57,7 @@ def test_nothing_is_left_of_an_ended_demo(tmp_path: Path, repository: Path, how:
         return sum(MARKER in line for line in map(environment_of, processes_with(state)))
 
     try:
-        ready = eventually(lambda: demo.poll() is not None or boards() > 0, seconds=240)
+        ready = eventually(lambda: demo.poll() is not None or boards() > 0, seconds=400)
         assert ready, (tmp_path / "log").read_text()
         assert demo.poll() is None, (tmp_path / "log").read_text()
         if how is signal.SIGINT:

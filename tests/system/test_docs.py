@@ -248,7 +248,7 @@ class Desk:
             command, process = self.going_on.pop()
             os.killpg(process.pid, signal.SIGINT)
             try:
-                output, _ = process.communicate(timeout=60.0)
+                output, _ = process.communicate(timeout=240.0)
             except subprocess.TimeoutExpired:
                 output = ended(process)
             assert process.returncode == 0, f"{command.where}: exit status {process.returncode}\n{output}"

@@ -100,7 +100,7 @@ def victim(name: str, case: Case) -> str:
 
 
 def prepare(farm: StandingFarm) -> None:
-    farm.longest_s = 580.0
+    farm.longest_s = 880.0
     farm.boards(len(CASES) + 2)
     for seed, name in enumerate(CASES):
         ballast = farm.path / f"{name}.bin"
@@ -119,7 +119,7 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return run_once(tmp_path_factory, f"faults{''.join(workers)}", prepare, "-rA", *workers, postgres=bool(workers))
 
 
-@pytest.mark.timeout(600)  # the first one waits for all of them
+@pytest.mark.timeout(900)  # the first one waits for all of them
 @pytest.mark.parametrize("name", CASES)
 def test_a_fault_costs_a_board_not_a_verdict(ran: Ran, name: str):
     hit = (ran.farm.path / f"test_{name}.hit").read_text()
@@ -137,7 +137,7 @@ def test_a_fault_costs_a_board_not_a_verdict(ran: Ran, name: str):
     assert re.search(rf"\b{hit}\b", summary)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_faults_cost_nothing_else(ran: Ran):
     ran.result.assert_outcomes(passed=len(CASES) + 1)
     assert ran.result.ret == 0
@@ -156,7 +156,7 @@ ONE = (
 
 
 @WORKERS
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(450)
 def test_when_no_board_is_left_it_is_an_infrastructure_error_and_no_failure_of_the_model(farm: Farm, workers):
     farm.boards(1, faults=[{"kind": "link-cut", "after_bytes": 150_000}])
     farm.pytester.makepyfile(ONE)

@@ -77,7 +77,7 @@ def sessions(directory: Path) -> list[tuple[int, float, float]]:
     return found
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 def test_auto_means_one_worker_per_matching_free_board_and_none_ever_shares_one(farm: Farm):
     farm.boards(8)  # the odd ones match: four
     farm.pytester.makepyfile(SUITE)
@@ -138,13 +138,13 @@ def nothing_runs(farm: Farm) -> bool:
     return not any(marked(marker_of(directory)) for directory in board_directories(farm))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 def test_a_killed_worker_frees_its_board_and_the_run_goes_on(farm: Farm):
     farm.pytester.makepyfile(HANG)
     run = start(farm, "-n2")
     pid, board = hanging(farm, run)
     os.kill(pid, signal.SIGKILL)
-    output, _ = run.communicate(timeout=180)
+    output, _ = run.communicate(timeout=300)
     assert "INTERNALERROR" not in output
     assert run.returncode == 0, output  # it does not hang a second time, on another board
     told = {one["nodeid"].rpartition("::")[2]: one for one in farm.results["tests"]}
@@ -154,7 +154,7 @@ def test_a_killed_worker_frees_its_board_and_the_run_goes_on(farm: Farm):
     assert nothing_runs(farm)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
 def test_a_killed_controller_frees_its_boards_within_the_expiry_and_leaves_no_process(farm: Farm, workers):
     farm.pytester.makepyfile(HANG)
@@ -180,14 +180,14 @@ def test_a_killed_controller_frees_its_boards_within_the_expiry_and_leaves_no_pr
     eventually("a process of a board is left", lambda: nothing_runs(farm), seconds=30)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
 def test_an_interrupted_run_gives_its_board_back_at_once(farm: Farm, how: signal.Signals):
     farm.pytester.makepyfile(HANG)
     run = start(farm)
     _, board = hanging(farm, run)
     run.send_signal(how)
-    output, _ = run.communicate(timeout=60)
+    output, _ = run.communicate(timeout=300)
     assert run.returncode == pytest.ExitCode.INTERRUPTED, output
     assert farm.board_states()[board]["state"] == "free"
     assert nothing_runs(farm)

@@ -39,7 +39,7 @@ SUITE = """
 """
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(450)
 def test_a_soak_survives_its_link_and_nothing_else(farm: Farm):
     farm.pytester.makepyfile(SUITE)
     result = farm.run("--edgehil-reconnect=4 s", "-rA")

@@ -39,7 +39,7 @@ def ran(script: str, *arguments: str, **environment: str) -> subprocess.Complete
         capture_output=True,
         text=True,
         check=False,
-        timeout=150,
+        timeout=300,
         env=os.environ | environment,
     )
 
@@ -75,7 +75,7 @@ print(json.dumps(told))
 def test_every_script_has_the_common_options(run_all):
     scripts = [str(BENCHMARKS / script) for script in run_all.SCRIPTS]
     done = subprocess.run(  # one process for all: what they import costs ten times what they say
-        [sys.executable, "-c", ALL_HELP, *scripts], capture_output=True, text=True, check=True, timeout=150
+        [sys.executable, "-c", ALL_HELP, *scripts], capture_output=True, text=True, check=True, timeout=300
     )
     told = json.loads(done.stdout)
     assert list(told) == scripts

@@ -23,7 +23,7 @@ def ran(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 @pytest.mark.parametrize("store", ["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
 def test_killed_stopped_and_lied_to_processes_never_use_one_board_at_once(store: str) -> None:
     done = ran("exclusivity.py", "--store", store)
@@ -37,7 +37,7 @@ def test_killed_stopped_and_lied_to_processes_never_use_one_board_at_once(store:
     assert told["peer_value"] > 0  # overlaps are found where there are some
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 @pytest.mark.needs("postgres")
 def test_nothing_is_lost_when_holders_are_killed_and_postgres_is_restarted_under_load() -> None:
     done = ran("crash.py")

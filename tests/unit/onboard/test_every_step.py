@@ -22,7 +22,7 @@ from pytest_edgehil.onboard.problem import Problem
 from pytest_edgehil.onboard.slots import images
 from pytest_edgehil.onboard.unpack import altered, read_manifest
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(450)
 
 
 @pytest.fixture

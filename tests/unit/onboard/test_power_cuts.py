@@ -56,7 +56,7 @@ def cut_everywhere_in(bench: BenchBoard, scenario: str, **arguments) -> list[dic
     return states
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 def test_while_a_combo_is_switched(bench, tmp_path):
     old, new = keep(bench, model_bundle(tmp_path, seed=1)), keep(bench, model_bundle(tmp_path, seed=2))
     combos.activate(Home(bench.edgehil), {"model": old})
@@ -67,7 +67,7 @@ def test_while_a_combo_is_switched(bench, tmp_path):
     assert seen == [{"model": old}] * switched + [{"model": new}] * (len(seen) - switched)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 def test_while_a_firmware_and_a_model_are_committed_together(bench, tmp_path):
     home = Home(bench.edgehil)
     old = {"model": keep(bench, model_bundle(tmp_path, seed=1))}
@@ -95,7 +95,7 @@ def test_while_a_bundle_is_received(bench, tmp_path):
     assert {one["fence"] for one in states} == {0, 7}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 def test_while_a_firmware_is_written(bench, tmp_path):
     digest = keep(bench, firmware_bundle(tmp_path, health=None, files={"kernel": b"k" * 2000}))
     states = cut_everywhere_in(bench, "firmware", digest=digest)

@@ -350,7 +350,7 @@ try:
 except UserError as problem:
     print(problem)
 """
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
     assert "pip install 'pytest-edgehil[plots]'" in told.stdout
     assert "--edgehil-plots=off" in told.stdout
     assert json.dumps(told.stderr) == '""'
