@@ -14,11 +14,13 @@ The peer is the same on a disk that ignores flushes: what flushing in the right 
     python benchmarks/emulated/cuts.py [--json] [--quick] [--cuts 200] [--seed N] [--log FILE]
 
 It wants QEMU and the image. The log has one line a cut: what was cut, and what became of it or everything that was
-wrong. Exits with 1 when anything was. The board boots an image without wheels, so its root is a third as large.
+wrong. Exits with 1 when anything was; Ctrl-C ends it with the cuts that were made. The board boots an image without
+wheels, so its root is a third as large.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 import tempfile
@@ -34,9 +36,8 @@ ROUND = 20
 """Cuts after which it begins at the deployment's beginning again."""
 
 
-def cuts(stand: Stand, count: int, chance: random.Random, log: Path | None) -> list[Cut]:
-    """So many cuts, over the three paths in turn; the log grows with them."""
-    done: list[Cut] = []
+def cuts(stand: Stand, count: int, chance: random.Random, log: Path | None, done: list[Cut]) -> None:
+    """So many cuts, over the three paths in turn; `done` and the log grow with them."""
 
     def note(cut: Cut) -> None:
         done.append(cut)
@@ -54,7 +55,6 @@ def cuts(stand: Stand, count: int, chance: random.Random, log: Path | None) -> l
         for cut in stand.replay(counts, chance, next_run_of=10):
             note(cut)
     print(file=sys.stderr)
-    return done
 
 
 def main() -> int:
@@ -69,8 +69,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="edgehil-cuts-") as directory:
         stand = Stand.make(Path(directory), image_directory())
         stand.record()
-        done = cuts(stand, count, chance, arguments.log)
-        share = {name: max(1, count // 30) for name in PATHS}
+        done: list[Cut] = []
+        with contextlib.suppress(KeyboardInterrupt):
+            cuts(stand, count, chance, arguments.log, done)
+        share = {name: max(1, count // 60) for name in PATHS}
         peer = list(stand.replay(share, chance, honest=False, next_run_of=10**9))
     wrong = [one for one in done if one.faults]
     figure = bench.Figure(
