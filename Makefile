@@ -16,7 +16,7 @@ demo:            ## the whole way on four virtual boards: build, flash, gate, si
 	@scripts/bootstrap build
 	@exec $(PY) demo/run.py
 
-demo-emulated:   ## parity and gates on two emulated arm64 boards (needs QEMU)
+demo-emulated:   ## the suites on two emulated arm64 boards (needs QEMU)
 	@scripts/bootstrap build
 	@exec $(PY) demo/emulated.py
 

@@ -1,10 +1,10 @@
 """``make demo-emulated``: the suites on two emulated boards, and what their evidence is worth.
 
-It types what a user would type and shows it: builds the image that the boards boot; runs the parity suite and the gates
-that are held against no seconds, which must all pass; runs the gate suite of ``make demo`` on the board that counts its
-instructions, which refuses what is in seconds; checks the evidence, and asks a policy that wants hardware, which refuses.
-It ends with an account of what happened. Everything it makes is below ``demo-out/emulated``, but for the image, which is
-kept in the cache.
+It types what a user would type and shows it: builds the image that the boards boot; runs the parity suite and gates
+that are held against no seconds, which must all pass; runs the gate suite of ``make demo`` on the board that counts
+its instructions, which refuses what is in seconds; checks the evidence, and asks a policy that wants hardware, which
+refuses. It ends with an account of what happened. Everything it makes is below ``demo-out/emulated``, but for the
+image, which is kept in the cache.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def account(started_s: float) -> None:
                 refused = test["status"] == "error" and "held against seconds" in test["message"]
                 print(f"  {'refused' if refused else test['status']:<12} {name} on {where} {test['message']}".rstrip())
     print(
-        "\nRefused is what is held against seconds: an emulated board has none to offer. Run these gates on real boards, "
-        "or compare with another model on the same board, as suites/relative does.\n"
+        "\nRefused is what is held against seconds: an emulated board has none to offer. Run these gates on real "
+        "boards, or compare with another model on the same board, as suites/relative does.\n"
         f"The evidence says emulated, and {POLICY}, which asks for hardware, refuses it: as it must be."
     )
 

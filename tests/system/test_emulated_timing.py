@@ -1,4 +1,4 @@
-"""An emulated board whose time is its instructions: what it tells apart, what refuses it, and what its evidence says."""
+"""An emulated board whose time is its instructions: what it tells apart, and what refuses it."""
 
 from __future__ import annotations
 
