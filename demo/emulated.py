@@ -22,7 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = Path("demo-out/emulated")
 PROGRAMS = ("qemu-system-aarch64", "qemu-img")
 MODELS = ("fp32", "int8", "int8-dynamic", "per-tensor-int8", "mlp-int8", "mlp-per-tensor-int8")
-RECIPES = tuple(f"suites/models/digits/digits-{name}.yaml" for name in MODELS)
+RECIPES = (
+    *(f"suites/models/digits/digits-{name}.yaml" for name in MODELS),
+    "suites/firmware/edge-os-2026.11.yaml",
+)
 PLACE = ("--repo", str(OUT / "repository"), "--keys", str(OUT / "release-keys"))
 POLICY = "farm/policy-hardware.yaml"
 WITHOUT_SECONDS = ("suites/parity", "suites/relative")
