@@ -23,6 +23,7 @@ FIRST_GUESS_S = 10.0
 FIRST_FLASH_S = 10.0
 _PRIOR = 0.5  # how many observations the guess before is worth
 _BELIEVED = 16  # likewise, of what earlier runs tell
+_MOSTLY_TRUE = 0.5  # a history of which more than this proves true is believed as it is
 _WORTH_TELLING = 0.05
 _LEAST_S = 0.001
 
@@ -88,7 +89,8 @@ class _Trust:
             return False
         self._told *= 2
         before = self.share
-        self.share = min(1.0, max(0.0, self._of_both / self._of_foreseen)) if self._of_foreseen else 1.0
+        found = self._of_both / self._of_foreseen if self._of_foreseen else 1.0
+        self.share = 1.0 if found >= _MOSTLY_TRUE else max(0.0, found)
         return abs(self.share - before) > _WORTH_TELLING
 
     def expected_s(self) -> dict[int, float]:
