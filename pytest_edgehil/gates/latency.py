@@ -286,17 +286,19 @@ class LatencyQuantile:
         judge: Judge | None = None,
         unseen: tuple[str, ...] = (),
     ) -> Verdict:
-        n = timed.n if look is None else look.n
+        # beyond the last look that may be, nothing has been looked at
+        beyond = look is not None and timed.n > max(self.max_samples, _LOOKED_AT)
+        n = look.n if look is not None and beyond else timed.n
         values = timed.values_ns[:n]
         elapsed_ns = int(timed.elapsed_ns()[-1]) if timed.n else 0
         missing_ns = self._least_ns(timed) - elapsed_ns
         out_of_samples = timed.n >= self.max_samples and missing_ns <= 0
         out_of_time = timed.duration_s * 1e9 >= self.max_duration_ns
         spent = ""
-        if out_of_samples and n > self.max_samples:
+        if beyond:
             spent = f"; this gate looks at the first {n} of the {timed.n} that were made, and asks for no more"
         elif out_of_samples:
-            spent = f"; no more than {self.max_samples} {timed.unit} may be made (max_samples)"
+            spent = f"; no more than {self.max_samples} {timed.unit} are asked for (max_samples)"
         elif out_of_time:
             spent = f"; no more than {format_duration(self.max_duration_ns)} may be measured (max_duration)"
         final = out_of_samples or out_of_time
