@@ -67,7 +67,7 @@ PARTS = (
 )
 """What a benchmark starts or imports; no benchmarks themselves."""
 
-BY_HAND = ("emulated/cuts.py", "emulated/start.py", "emulated/update.py")
+BY_HAND = ("emulated/cuts.py", "emulated/determinism.py", "emulated/start.py", "emulated/update.py")
 """Run by hand only: they need an image, which takes a download to build."""
 
 LONG = frozenset(

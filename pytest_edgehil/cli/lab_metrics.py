@@ -55,8 +55,8 @@ def _metrics(options: argparse.Namespace, lab: Lab) -> int:
                 f"cannot listen on {options.host}:{options.port}: {wrong.strerror or wrong}; choose another --host or "
                 "--port"
             ) from wrong
-        print(f"{lab.name}: http://{options.host}:{server.server_port}/metrics", flush=True)
         try:
+            print(f"{lab.name}: http://{options.host}:{server.server_port}/metrics", flush=True)
             threading.Event().wait()  # until Ctrl-C
         except KeyboardInterrupt:
             server.shutdown()

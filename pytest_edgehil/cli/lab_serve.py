@@ -68,11 +68,11 @@ def _serve(options: argparse.Namespace, lab: Lab) -> int:
         ) from wrong
     server = uvicorn.Server(uvicorn.Config(page.application(), log_level="warning"))
     host, port = listening.getsockname()[:2]
-    print(
-        f"{lab.name}: http://{host}:{port}/" + ("" if token else " (read-only; --token-file lets people act)"),
-        flush=True,
-    )
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it ends; visitors have been served until here
+        print(
+            f"{lab.name}: http://{host}:{port}/" + ("" if token else " (read-only; --token-file lets people act)"),
+            flush=True,
+        )
         server.run(sockets=[listening])
     print("edgehil: the status page has ended", file=sys.stderr)
     return 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import struct
@@ -207,8 +208,10 @@ def by_reader_of_deltas(_room: Path, path: Path) -> None:
 
 DOORS = {"host": by_host, "store": by_store, "board": by_board}
 DELTA_DOORS = {"reader": by_reader_of_deltas, "store": by_store}
+# A board looks at the bytes of an image when it writes them: tests/unit/onboard/test_reading_and_writing_images.py
+LATER = ("wrong digest", "firmware-image", "board")
 CELLS = [
-    *((word, kind, door) for word in WORDS for kind in KINDS for door in DOORS),
+    *(cell for cell in itertools.product(WORDS, KINDS, DOORS) if cell != LATER),
     *((word, DELTA, door) for word in WORDS for door in DELTA_DOORS),
 ]
 
