@@ -208,7 +208,7 @@ def by_reader_of_deltas(_room: Path, path: Path) -> None:
 
 DOORS = {"host": by_host, "store": by_store, "board": by_board}
 DELTA_DOORS = {"reader": by_reader_of_deltas, "store": by_store}
-# A board looks at the bytes of an image when it writes them: tests/unit/onboard/test_reading_and_writing_images.py
+# A board looks at the bytes of an image when it writes them: see tests/contract/test_slots.py
 LATER = ("wrong digest", "firmware-image", "board")
 CELLS = [
     *(cell for cell in itertools.product(WORDS, KINDS, DOORS) if cell != LATER),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 
 import pytest
@@ -267,6 +269,21 @@ def test_an_image_that_does_not_fit_is_refused_before_a_byte_is_written(home, be
         firmware.write(home, slots, digest, 3)
     assert refused.value.code == "wrong-target"
     assert set(bench.carries(3)) == {0}
+
+
+@pytest.mark.parametrize("bench", ["tryboot", "uboot"], indirect=True)
+def test_an_image_that_is_not_what_its_manifest_says_is_never_a_firmware(home, bench, slots, tmp_path):
+    """As a bundle it is whole and has the digest that was told; only the manifest in it lies."""
+    honest = gzip.decompress(bench.firmware(tmp_path).path.read_bytes())
+    at = len(honest) // 2
+    lying = gzip.compress(honest[:at] + bytes([honest[at] ^ 1]) + honest[at + 1 :], compresslevel=1, mtime=0)
+    digest = f"sha256:{hashlib.sha256(lying).hexdigest()}"
+    home.bundle(digest).write_bytes(lying)
+    with pytest.raises(Problem, match=r"root\.img") as refused:
+        firmware.write(home, slots, digest, 3)
+    assert refused.value.code in {"digest-mismatch", "corrupt-artifact"}
+    assert (slots.chooser.state().running, slots.chooser.state().default) == (2, 2)
+    assert firmware.prove(home, slots, digest, 3)["reasons"]
 
 
 @pytest.mark.parametrize("bench", ["tryboot", "uboot"], indirect=True)
