@@ -472,25 +472,25 @@ SPIN = "python3 -S -E -c 'while True: pass'"
 
 
 def test_work_heats_the_die_and_rest_cools_it(tmp_path):
-    # hot enough even where this gets a hundredth of the machine
-    model = ThermalModel(ambient_c=25, idle_w=2, busy_w=600, resistance_c_per_w=4, tau_s=0.5)
+    # one busy core of four: 93 °C at most, so that the board never halts at 110; 40 °C where it gets 12 % of that core
+    model = ThermalModel(ambient_c=25, idle_w=2, busy_w=60, resistance_c_per_w=4, tau_s=0.5)
     with running(tmp_path / "board", board(thermal=model)) as up, client(up) as one:
         assert up.control.status().temperature_c == pytest.approx(33, abs=1)
         spinning = one.get_transport().open_session()
         spinning.exec_command(f"echo $$; exec {SPIN}")
-        hot = eventually(lambda: (s := up.control.status()).temperature_c > 50 and s)
+        hot = eventually(lambda: (s := up.control.status()).temperature_c > 40 and s)
         assert hot.processes >= 1
         spinning.close()
-        eventually(lambda: up.control.status().temperature_c < 40)
+        eventually(lambda: up.control.status().temperature_c < 38)
         assert "temp=" in run(one, "vcgencmd measure_temp").out
 
 
 def test_work_of_a_daemon_and_of_short_lived_children_counts(tmp_path):
-    model = ThermalModel(ambient_c=25, idle_w=2, busy_w=600, resistance_c_per_w=4, tau_s=0.5)
+    model = ThermalModel(ambient_c=25, idle_w=2, busy_w=60, resistance_c_per_w=4, tau_s=0.5)
     with running(tmp_path / "board", board(thermal=model)) as up:
         burst = 'python3 -S -E -c "import time; t = time.process_time()\nwhile time.process_time() - t < 0.03: pass"'
         run_on(up, f"setsid sh -c 'while :; do {burst}; done' >/dev/null 2>&1 </dev/null &")
-        eventually(lambda: up.control.status().temperature_c > 45)
+        eventually(lambda: up.control.status().temperature_c > 40)
 
 
 def test_beyond_85_degrees_it_throttles_and_remembers_until_the_next_boot(tmp_path):
