@@ -27,13 +27,26 @@ class HungUp(ConnectFailed):
     """The server ended the connection before it said who it is."""
 
 
+class Silent(ConnectFailed):
+    """Something took the connection and has said nothing yet."""
+
+
 def log_in(
-    access: SshAccess, pinned: HostKey, key: paramiko.PKey, *, board_id: str, deadline: Deadline
+    access: SshAccess, pinned: HostKey, key: paramiko.PKey, *, board_id: str, deadline: Deadline, banner_s: float
 ) -> tuple[paramiko.Transport, WatchedSocket]:
     """Connects, checks who is there, and logs in.
 
+    Args:
+        access: where, as whom, with which key.
+        pinned: the host key that is expected.
+        key: ours.
+        board_id: for messages.
+        deadline: for all of it.
+        banner_s: how long the server may take to say that it speaks SSH.
+
     Raises:
         HungUp: the server hung up before it said who it is.
+        Silent: it said nothing within `banner_s`, and the deadline has not passed.
         ConnectFailed: anything else that keeps us out.
         HostKeyMismatch: whoever answers does not hold the pinned key.
     """
@@ -42,7 +55,7 @@ def log_in(
     session = None
     try:
         session = paramiko.Transport(sock)
-        _negotiate(session, sock, pinned, where=where, deadline=deadline)
+        _negotiate(session, sock, pinned, where=where, deadline=deadline, banner_s=banner_s)
         check_host_key(pinned, session.get_remote_server_key(), board_id=board_id, access=access)
         _authenticate(session, access, key, where=where, deadline=deadline)
     except BaseException as exc:
@@ -58,7 +71,13 @@ def log_in(
 
 
 def _negotiate(
-    session: paramiko.Transport, sock: WatchedSocket, pinned: HostKey, *, where: str, deadline: Deadline
+    session: paramiko.Transport,
+    sock: WatchedSocket,
+    pinned: HostKey,
+    *,
+    where: str,
+    deadline: Deadline,
+    banner_s: float,
 ) -> None:
     session.set_log_channel("edgehil.board.paramiko")
     session.daemon = True
@@ -69,7 +88,8 @@ def _negotiate(
         *(name for name in options.kex if name not in _KEX),
     )
     options.key_types = algorithms_for(pinned, tuple(options.key_types))
-    session.banner_timeout = session.handshake_timeout = deadline.left_s()
+    session.handshake_timeout = deadline.left_s()
+    session.banner_timeout = min(banner_s, session.handshake_timeout)
     negotiated = threading.Event()
     session.start_client(event=negotiated)
     negotiated.wait(deadline.left_s())
@@ -103,7 +123,7 @@ def _not_negotiated(
         elif sock.heard_bytes and cause is not None and not deadline.passed():
             failed = ConnectFailed(f"{where} does not speak SSH: {cause}; is ssh.port right?")
         else:
-            failed = ConnectFailed(
+            failed = (ConnectFailed if deadline.passed() else Silent)(
                 f"{where} took the connection, but its SSH banner never came within {deadline.timeout_s:g} s; "
                 "the board may hang, or another service listens on that port"
             )

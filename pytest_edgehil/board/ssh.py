@@ -26,7 +26,7 @@ from pytest_edgehil.board import leash
 from pytest_edgehil.board.command import Command, Outcome, check_argv
 from pytest_edgehil.board.deadline import Deadline
 from pytest_edgehil.board.hostkey import load_client_key, parse_host_key
-from pytest_edgehil.board.login import HungUp, end_session, log_in
+from pytest_edgehil.board.login import HungUp, Silent, end_session, log_in
 from pytest_edgehil.board.overdue import Overdue
 from pytest_edgehil.board.redact import show_argv
 from pytest_edgehil.board.ssh_channel import SshChannel
@@ -43,6 +43,7 @@ LIMIT_GRACE_S = 15.0
 """So much after a command's deadline the board itself ends it, link or no link; longer than our own kill may take."""
 
 _INLINE_STDIN_BYTES = 65_536  # so much is taken without the program reading any of it; more gets a thread
+_BANNER_S, _MORE_PATIENCE = 2.0, 1.5  # a forwarder takes connections for a board that boots, and loses what is sent
 _BURST_PAUSES_S = (0.1, 0.3, 1.0, 3.0)  # an sshd whose MaxStartups is reached hangs up at once; it is asked again
 
 _ONBOARD = re.compile(r".*/onboard-[0-9a-f]+\.pyz")
@@ -79,12 +80,15 @@ def connect(
     deadline = Deadline(timeout_s)
     pinned = parse_host_key(access.host_key, board_id=board_id)
     key = load_client_key(access, board_id=board_id)
-    pauses = iter(_BURST_PAUSES_S)
+    pauses, banner_s = iter(_BURST_PAUSES_S), _BANNER_S
     while True:
         started = time.monotonic()
         try:
-            session, sock = log_in(access, pinned, key, board_id=board_id, deadline=deadline)
+            session, sock = log_in(access, pinned, key, board_id=board_id, deadline=deadline, banner_s=banner_s)
             break
+        except Silent as exc:
+            banner_s *= _MORE_PATIENCE
+            _log.debug("%s; trying again, for %g s", exc, banner_s)
         except HungUp as exc:
             pause_s = next(pauses, None)
             if pause_s is None or pause_s >= deadline.left_s():

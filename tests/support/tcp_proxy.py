@@ -32,7 +32,7 @@ class TcpProxy:
         self._threads: list[threading.Thread] = []
         self._budget: int | None = None
         self._stalled: set[socket.socket] = set()
-        self._slamming = 0
+        self._slamming = self._swallowing = 0
         self.forwarded_bytes = 0
 
     def __enter__(self) -> TcpProxy:
@@ -63,6 +63,10 @@ class TcpProxy:
         """Hangs up on the next connections at once, like an sshd whose MaxStartups is reached."""
         self._slamming = count
 
+    def swallow(self, count: int) -> None:
+        """Takes the next connections and passes nothing on, like a forwarder whose board still boots."""
+        self._swallowing = count
+
     def cut(self, *, reset: bool = False) -> None:
         """Closes every connection; with `reset` they end with RST instead of FIN."""
         with self._lock:
@@ -92,6 +96,11 @@ class TcpProxy:
             if self._slamming > 0:
                 self._slamming -= 1
                 near.close()
+                continue
+            if self._swallowing > 0:
+                self._swallowing -= 1
+                with self._lock:
+                    self._sockets.append(near)
                 continue
             far = socket.create_connection(("127.0.0.1", self._target))
             with self._lock:

@@ -138,6 +138,16 @@ def test_listener_that_hangs_up_is_tried_again_and_then_named(server: AsyncsshSe
     end()
 
 
+def test_a_connection_that_nobody_passes_on_is_not_waited_for_to_the_end(
+    server: AsyncsshServer, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "_BANNER_S", 0.1)
+    proxy.swallow(2)
+    link = connect(server.access_at(proxy.port), board_id="pi5-01", timeout_s=GENEROUS_S)
+    assert link.run(command("echo", "in")).stdout_text == "in"
+    link.close()
+
+
 def test_other_service_on_the_port_is_named(server: AsyncsshServer) -> None:
     port, end = listener(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n" * 200))
     with pytest.raises(ConnectFailed, match=r"does not speak SSH: .*HTTP/1.1 400|banner never came"):
