@@ -1,126 +1,133 @@
-"""Cuts the power at every line: an operation of the on-board program in a child process that dies at its n-th line.
+"""Cuts the power at every line of an operation of the on-board program.
 
-A program for a process of its own (it forks, which a test process with threads must not):
-``python cut_everywhere.py SCENARIO ROOT``, with EDGEHIL_SYSROOT set. For each n = 1, 2, … it copies the prepared
-board ROOT, runs the scenario's operation on the copy until the n-th line inside the on-board program and ends the
-process there with `os._exit`, as a power cut would (no `finally`, no buffers flushed). Then it starts as the program
-does after a boot and prints one JSON line: what the board is on. It ends when the operation came to its end.
+A process that dies leaves what is on the disk, and nothing of what it still meant to do: no ``finally``, no buffers
+flushed. So the operation runs once, stands still at each of its lines, and the disk is copied as a cut right there
+would leave it. Where nothing on the disk has changed since the line before, that one's copy stands for both. On each
+copy the program then starts as it does after a boot, and says what the board is on.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import struct
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest import mock
 
-from pytest_edgehil.onboard import combos, fence, firmware, home, sink
+from pytest_edgehil.onboard import combos, fence, firmware
+from pytest_edgehil.onboard.home import Home
 from pytest_edgehil.onboard.slots import chosen
 from pytest_edgehil.onboard.unpack import altered, read_manifest
 
-SLOTS = chosen(None)
-
-CUT = 99
 UNPACKING = ("unpack.py", "problem.py")
 """Not cut line by line: what they do happens in a temporary directory only, and is many lines."""
 
 
-def main() -> None:
-    scenario, root = sys.argv[1], Path(sys.argv[2])
-    os.fsync = lambda _descriptor: None  # what is cut off is this process and not the machine, and thousands are slow
-    arguments = json.loads((root / "scenario.json").read_text())
-    step, ended = 0, False
-    while not ended:
-        step += 1
-        copy = root.with_name(f"{root.name}-{step}")
-        shutil.copytree(root, copy, symlinks=True)
-        os.environ["EDGEHIL_SYSROOT"] = str(copy)
-        ended = in_child(lambda copy=copy, step=step: cut(step, SCENARIOS[scenario], copy, arguments)) != CUT
-        status = in_child(lambda copy=copy: print(json.dumps(state(copy)), flush=True))
-        if status != 0:
-            print(json.dumps({"step": step, "failed": status}), flush=True)
-        shutil.rmtree(copy)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What the program finds when it starts after a cut, and which firmware boots.
+
+    Args:
+        lines: at how many lines, one after the other, a cut leaves this.
+        combo: that the board is on.
+        default: partition that boots.
+        recovered_twice: was there anything left to recover after a recovery?
+        store: size of each stored bundle.
+        broken_trees: trees that are not what their manifest says.
+        leftovers: temporary files.
+        token: of the leaseholder, in the fence.
+        identity: of the firmware in the third partition.
+    """
+
+    lines: int
+    combo: dict[str, str]
+    default: int | None
+    recovered_twice: bool
+    store: dict[str, int]
+    broken_trees: tuple[str, ...]
+    leftovers: tuple[str, ...]
+    token: int
+    identity: dict[str, Any] | None
 
 
-def in_child(call: Any) -> int:
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            call()
-            os._exit(0)
-        except BaseException as exc:  # noqa: BLE001 - the parent hears of it by the exit status
-            print(f"{type(exc).__name__}: {exc}", file=sys.stderr, flush=True)
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def states(root: Path, operation: Callable[[Home], object]) -> Iterator[State]:
+    """What a cut leaves, line by line; the last one is after the end of the operation.
 
+    Args:
+        root: of a prepared board; the operation is done to it. Copies are made beside it.
+        operation: gets the board's home.
+    """
+    cuts: list[tuple[Path, int]] = []
+    known: list[tuple[str, bytes | str | None]] = []
 
-def cut(step: int, operation: Any, copy: Path, arguments: dict[str, Any]) -> None:
-    """Run the operation until its n-th line."""
-    left = step
+    def look() -> None:
+        nonlocal known
+        if (now := list(_disk(str(root)))) != known:
+            copy = root.with_name(f"{root.name}-{len(cuts) + 1}")
+            shutil.copytree(root, copy, symlinks=True)
+            cuts.append((copy, 0))
+            known = now
+        cuts[-1] = (cuts[-1][0], cuts[-1][1] + 1)
 
     def trace(frame: FrameType, event: str, _argument: object) -> Any:
-        nonlocal left
         name = frame.f_code.co_filename
         if "pytest_edgehil/onboard" not in name or name.endswith(UNPACKING):
             return None
         if event == "line":
-            left -= 1
-            if left == 0:
-                os._exit(CUT)
+            look()
         return trace
 
-    sys.settrace(trace)
-    operation(home.Home(copy / "home/.edgehil"), arguments)
-    sys.settrace(None)
+    # what is cut off is this process and not the machine
+    with mock.patch.object(os, "fsync", lambda _descriptor: None):
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            operation(Home(root / "home/.edgehil"))
+        finally:
+            sys.settrace(before)
+        look()
+        for copy, lines in cuts:
+            with mock.patch.dict(os.environ, EDGEHIL_SYSROOT=str(copy)):
+                yield _state(copy, lines)
+            shutil.rmtree(copy)
 
 
-def state(copy: Path) -> dict[str, Any]:
-    """What the program finds when it starts after the next boot, and which firmware boots."""
-    place = home.Home(copy / "home/.edgehil")
+def _disk(directory: str) -> Iterator[tuple[str, bytes | str | None]]:
+    """Each path below with the bytes in the file, where the link points, or None for a directory."""
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_symlink():
+                yield entry.path, os.readlink(entry.path)
+            elif entry.is_dir():
+                yield entry.path, None
+                yield from _disk(entry.path)
+            else:
+                descriptor = os.open(entry.path, os.O_RDONLY)
+                try:
+                    yield entry.path, os.read(descriptor, 2**20)
+                finally:
+                    os.close(descriptor)
+
+
+def _state(copy: Path, lines: int) -> State:
+    place, slots = Home(copy / "home/.edgehil"), chosen(None)
     place.prepare()
-    default = SLOTS.chooser.state().default
-    combos.recover(place, SLOTS)
-    again = combos.recover(place, SLOTS)
-    store = {path.name: path.stat().st_size for path in place.store.iterdir() if path.suffix != ".partial"}
+    default = slots.chooser.state().default
+    combos.recover(place, slots)
+    again = combos.recover(place, slots)
     trees = {path.name: altered(read_manifest(path), path) for path in place.trees.iterdir()}
-    return {
-        "combo": combos.current(place),
-        "default": default,
-        "recovered_twice": again is not None,
-        "store": store,
-        "broken_trees": [name for name, wrong in trees.items() if wrong],
-        "leftovers": [path.name for path in place.root.rglob(".*.tmp")],
-        "fence": fence.Fence(place).read()[0],
-        "identity": firmware.identity(place, 3),
-    }
-
-
-def activate(place: home.Home, arguments: dict[str, Any]) -> None:
-    combos.activate(place, arguments["combo"], slots=SLOTS, partition=arguments.get("partition"))
-
-
-def receive(place: home.Home, arguments: dict[str, Any]) -> None:
-    ours, theirs = os.pipe()
-    data = Path(arguments["file"]).read_bytes()
-    # smaller than a pipe
-    frames = struct.pack(">BII", 0, len(data), len(data)) + data + struct.pack(">BII", 2, 0, 0)
-    os.write(theirs, b'{"what": "bytes", "from": 0}\n' + frames)
-    os.close(theirs)
-    sink.sink(
-        place, digest=arguments["digest"], size=len(data), token=7, holder="me", source=ours, tell=lambda _told: None
+    return State(
+        lines=lines,
+        combo=combos.current(place),
+        default=default,
+        recovered_twice=again is not None,
+        store={path.name: path.stat().st_size for path in place.store.iterdir() if path.suffix != ".partial"},
+        broken_trees=tuple(name for name, wrong in trees.items() if wrong),
+        leftovers=tuple(path.name for path in place.root.rglob(".*.tmp")),
+        token=fence.Fence(place).read()[0],
+        identity=firmware.identity(place, 3),
     )
-
-
-def write_firmware(place: home.Home, arguments: dict[str, Any]) -> None:
-    firmware.write(place, SLOTS, arguments["digest"], 3)
-
-
-SCENARIOS = {"activate": activate, "receive": receive, "firmware": write_firmware}
-
-if __name__ == "__main__":
-    main()

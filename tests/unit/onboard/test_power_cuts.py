@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import os
+import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import cut_everywhere
 from support.boards import BenchBoard, firmware_bundle, model_bundle
+from support.cut_everywhere import State, states
 from support.cutting import in_memory
 
 from pytest_edgehil.model import Artifact
-from pytest_edgehil.onboard import combos, firmware
+from pytest_edgehil.onboard import combos, firmware, sink
 from pytest_edgehil.onboard.home import Home
 from pytest_edgehil.onboard.slots import chosen
 
@@ -40,34 +39,22 @@ def keep(bench: BenchBoard, artifact: Artifact) -> str:
     return artifact.digest
 
 
-def cut_everywhere_in(bench: BenchBoard, scenario: str, **arguments) -> list[dict]:
-    bench.put("scenario.json", json.dumps(arguments))
-    done = subprocess.run(
-        [sys.executable, cut_everywhere.__file__, scenario, str(bench.root)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    states = [json.loads(line) for line in done.stdout.splitlines()]
-    assert not [one for one in states if "failed" in one], done.stderr
-    assert not [one for one in states if one["broken_trees"] or one["leftovers"] or one["recovered_twice"]]
-    return states
+def cut_everywhere(bench: BenchBoard, operation: Callable[[Home], object]) -> list[State]:
+    seen = list(states(bench.root, operation))
+    assert not [one for one in seen if one.broken_trees or one.leftovers or one.recovered_twice]
+    return seen
 
 
-@pytest.mark.timeout(450)
 def test_while_a_combo_is_switched(bench, tmp_path):
     old, new = keep(bench, model_bundle(tmp_path, seed=1)), keep(bench, model_bundle(tmp_path, seed=2))
     combos.activate(Home(bench.edgehil), {"model": old})
-    states = cut_everywhere_in(bench, "activate", combo={"model": new})
-    seen = [one["combo"] for one in states]
-    switched = seen.index({"model": new})
-    assert switched > 20
-    assert seen == [{"model": old}] * switched + [{"model": new}] * (len(seen) - switched)
+    seen = cut_everywhere(bench, lambda home: combos.activate(home, {"model": new}, slots=chosen(None), partition=None))
+    switched = next(number for number, one in enumerate(seen) if one.combo == {"model": new})
+    assert sum(one.lines for one in seen[:switched]) > 20
+    assert [one.combo for one in seen[:switched]] == [{"model": old}] * switched
+    assert [one.combo for one in seen[switched:]] == [{"model": new}] * (len(seen) - switched)
 
 
-@pytest.mark.timeout(450)
 def test_while_a_firmware_and_a_model_are_committed_together(bench, tmp_path):
     home = Home(bench.edgehil)
     old = {"model": keep(bench, model_bundle(tmp_path, seed=1))}
@@ -78,29 +65,49 @@ def test_while_a_firmware_and_a_model_are_committed_together(bench, tmp_path):
     combos.activate(home, old)
     firmware.write(home, chosen(None), new["firmware"], 3)
     bench.booted(3, tryboot=True)
-    states = cut_everywhere_in(bench, "activate", combo=new, partition=3)
-    assert {one["default"] for one in states} == {2, 3}
-    for one in states:
-        assert one["combo"] == (new if one["default"] == 3 else old)
+    seen = cut_everywhere(bench, lambda home: combos.activate(home, new, slots=chosen(None), partition=3))
+    assert {one.default for one in seen} == {2, 3}
+    for one in seen:
+        assert one.combo == (new if one.default == 3 else old)
 
 
 def test_while_a_bundle_is_received(bench, tmp_path):
     artifact = model_bundle(tmp_path)
-    states = cut_everywhere_in(bench, "receive", digest=artifact.digest, file=str(artifact.path))
+    seen = cut_everywhere(bench, lambda home: receive(home, artifact))
     name = artifact.digest.removeprefix("sha256:")
-    stored = [one["store"] for one in states]
+    stored = [one.store for one in seen]
     assert stored[0] == {}
     assert stored[-1] == {name: artifact.size_bytes}
     assert all(one in ({}, {name: artifact.size_bytes}) for one in stored)
-    assert {one["fence"] for one in states} == {0, 7}
+    assert {one.token for one in seen} == {0, 7}
 
 
-@pytest.mark.timeout(450)
+def receive(home: Home, artifact: Artifact) -> None:
+    ours, theirs = os.pipe()
+    data = artifact.path.read_bytes()
+    # smaller than a pipe
+    frames = struct.pack(">BII", 0, len(data), len(data)) + data + struct.pack(">BII", 2, 0, 0)
+    os.write(theirs, b'{"what": "bytes", "from": 0}\n' + frames)
+    os.close(theirs)
+    try:
+        sink.sink(
+            home,
+            digest=artifact.digest,
+            size=len(data),
+            token=7,
+            holder="me",
+            source=ours,
+            tell=lambda _told: None,
+        )
+    finally:
+        os.close(ours)
+
+
 def test_while_a_firmware_is_written(bench, tmp_path):
     digest = keep(bench, firmware_bundle(tmp_path, health=None, files={"kernel": b"k" * 2000}))
-    states = cut_everywhere_in(bench, "firmware", digest=digest)
-    assert {one["default"] for one in states} == {2}
-    identities = [one["identity"] for one in states]
+    seen = cut_everywhere(bench, lambda home: firmware.write(home, chosen(None), digest, 3))
+    assert {one.default for one in seen} == {2}
+    identities = [one.identity for one in seen]
     whole = {"name": "edge-os", "version": "2.0", "digest": digest}
     assert identities[-1] == whole
     # half of a firmware may have a name already, but the digest of the whole only when it is whole
