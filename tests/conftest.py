@@ -17,6 +17,7 @@ from support.farm import Farm, onnx_artifact, replay_artifact
 from support.order import LongestFirst, place
 from support.postgres import PostgresServer
 from support.quick_pytest import ADDOPTS
+from support.shared_imports import import_share
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,6 +43,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(450))
     if hasattr(config, "workerinput"):  # who runs the tests one after the other expects the order of the files
         items.sort(key=lambda item: place(item.nodeid))
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Workers divide the first imports among them."""
+    import_share(session)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -82,7 +82,7 @@ def states(root: Path, operation: Callable[[Home], object]) -> Iterator[State]:
         return trace
 
     # what is cut off is this process and not the machine
-    with mock.patch.object(os, "fsync", lambda _descriptor: None):
+    with mock.patch.object(os, "fsync", return_value=None):
         before = sys.gettrace()
         sys.settrace(trace)
         try:
@@ -101,7 +101,7 @@ def _disk(directory: str) -> Iterator[tuple[str, bytes | str | None]]:
     with os.scandir(directory) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.is_symlink():
-                yield entry.path, os.readlink(entry.path)
+                yield entry.path, str(Path(entry.path).readlink())
             elif entry.is_dir():
                 yield entry.path, None
                 yield from _disk(entry.path)

@@ -30,7 +30,6 @@ EACH_TEST = frozenset(
         "system/test_docs",
         "system/test_one_board_one_holder",
         "unit/benchmarks/test_contract",
-        "unit/onboard/test_power_cuts",
     )
 )
 """Files of long tests that share nothing."""
@@ -62,7 +61,6 @@ LONGEST = (
     "tests/unit/board/test_flash.py",
     "tests/unit/artifacts/test_manifest.py",
     "tests/unit/onboard/test_every_step.py",
-    "tests/unit/onboard/test_power_cuts.py",
     "tests/plugin/",
     "tests/system/",
     "tests/unit/benchmarks/",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from pytest_edgehil.model import Outcome
 
@@ -22,12 +22,12 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 def at_most(runs: int, rate: float = 0.05) -> int:
     """The most wrong verdicts that so many runs may have at this rate."""
-    return int(stats.binom.isf(0.001, runs, rate))
+    return int(scipy.stats.binom.isf(0.001, runs, rate))
 
 
 def at_least(runs: int, rate: float) -> int:
     """The fewest right ones at this rate."""
-    return int(stats.binom.ppf(0.001, runs, rate))
+    return int(scipy.stats.binom.ppf(0.001, runs, rate))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import optimize, stats
+import scipy
 
 from pytest_edgehil.gates.share import judge
 from pytest_edgehil.gates.stats import tango
@@ -25,8 +25,8 @@ def test_items_needed_have_their_published_values(agreement: float, needed: list
 
 def test_clopper_pearson_inverts_the_binomial_tails() -> None:
     low, high = clopper_pearson(200, 7, 0.05)
-    assert stats.binom.cdf(7, 200, high) == pytest.approx(0.05)
-    assert stats.binom.sf(6, 200, low) == pytest.approx(0.05)
+    assert scipy.stats.binom.cdf(7, 200, high) == pytest.approx(0.05)
+    assert scipy.stats.binom.sf(6, 200, low) == pytest.approx(0.05)
     assert clopper_pearson(20, 0, 0.05)[0] == 0.0
     assert clopper_pearson(20, 20, 0.05)[1] == 1.0
 
@@ -54,8 +54,8 @@ def test_looks_and_last_chance_together_err_at_most_alpha(size: int, p0: float) 
 
 def test_last_chance_without_looks_is_the_ordinary_exact_test() -> None:
     most, fewest = last_chance(500, 0.02, 0.05, at=())
-    assert stats.binom.cdf(most, 500, 0.02) <= 0.05 < stats.binom.cdf(most + 1, 500, 0.02)
-    assert stats.binom.sf(fewest - 1, 500, 0.02) <= 0.05 < stats.binom.sf(fewest - 2, 500, 0.02)
+    assert scipy.stats.binom.cdf(most, 500, 0.02) <= 0.05 < scipy.stats.binom.cdf(most + 1, 500, 0.02)
+    assert scipy.stats.binom.sf(fewest - 1, 500, 0.02) <= 0.05 < scipy.stats.binom.sf(fewest - 2, 500, 0.02)
 
 
 @pytest.mark.parametrize(("n", "lost", "gained", "drop"), [(500, 3, 1, 0.02), (100, 0, 0, 0.01), (80, 9, 12, -0.05)])
@@ -69,7 +69,7 @@ def test_tango_uses_the_constrained_maximum_likelihood(n: int, lost: int, gained
         return -(told + (gained * math.log(rate) if gained else 0.0))
 
     lowest = max(0.0, -drop) + 1e-12
-    rate = optimize.minimize_scalar(
+    rate = scipy.optimize.minimize_scalar(
         minus_log_likelihood, bounds=(lowest, (1 - drop) / 2), method="bounded", options={"xatol": 1e-12}
     ).x
     expected = (lost - gained - n * drop) / math.sqrt(n * (2 * rate + drop * (1 - drop)))
@@ -96,7 +96,9 @@ def test_the_score_test_has_its_size_at_the_margin(n: int, drop: float, gained_r
     rates = (drop + gained_rate, gained_rate)
     counts = np.arange(40)
     lost, gained = np.meshgrid(counts, counts, indexing="ij")
-    p = stats.binom.pmf(gained, n, rates[1]) * stats.binom.pmf(lost, n - gained, rates[0] / (1.0 - rates[1]))
+    p = scipy.stats.binom.pmf(gained, n, rates[1]) * scipy.stats.binom.pmf(
+        lost, n - gained, rates[0] / (1.0 - rates[1])
+    )
     assert p.sum() == pytest.approx(1.0, abs=1e-4)
     score = np.vectorize(lambda b, c: tango.score(n, b, c, drop))(lost, gained)
     assert 0.031 <= float(p[score <= -1.6449].sum()) <= 0.052
@@ -106,8 +108,8 @@ def test_the_score_test_has_its_size_at_the_margin(n: int, drop: float, gained_r
 @pytest.mark.parametrize("gained_rate", [0.0, 0.01])
 def test_the_gates_cautious_score_errs_in_at_most_its_error_rate(n: int, drop: float, gained_rate: float) -> None:
     lost, gained = np.meshgrid(np.arange(40), np.arange(25), indexing="ij")
-    p = stats.binom.pmf(gained, n, gained_rate)
-    p = p * stats.binom.pmf(lost, n - gained, (drop + gained_rate) / (1.0 - gained_rate))
+    p = scipy.stats.binom.pmf(gained, n, gained_rate)
+    p = p * scipy.stats.binom.pmf(lost, n - gained, (drop + gained_rate) / (1.0 - gained_rate))
     score = np.vectorize(lambda b, c: tango.cautious(n, b, c, drop))(lost, gained)
     assert float(p[score <= -1.6449].sum()) <= 0.052
     assert float(p[score >= 1.6449].sum()) <= 0.055
@@ -115,7 +117,7 @@ def test_the_gates_cautious_score_errs_in_at_most_its_error_rate(n: int, drop: f
 
 def test_where_nothing_is_gained_walds_interval_passes_almost_one_set_in_five() -> None:
     lost = np.arange(40)
-    p = stats.binom.pmf(lost, 300, 0.01)
+    p = scipy.stats.binom.pmf(lost, 300, 0.01)
     spread = np.sqrt(lost / 300 - (lost / 300) ** 2) / np.sqrt(300)
     assert float(p[lost / 300 + 1.6449 * spread < 0.01].sum()) == pytest.approx(0.198, abs=0.002)
     score = np.array([tango.score(300, int(one), 0, 0.01) for one in lost])

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy import signal
 from support.samples import MS, timed
 
 from pytest_edgehil.gates.gate import Gate
@@ -35,7 +35,7 @@ few = settings(max_examples=20, deadline=None)
 
 def correlated(rng: np.random.Generator, n: int, rho: float) -> npt.NDArray[np.float64]:
     shocks = rng.normal(size=n) * np.sqrt(1.0 - rho * rho)
-    return np.asarray(10.0 * np.exp(0.08 * signal.lfilter([1.0], [1.0, -rho], shocks)))
+    return np.asarray(10.0 * np.exp(0.08 * scipy.signal.lfilter([1.0], [1.0, -rho], shocks)))
 
 
 def shaped(rng: np.random.Generator) -> Ints:
