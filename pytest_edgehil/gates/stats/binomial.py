@@ -8,6 +8,7 @@ Of scipy only `special`: importing `scipy.stats` takes most of a second, in ever
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -100,7 +101,8 @@ def last_chance(
     return most, int(enough[0]) if enough.size else alive.shape[0]
 
 
-def whole_set_bounds(size: int, s: int, alpha: float, *, at: Sequence[int]) -> tuple[float, float]:
+@functools.lru_cache(maxsize=1024)  # forty walks over all looks, and sets of the same size are judged again and again
+def whole_set_bounds(size: int, s: int, alpha: float, *, at: tuple[int, ...]) -> tuple[float, float]:
     """The rates that neither the looks nor the test of the whole set rule out, once all of the set has been seen.
 
     Inverts `last_chance`: a limit at or above the upper bound would have passed, one at or below the lower bound would

@@ -84,7 +84,8 @@ def _log_prior(p0: float, a: float, b: float, *, upper: bool) -> float:
     return float(special.betaln(a, b)) + math.log(float(share(a, b, p0)))
 
 
-# Both critical counts are constants of their arguments, and every look needs again what the one before it needed.
+# Critical counts and intervals are constants of their arguments, and every look needs again what the one before it
+# needed.
 @functools.lru_cache(maxsize=4096)
 def most_exceedances_to_pass(n: int, p0: float, alpha: float, *, inflation: float = 1.0) -> int:
     """The largest S at which `log_e_pass` still reaches ln(1/α); −1 when even none would be too many.
@@ -121,6 +122,7 @@ def fewest_exceedances_to_fail(n: int, p0: float, alpha: float, *, inflation: fl
     return high
 
 
+@functools.lru_cache(maxsize=1024)
 def rate_interval(n: int, s: int, alpha: float) -> tuple[float, float]:
     """The rates that neither process rejects at (n, S): each bound errs with probability at most α, at any time.
 
@@ -142,10 +144,10 @@ def rate_interval(n: int, s: int, alpha: float) -> tuple[float, float]:
     rate = s / n
 
     def above(p0: float) -> bool:  # is p0 rejected from above, so that the rate is shown to be below it?
-        return float(log_e_pass(n, s, p0)) >= threshold
+        return float(log_e_pass(float(n), float(s), p0)) >= threshold
 
     def below(p0: float) -> bool:
-        return float(log_e_fail(n, s, p0)) >= threshold
+        return float(log_e_fail(float(n), float(s), p0)) >= threshold
 
     high = _edge(rate, 1.0 - 1e-9, rejected=above) if s < n else 1.0
     low = _edge(rate, 1e-9, rejected=below) if s > 0 else 0.0
