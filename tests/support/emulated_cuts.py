@@ -12,17 +12,16 @@ import dataclasses
 import hashlib
 import os
 import random
-import re
-import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.boards import bundle
 from support.emulated import START_S, emulated_board
+from support.small_image import SLOT_MIB, firmware, model, small_image
 from support.write_log import Medium, WriteLog
 
 from pytest_edgehil.board.command import Command
@@ -32,51 +31,18 @@ from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.board.ssh import connect
 from pytest_edgehil.board.transport import Transport
 from pytest_edgehil.emulated.farm import RunningBoard, start
-from pytest_edgehil.emulated.image.build import Image, build_image
+from pytest_edgehil.emulated.image.build import Image
 from pytest_edgehil.emulated.image.disk import MIB, copy_sparsely
 from pytest_edgehil.errors import BoardError
-from pytest_edgehil.model.artifact import Artifact, Combo, Track
+from pytest_edgehil.model.artifact import Artifact, Combo
 from pytest_edgehil.model.board import Board, Slots
 
-SLOT_MIB = 80
 BOOT_S = 600.0
 COMMAND_S = 300.0
 PATHS = ("model write", "firmware write", "commit")
-OLD, NEW = b'"version": "2026.11"', b'"version": "2026.12"'
+"""Commit: all from the slot that is written and read back: its mark, the bootloader told, the trial, the switch."""
 VARIABLES_AT = MIB  # the slots' variables: the first sector of the first partition
-_MODEL_BYTES = 2 * MIB
-
-
-def small_image(directory: Path, source: Path) -> tuple[Path, Image]:
-    """An image without wheels, so that its root is a third as large; built, or found built."""
-    directory.mkdir(exist_ok=True)
-    target = directory / "small"
-    shutil.copytree(source, target)
-    recipe, lock = (target / "image.yaml").read_text(), (target / "image.lock").read_text()
-    recipe = re.sub(r"(?m)^wheels: .*$", "wheels: []", recipe)
-    recipe = re.sub(r"(?m)^sizes: .*$", f"sizes: {{slot: {SLOT_MIB} MiB, data: 256 MiB}}", recipe)
-    (target / "image.yaml").write_text(recipe)
-    (target / "image.lock").write_text(lock[: lock.index("wheels:")] + "wheels: []\n")
-    return target, build_image(target, say=lambda _line: None)
-
-
-def _model(directory: Path, number: int) -> Artifact:
-    weights = random.Random(number).randbytes(_MODEL_BYTES)
-    return bundle(directory, {"model.onnx": weights}, version=f"1.0.{number}", runtime=None, compresslevel=1)
-
-
-def _firmware(directory: Path, image: Image) -> tuple[Artifact, str]:
-    """The image's own root under another version, and the digest of what is in the slot then."""
-    root = image.root.read_bytes()
-    if root.count(OLD) != 1:  # file data carries no checksum in ext4: it may be changed in place
-        raise ValueError(f"expected one {OLD!r} in {image.root}")
-    root = root.replace(OLD, NEW)
-    files = {"firmware.json": b'{"name": "edge-arm64", "version": "2026.12"}', "root.img": root}
-    artifact = bundle(
-        directory, files, track=Track.FIRMWARE, kind="firmware-image", runtime=None, entry="firmware.json",
-        name="edge-arm64", version="2026.12", compresslevel=1,
-    )  # fmt: skip
-    return artifact, hashlib.sha256(root).hexdigest()
+DATA_AT = (2 + 2 * SLOT_MIB) * MIB  # the partition behind the slots: what outlives a firmware
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,14 +61,21 @@ class Deployed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """One power cut and what came of it; `faults` is empty when all was well."""
+    """One power cut and what came of it; `faults` is empty when all was well.
 
-    what: str
+    Args:
+        path: of `PATHS`.
+        how: when it was, and what was lost.
+        outcome: the combo that the board was on, in words; empty when it did not come up.
+    """
+
+    path: str
+    how: str
     outcome: str
     faults: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.what}: {'; '.join(self.faults) or self.outcome}"
+        return f"{self.path}, {self.how}: {'; '.join(self.faults) or self.outcome}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,6 +86,7 @@ class Stand:
         spans: path → the entries of the log that belong to it, first and behind the last.
         durations_s: path → how long it took when it was recorded.
         final: the disk when all of it was done.
+        start_s: how long a board may take to come up before it is lost.
     """
 
     directory: Path
@@ -123,6 +97,7 @@ class Stand:
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
     durations_s: dict[str, float] = field(default_factory=dict)
     final: Path = Path()
+    start_s: float = START_S
     _ready: dict[str, Path] = field(default_factory=dict)
     _token: int = 0
 
@@ -135,15 +110,20 @@ class Stand:
         slots = Slots(backend="uboot", partitions=(2, 3), devices={"root": ("/dev/vda2", "/dev/vda3")})
         spec = dataclasses.replace(board.emulated, memory_bytes=512 * MIB)
         board = dataclasses.replace(board, emulated=spec, slots=slots, home="/data/edgehil")
-        firmware, new_root = _firmware(directory, image)
+        update, new_root = firmware(directory, image)
         old_root = hashlib.sha256(image.root.read_bytes()).hexdigest()
-        models = [_model(directory, number) for number in range(3)]
+        models = [model(directory, number) for number in range(3)]
         combos = (
             Deployed(combo=Combo(model=models[0]), slot=2, root=old_root),
             Deployed(combo=Combo(model=models[1]), slot=2, root=old_root),
-            Deployed(combo=Combo(model=models[2], firmware=firmware), slot=3, root=new_root),
+            Deployed(combo=Combo(model=models[2], firmware=update), slot=3, root=new_root),
         )
         return cls(directory=directory, board=board, image=image, combos=combos)
+
+    def beside(self, directory: Path, *, start_s: float = START_S) -> Stand:
+        """One that cuts the same recording at the same time, in a directory of its own."""
+        directory.mkdir(exist_ok=True)
+        return dataclasses.replace(self, directory=directory, start_s=start_s)
 
     def allowed(self, path: str) -> tuple[Deployed, Deployed]:
         """The combo before and the one after what is cut."""
@@ -205,9 +185,10 @@ class Stand:
                     each.close()
         self.log = WriteLog(path)
         at = [self.log.number_at(size) for size, _ in marks]
-        for name, first, last in (("model write", 0, 1), ("firmware write", 1, 2), ("commit", 3, 4)):
+        for name, first, last in zip(PATHS, (0, 1, 2), (1, 2, 4), strict=True):
             self.spans[name] = at[first], at[last]
             self.durations_s[name] = marks[last][1] - marks[first][1]
+        self.durations_s["commit"] = marks[4][1] - marks[3][1]  # `kill` has the trial's boot behind it
         # what U-Boot writes when it boots the slot on trial: until then the board is as it was told to reboot
         armed = max(n for n, one in enumerate(self.log.writes[: at[3]]) if one.size and one.at == VARIABLES_AT)
         medium = self._medium()
@@ -233,6 +214,7 @@ class Stand:
 
         Args:
             counts: path → how many cuts.
+            honest: does the disk carry flushes out?
             next_run_of: of so many cuts one is followed by the deployment that was cut, which must end well.
         """
         assert self.log is not None
@@ -242,10 +224,11 @@ class Stand:
             for name, count in counts.items()
             for _ in range(count)
         )
+        followed = set(chance.sample(range(len(cuts)), len(cuts) // next_run_of))
         for number, (at, name, seed) in enumerate(cuts):
             with medium.cut(at, random.Random(seed), honest=honest) as told:
-                what = f"{name}, cut before write {at} of {len(self.log.writes)} (seed {seed}; {told})"
-                yield self._look(what, name, medium.path, next_run=(number + 1) % next_run_of == 0)
+                how = f"before write {at} of {len(self.log.writes)} (seed {seed}; {told})"
+                yield self._look(name, how, medium.path, next_run=number in followed)
 
     # --- cuts by killing QEMU --------------------------------------------------------------------------------
 
@@ -260,47 +243,60 @@ class Stand:
             session = self.session(running)
             asked = {"combo": self.combos[2].combo.digests, "board_class": self.board.cls, "partition": 3}
             session.client.status()
-            power = threading.Timer(after_s, os.kill, (_qemu_of(running), signal.SIGKILL))
+            qemu, cut, faults = _qemu_of(running), threading.Event(), list[str]()
+
+            def fall() -> None:
+                cut.set()
+                os.kill(qemu, signal.SIGKILL)
+
+            power = threading.Timer(after_s, fall)
             power.start()
-            with contextlib.suppress(BoardError):
+            try:
                 if name == "commit":
                     session.client.request("activate", asked, timeout_s=COMMAND_S)
                 else:
                     self.deploy(session, self.allowed(name)[1])
+            except BoardError as problem:
+                if not cut.is_set():
+                    faults = [f"before the power went: {problem}"]
             power.join()
             session.close()
         left = self.directory / "left.qcow2"
         (self.directory / "killed/disk.qcow2").replace(left)
-        return self._look(f"{name}, QEMU killed after {after_s:.2f} s", name, left, next_run=next_run)
+        found = self._look(name, f"QEMU killed after {after_s:.2f} s", left, next_run=next_run)
+        return dataclasses.replace(found, faults=(*faults, *found.faults))
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    def _look(self, what: str, name: str, disk: Path, *, next_run: bool) -> Cut:
+    def _look(self, name: str, how: str, disk: Path, *, next_run: bool) -> Cut:
         """Boot what a cut has left, and say what is wrong with it."""
         old, new = self.allowed(name)
         try:
-            with start(self.board, directory=self.directory / "after", wait_s=START_S, disk=disk) as running:
+            with start(self.board, directory=self.directory / "after", wait_s=self.start_s, disk=disk) as running:
                 session = self.session(running)
                 try:
                     left_trial = leave_trial(session, boot_timeout_s=BOOT_S)
                     found = self.faults_on(session, old, new)
-                    outcome = "new" if dict(session.client.status().combo) == new.combo.digests else "old"
-                    outcome += " combo, after a trial that nobody had committed" if left_trial else " combo"
+                    on = new if dict(session.client.status().combo) == new.combo.digests else old
+                    outcome = f"{'new' if on is new else 'old'} combo"
+                    outcome += ", after a trial that nobody had committed" if left_trial else ""
                     if next_run and not found:
-                        self.deploy(session, new)
-                        found = [f"after the next run: {one}" for one in self.faults_on(session, new)]
-                        outcome += ", and the next run ends well"
+                        found, outcome = self._go_on(session, new), f"{outcome}, and the next run ends well"
                 finally:
                     session.close()
         except BoardError as problem:
-            return Cut(what=what, outcome="", faults=(f"{type(problem).__name__}: {problem}",))
-        if disk.suffix == ".raw":  # else it is an overlay, which only QEMU can read
-            found += [
-                f"slot of partition {one.slot} holds something else"
-                for one in {id(old): old, id(new): new}.values()
-                if outcome.startswith("old" if one is old else "new") and self._slot(disk, one.slot) != one.root
-            ]
-        return Cut(what=what, outcome=outcome, faults=tuple(found))
+            return Cut(path=name, how=how, outcome="", faults=(f"{type(problem).__name__}: {problem}",))
+        if self._slot(disk, on.slot) != on.root:  # as the cut has left it: the board wrote to an overlay
+            found += [f"slot of partition {on.slot} holds something else"]
+        return Cut(path=name, how=how, outcome=outcome, faults=tuple(found))
+
+    def _go_on(self, session: BoardSession, to: Deployed) -> list[str]:
+        """Deploy what was cut and boot again; what is wrong then."""
+        self.deploy(session, to)
+        before = session.client.platform.boot_id
+        shell(session, "(sleep 1; reboot) </dev/null >/dev/null 2>&1 &")
+        session.renew(old_boot_id=before, timeout_s=BOOT_S)
+        return [f"after the next run: {one}" for one in self.faults_on(session, to)]
 
     def faults_on(self, session: BoardSession, *allowed: Deployed) -> list[str]:
         """What is wrong with a board that must be on one of these."""
@@ -315,24 +311,49 @@ class Stand:
         wanted = on.combo.firmware
         if wanted is not None and firmware.digest != wanted.digest:
             found.append(f"firmware {firmware.digest} runs, and the combo has {wanted.digest}")
-        model = on.combo.model
-        assert model is not None
+        assert on.combo.model is not None
+        return found + self._faults_in_files(session, on.combo.model)
+
+    def _faults_in_files(self, session: BoardSession, model: Artifact) -> list[str]:
+        """What is wrong with what the board keeps: the active model, and all that it could go back to."""
         (file,) = model.manifest.files
         home = session.board.home
         said = shell(
-            session, f"sha256sum {home}/current/model/{file.path}; find {home} -name '.*.tmp'; ls {home}/journal"
+            session,
+            f"""cd {home}
+            echo '= active'; sha256sum current/model/{file.path}
+            echo '= left'; find . -name '.*.tmp'; test -e journal && echo journal
+            echo '= store'; find store -type f ! -name '.*' -exec sha256sum {{}} +
+            echo '= trees'; find trees ! -path '*/.*' -name {file.path} -exec sha256sum {{}} +
+            echo '= kernel'; dmesg | grep -E 'EXT4-fs.* error|EXT4-fs.*with errors|I/O error'
+            echo '= end'""",
         )
-        digest, *left = said.split()
-        if f"sha256:{digest}" != file.digest:
-            found.append(f"{file.path} hashes to {digest}")
-        found += [f"left over: {one}" for one in left[1:]]
-        return found
+        sections = {name: lines.splitlines() for name, _, lines in (one.partition("\n") for one in said.split("= "))}
+        active, found = sections["active"], list[str]()
+        if not active or not file.digest.endswith(active[0].split()[0]):
+            found.append(f"the active {file.path} hashes to {active}")
+        found += [f"left over: {one}" for one in sections["left"]]
+        found += [f"{one} does not hash to its name" for one in sections["store"] if len(set(_names(one))) > 1]
+        models = {one.combo.model.manifest.files[0].digest for one in self.combos if one.combo.model is not None}
+        found += [f"{one} is no model" for one in sections["trees"] if f"sha256:{_names(one)[0]}" not in models]
+        if not sections["store"] or not sections["trees"] or "end" not in sections:
+            found.append(f"the board could not be looked at: {said!r}")
+        return found + [f"the kernel says {one!r}" for one in sections["kernel"]]
 
     def _slot(self, disk: Path, partition: int) -> str:
-        at = (2 + (partition - 2) * SLOT_MIB) * MIB  # behind the table and the slots' variables
+        """SHA-256 of what a partition holds."""
+        if disk.suffix != ".raw":  # an overlay
+            overlay, disk = disk, self.directory / "left.raw"
+            subprocess.run(["qemu-img", "convert", "-O", "raw", overlay, disk], check=True, timeout=COMMAND_S)
         with disk.open("rb") as file:
-            file.seek(at)
+            file.seek((2 + (partition - 2) * SLOT_MIB) * MIB)  # behind the table and the slots' variables
             return hashlib.sha256(file.read(SLOT_MIB * MIB)).hexdigest()
+
+
+def _names(line: str) -> list[str]:
+    """Of a line of ``sha256sum``: the digest and the file's own name."""
+    digest, path = line.split(maxsplit=1)
+    return [digest, path.rpartition("/")[2]]
 
 
 def shell(session: BoardSession, script: str) -> str:

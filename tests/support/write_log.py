@@ -2,8 +2,10 @@
 
 QEMU keeps every write and flush of an emulated board's disk in order (`emulated.farm.start(write_log=…)`). From that
 the medium can be made as it may be left by a cut before any of them: a disk with a write cache keeps what was written
-before the last flush, and of each later write all, nothing, or some of its sectors, whatever their order. A sector is
-whole, as disks promise. Format: linux/drivers/md/dm-log-writes.c.
+before the last flush, and of each later write all, nothing, or some of its sectors, whatever their order. Where a long
+write is broken off, the sector is torn, too: it has some of the new bytes, and the old ones behind or before them. A
+write of one block of a file system breaks off between sectors: disks promise whole ones, and what is written alone and
+in place, as U-Boot's variables and ext4's superblock are, counts on that. Format: linux/drivers/md/dm-log-writes.c.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SECTOR = 512
+BLOCK = 4096
+"""Bytes of a file system's block: a longer write is data or a journal, which must survive anything until a flush."""
 _ENTRY = struct.Struct("<QQQQ")
 _FLUSH, _DISCARD = 1, 4
 
@@ -97,16 +101,20 @@ class Medium:
                 os.pwrite(descriptor, os.pread(log, one.size, one.data_at), one.at)
             self._flushed = max(self._flushed, flushed)
             pending = [one for one in writes[self._flushed :] if one.size]
-            sectors = 0
+            survive = torn = 0
             fate = "kept" if chance is None else chance.choice(("kept", "lost", "mixed", "mixed"))
             for one in pending:
-                for first, count in _surviving(one.size // SECTOR, fate, chance):
-                    at, size = one.at + first * SECTOR, count * SECTOR
+                for first, size in _surviving(one.size, fate, chance):
+                    at = one.at + first
                     before.append((at, os.pread(descriptor, size, at)))
-                    os.pwrite(descriptor, os.pread(log, size, one.data_at + first * SECTOR), at)
-                    sectors += count
-            total = sum(one.size for one in pending) // SECTOR
-            yield f"{len(pending)} writes not flushed, {sectors} of their {total} sectors survive"
+                    os.pwrite(descriptor, os.pread(log, size, one.data_at + first), at)
+                    survive += size
+                    torn += (first % SECTOR > 0) + ((first + size) % SECTOR > 0)
+            total = sum(one.size for one in pending)
+            yield (
+                f"{len(pending)} writes not flushed, {survive / SECTOR:.4g} of their {total // SECTOR} sectors survive"
+                + (f", {torn} torn" if torn else "")
+            )
         finally:
             for at, data in reversed(before):
                 os.pwrite(descriptor, data, at)
@@ -114,11 +122,13 @@ class Medium:
             os.close(log)
 
 
-def _surviving(sectors: int, fate: str, chance: random.Random | None) -> list[tuple[int, int]]:
-    """Runs of sectors of one write that have reached the medium: first and how many."""
+def _surviving(size: int, fate: str, chance: random.Random | None) -> list[tuple[int, int]]:
+    """Runs of bytes of one write that have reached the medium: first and how many."""
     if chance is not None and fate == "mixed":
         fate = chance.choice(("kept", "lost", "torn"))
     if chance is None or fate != "torn":
-        return [(0, sectors)] if fate == "kept" else []
-    first, last = sorted((chance.randint(0, sectors), chance.randint(0, sectors)))
-    return [(first, last - first)] if chance.random() < 0.5 else [(0, first), (last, sectors - last)]
+        return [(0, size)] if fate == "kept" else []
+    finest = 1 if size > BLOCK and chance.random() < 0.5 else SECTOR
+    first, last = sorted(chance.randint(0, size // finest) * finest for _ in range(2))
+    runs = [(first, last - first)] if chance.random() < 0.5 else [(0, first), (last, size - last)]
+    return [run for run in runs if run[1]]

@@ -12,7 +12,7 @@ import secrets
 
 import pytest
 from support.emulated import START_S, image_directory
-from support.emulated_cuts import BOOT_S, PATHS, Stand, shell
+from support.emulated_cuts import BOOT_S, DATA_AT, PATHS, Stand, copy_sparse, shell
 
 from pytest_edgehil.board.flash import plan_flash
 from pytest_edgehil.emulated.farm import start
@@ -41,6 +41,21 @@ def test_a_power_cut_at_any_moment_leaves_one_whole_combo(stand: Stand, path: st
         cuts.append(stand.kill(path, chance, next_run=False))
     wrong = [str(cut) for cut in cuts if cut.faults]
     assert not wrong, f"seed {seed}: {wrong}"
+
+
+def test_a_superblock_that_was_torn_while_it_was_mounted_is_repaired_when_the_board_boots(stand: Stand) -> None:
+    torn, checksum_at = stand.directory / "torn.raw", DATA_AT + 1024 + 0x3FC  # in the second of its sectors
+    copy_sparse(stand.final, torn)
+    with torn.open("r+b") as disk:
+        disk.seek(checksum_at)
+        other = bytes(one ^ 0xFF for one in disk.read(4))
+        disk.seek(checksum_at)
+        disk.write(other)
+    with (
+        start(stand.board, directory=stand.directory / "repaired", wait_s=START_S, disk=torn) as running,
+        contextlib.closing(stand.session(running)) as session,
+    ):
+        assert stand.faults_on(session, stand.combos[2]) == []
 
 
 def test_a_board_that_boots_the_wrong_slot_is_not_taken_for_its_combo_and_is_brought_back(stand: Stand) -> None:

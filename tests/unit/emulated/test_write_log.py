@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from support.write_log import SECTOR, Medium, WriteLog
+from support.write_log import BLOCK, SECTOR, Medium, WriteLog
 
 FLUSH = None
 
@@ -45,6 +45,22 @@ def test_what_was_flushed_is_there_and_of_the_rest_any_sectors(disk: Path, tmp_p
     assert {"a...", "abcd", "ab..", "a.cd", "ab.d"} <= seen
     with medium.cut(5, random.Random(1)):
         assert disk.read_bytes()[SECTOR:] == sectors("bcd")
+
+
+def test_a_sector_in_which_a_long_write_breaks_off_may_be_torn_and_one_of_a_block_never(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    for many, torn in ((BLOCK // SECTOR, {False}), (BLOCK // SECTOR + 1, {False, True})):
+        disk.write_bytes(sectors("." * many))
+        medium = Medium(disk, log_of(tmp_path / "log", FLUSH, (0, sectors("a" * many))))
+        seen = set()
+        for seed in range(200):
+            with medium.cut(2, random.Random(seed)) as told:
+                left = disk.read_bytes()
+            mixed = [at for at in range(0, len(left), SECTOR) if len(set(left[at : at + SECTOR])) > 1]
+            assert bool(mixed) == ("torn" in told)
+            seen.add(bool(mixed))
+        assert seen == torn
+        assert disk.read_bytes() == sectors("." * many)
 
 
 def test_writes_over_each_other_are_taken_back_in_the_right_order(disk: Path, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ HOME = Path("/data/root")
 NODES = Path("/sys/firmware/devicetree/base")
 RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207  # <linux/random.h>
 MOUNT = "/usr/bin/mount"
+REPAIR = "/usr/sbin/e2fsck"
+DATA = "/dev/vda4"
 
 
 def say(text):
@@ -84,13 +86,28 @@ def name_the_board(node, value):
     subprocess.run([MOUNT, "--bind", str(path), str(NODES / node)], check=True)
 
 
+def mount_data():
+    """Mount what outlives a firmware. What cannot be mounted is repaired, as Debian's initramfs does before it mounts.
+
+    When ext4 is mounted it writes its superblock in place, two sectors with the checksum in the second: a power cut
+    between them leaves one that the kernel refuses. e2fsck takes one of its copies and goes on with the journal.
+    """
+    mount = [MOUNT, "-t", "ext4", "-o", "noatime", DATA, "/data"]
+    if subprocess.run(mount, check=False).returncode == 0:
+        return
+    say("/data cannot be mounted and is repaired")
+    with open("/dev/console", "wb") as console:
+        subprocess.run([REPAIR, "-y", DATA], stdout=console, stderr=console, check=False)  # mounting it is the proof
+    subprocess.run(mount, check=True)
+
+
 def main():
     seed = wait_for_seed()
     stir(base64.b64decode(seed["entropy"]))
     set_clock(seed["epoch_ns"])
     Path("/proc/sys/kernel/hostname").write_text(seed["hostname"])
     if not os.path.ismount("/data"):
-        subprocess.run([MOUNT, "-t", "ext4", "-o", "noatime", "/dev/vda4", "/data"], check=True)
+        mount_data()
     write(KEYS / "dropbear_ed25519", base64.b64decode(seed["host_key"]))
     write(KEYS / "identity.pem", base64.b64decode(seed["identity_key"]))
     ssh = HOME / ".ssh"
