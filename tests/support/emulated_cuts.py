@@ -212,6 +212,8 @@ class Stand:
     ) -> Iterator[Cut]:
         """Cut the recorded deployment, at random writes of each path.
 
+        Always while something is not flushed: a cut right after a flush is the same as one that loses what follows.
+
         Args:
             counts: path → how many cuts.
             honest: does the disk carry flushes out?
@@ -220,7 +222,7 @@ class Stand:
         assert self.log is not None
         medium = self._medium()
         cuts = sorted(
-            (chance.randint(*self.spans[name]), name, chance.randrange(2**32))
+            (chance.choice(self._at_risk(name)), name, chance.randrange(2**32))
             for name, count in counts.items()
             for _ in range(count)
         )
@@ -229,6 +231,12 @@ class Stand:
             with medium.cut(at, random.Random(seed), honest=honest) as told:
                 how = f"before write {at} of {len(self.log.writes)} (seed {seed}; {told})"
                 yield self._look(name, how, medium.path, next_run=number in followed)
+
+    def _at_risk(self, name: str) -> list[int]:
+        """Entries of a path before which something is written and not flushed."""
+        assert self.log is not None
+        first, last = self.spans[name]
+        return [number for number in range(first + 1, last + 1) if self.log.writes[number - 1].size]
 
     # --- cuts by killing QEMU --------------------------------------------------------------------------------
 
