@@ -11,7 +11,8 @@ then is there, and of what came later each write is there, is lost, or has lost 
 U-Boot and the kernel write when they boot on trial. One of ten kills QEMU at a random moment of a deployment: the page
 cache of the board is lost then, and nothing that it had given to its disk.
 
-The peer is the same on a disk that ignores flushes: what flushing in the right places is worth.
+The peers are the same on a disk that ignores flushes, which is what flushing in the right places is worth, and an
+update that copies the model over the old one and then tells the bootloader (`tests/support/naive_update.py`).
 
     python benchmarks/emulated/cuts.py [--json] [--quick] [--cuts 200] [--seed N] [--log FILE] [--boards 2]
 
@@ -22,11 +23,12 @@ anything was wrong. The board boots an image without wheels, so its root is a th
 
 from __future__ import annotations
 
+import argparse
 import random
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,10 +38,11 @@ import bench
 from support.cut_log import CutLog, summary
 from support.emulated import image_directory
 from support.emulated_cuts import PATHS, Cut, Stand
+from support.naive_update import NaiveUpdate
 
 ROUND = 20
 """Cuts after which it begins at the deployment's beginning again."""
-OURS, PEER = "ours", "flushes ignored"
+OURS, UNFLUSHED, NAIVE = "ours", "flushes ignored", "in place"
 PEER_START_S = 240.0
 """A peer's board that takes longer to come up is lost; ours has 10 min."""
 
@@ -48,30 +51,30 @@ def a_round(stand: Stand, count: int, chance: random.Random) -> Iterator[Cut]:
     """So many cuts, over the three paths."""
     killed = count // 10
     for _ in range(killed):
-        yield stand.kill(chance.choice(PATHS), chance)
+        yield stand.kill(chance.choice(PATHS), chance, next_run=chance.random() < 0.2)
     left = count - killed
-    yield from stand.replay({name: (left + at) // 3 for at, name in enumerate(PATHS)}, chance, next_run_of=9)
+    yield from stand.replay({name: (left + at) // 3 for at, name in enumerate(PATHS)}, chance, next_run_of=18)
 
 
-def peers_round(stand: Stand, count: int, chance: random.Random) -> Iterator[Cut]:
+def unflushed_round(stand: Stand, count: int, chance: random.Random) -> Iterator[Cut]:
     """The same without flushes."""
     counts = {name: (count + at) // 3 for at, name in enumerate(PATHS)}
     yield from stand.replay(counts, chance, honest=False, next_run_of=count + 1)
 
 
-ROUNDS: dict[str, Callable[[Stand, int, random.Random], Iterator[Cut]]] = {OURS: a_round, PEER: peers_round}
+Round = Callable[[Stand, int, random.Random], Iterator[Cut]]
 
 
-def cuts(stands: list[Stand], whose: str, count: int, *, seed: int, log: CutLog) -> None:
+def cuts(stands: list[Stand], whose: str, count: int, *, seed: int, log: CutLog, make: Round) -> None:
     """Cuts until the log has so many, on several boards at once."""
-    make = ROUNDS[whose]
     claimed = [len(log.of(whose))]
+    share = min(ROUND, -(-count // len(stands)))
     lock, ended = threading.Lock(), threading.Event()
 
     def work(stand: Stand) -> None:
         while not ended.is_set():
             with lock:
-                number, most = claimed[0], min(ROUND, count - claimed[0])
+                number, most = claimed[0], min(share, count - claimed[0])
                 claimed[0] += max(most, 0)
             if most <= 0:
                 return
@@ -109,33 +112,46 @@ def main() -> int:
         log.begin(f"a recording of {len(stand.log.writes)} writes and flushes: {spans}")
         stands = [stand.beside(directory / f"board-{number}") for number in range(arguments.boards)]
         try:
-            cuts(stands, OURS, count, seed=arguments.seed, log=log)
+            cuts(stands, OURS, count, seed=arguments.seed, log=log, make=a_round)
+            for one in stands:
+                one.start_s = PEER_START_S
+            fewer = max(3, count // 16)
+            cuts(stands, UNFLUSHED, fewer, seed=arguments.seed, log=log, make=unflushed_round)
+            if len(log.of(NAIVE)) < fewer:
+                naive = NaiveUpdate.record(stand).replay
+                cuts(stands, NAIVE, fewer, seed=arguments.seed, log=log, make=naive)
         except KeyboardInterrupt:
-            print(f"\nended with {len(log.of(OURS))} of {count} cuts", file=sys.stderr)
+            print(f"\nended with {len(log.of(OURS))} of {count} cuts; the log can be gone on with", file=sys.stderr)
             return 130
-        for one in stands:
-            one.start_s = PEER_START_S
-        cuts(stands, PEER, max(3, count // 16), seed=arguments.seed, log=log)
-    ours, peers = log.of(OURS), log.of(PEER)
-    wrong = [one for one in ours if one.faults]
-    bad = [one for one in peers if one.faults]
-    lost = [one for one in bad if not one.outcome]
+    return report(arguments, {whose: log.of(whose) for whose in (OURS, UNFLUSHED, NAIVE)})
+
+
+def report(arguments: argparse.Namespace, cut: Mapping[str, list[Cut]]) -> int:
+    """Say what became of all; returns the exit status."""
+    wrong = {whose: [one for one in cuts if one.faults] for whose, cuts in cut.items()}
+    lost = {whose: sum(not one.outcome for one in cuts) for whose, cuts in wrong.items()}
     figure = bench.Figure(
         name="power cuts of an emulated board survived",
-        value=1 - len(wrong) / len(ours),
+        value=1 - len(wrong[OURS]) / len(cut[OURS]),
         unit="share",
         peer="the same on a disk that ignores flushes",
-        peer_value=1 - len(bad) / len(peers),
-        also={"cuts": len(ours), "wrong": len(wrong), "peer_cuts": len(peers), "peer_lost": len(lost)},
+        peer_value=1 - len(wrong[UNFLUSHED]) / len(cut[UNFLUSHED]),
+        also={
+            "cuts": len(cut[OURS]),
+            "wrong": len(wrong[OURS]),
+            "peer_cuts": len(cut[UNFLUSHED]),
+            "peer_lost": lost[UNFLUSHED],
+            "in_place_cuts": len(cut[NAIVE]),
+            "in_place_wrong": len(wrong[NAIVE]),
+        },
     )
-    table = [
-        f"{len(ours)} random power cuts: {len(wrong)} left the board wrong",
-        *summary(ours),
-        f"on a disk that ignores flushes: {len(bad)} of {len(peers)} did, {len(lost)} of them did not come up",
-        *summary(peers),
-        *(f"  {one}" for one in wrong[:20]),
-    ]
-    return bench.publish(arguments, figure, table) or int(bool(wrong))
+    table = []
+    for whose, what in ((OURS, "random power cuts"), (UNFLUSHED, "where flushes are ignored"), (NAIVE, "in place")):
+        bad = len(wrong[whose])
+        table += [f"{what}: {len(cut[whose])} cuts, {lost[whose]} boards lost, {bad - lost[whose]} mixed or damaged"]
+        table += summary(cut[whose])
+    table += [f"  {one}" for one in wrong[OURS][:20]]
+    return bench.publish(arguments, figure, table) or int(bool(wrong[OURS]))
 
 
 if __name__ == "__main__":

@@ -125,6 +125,10 @@ class Stand:
         directory.mkdir(exist_ok=True)
         return dataclasses.replace(self, directory=directory, start_s=start_s)
 
+    def before(self, path: str) -> Path:
+        """The disk before a path; before the commit the board has been told to boot on trial."""
+        return self._ready[path]
+
     def allowed(self, path: str) -> tuple[Deployed, Deployed]:
         """The combo before and the one after what is cut."""
         return self.combos[:2] if path == "model write" else self.combos[1:]  # type: ignore[return-value]
@@ -222,7 +226,7 @@ class Stand:
         assert self.log is not None
         medium = self._medium()
         cuts = sorted(
-            (chance.choice(self._at_risk(name)), name, chance.randrange(2**32))
+            (chance.choice(self.log.at_risk(*self.spans[name])), name, chance.randrange(2**32))
             for name, count in counts.items()
             for _ in range(count)
         )
@@ -231,12 +235,6 @@ class Stand:
             with medium.cut(at, random.Random(seed), honest=honest) as told:
                 how = f"before write {at} of {len(self.log.writes)} (seed {seed}; {told})"
                 yield self._look(name, how, medium.path, next_run=number in followed)
-
-    def _at_risk(self, name: str) -> list[int]:
-        """Entries of a path before which something is written and not flushed."""
-        assert self.log is not None
-        first, last = self.spans[name]
-        return [number for number in range(first + 1, last + 1) if self.log.writes[number - 1].size]
 
     # --- cuts by killing QEMU --------------------------------------------------------------------------------
 
@@ -369,11 +367,12 @@ def shell(session: BoardSession, script: str) -> str:
     return session.transport.run(Command(argv=("sh", "-c", script), timeout_s=COMMAND_S)).stdout.decode()
 
 
-def copy_sparse(source: Path, target: Path) -> None:
+def copy_sparse(source: Path, target: Path) -> Path:
     """Copy a disk; what is zeros there is a hole here."""
     with source.open("rb") as one, target.open("wb") as other:
         other.truncate(source.stat().st_size)
         copy_sparsely(one, other, 0, block_bytes=MIB)
+    return target
 
 
 def _qemu_of(running: RunningBoard) -> int:

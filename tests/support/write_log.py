@@ -63,6 +63,10 @@ class WriteLog:
         if not any(one.flush for one in self.writes):
             raise ValueError(f"{path} has no flush: it is no log of a disk that was written to")
 
+    def at_risk(self, first: int, last: int) -> list[int]:
+        """The entries of a part before which something is written and not flushed; the last is behind the part."""
+        return [number for number in range(first + 1, last + 1) if self.writes[number - 1].size]
+
     def number_at(self, size_bytes: int) -> int:
         """How many entries the log had when it was so long."""
         return sum(one.data_at + one.size <= size_bytes for one in self.writes)

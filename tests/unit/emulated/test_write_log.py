@@ -80,6 +80,12 @@ def test_a_disk_that_ignores_flushes_may_lose_what_was_flushed(disk: Path, tmp_p
     assert {"....", "a...", ".b..", "ab.."} == seen
 
 
+def test_at_risk_is_what_was_written_and_not_flushed(tmp_path: Path) -> None:
+    log = log_of(tmp_path / "log", (0, sectors("a")), FLUSH, (1, sectors("b")), (2, sectors("c")), FLUSH)
+    assert log.at_risk(0, 5) == [1, 3, 4]
+    assert log.at_risk(2, 3) == [3]
+
+
 def test_a_log_without_a_flush_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no flush"):
         log_of(tmp_path / "log", (0, sectors("a")))
