@@ -102,7 +102,7 @@ def main() -> int:
     parser.add_argument("--boards", type=int, default=2, help="so many at once")
     arguments = parser.parse_args()
     count = 10 if arguments.quick else arguments.cuts
-    counts = {OURS: count, UNFLUSHED: max(3, count // 16), NAIVE: max(3, count // 16)}
+    counts = {OURS: count, UNFLUSHED: max(3, count // 32), NAIVE: max(3, count // 32)}
     log = CutLog(arguments.log)
     if any(len(log.of(whose)) < most for whose, most in counts.items()):
         try:
