@@ -17,6 +17,9 @@ demo:            ## the whole way on four virtual boards: build, flash, gate, si
 	@exec $(PY) demo/run.py
 
 demo-emulated:   ## the suites on two emulated arm64 boards (needs QEMU)
+	@for program in qemu-system-aarch64 qemu-img; do command -v $$program >/dev/null || { echo "demo: $$program is not" \
+		"installed, and emulated boards need it; run 'apt-get install --no-install-recommends qemu-system-arm qemu-utils'"; \
+		exit 1; }; done
 	@scripts/bootstrap build
 	@exec $(PY) demo/emulated.py
 
@@ -64,4 +67,4 @@ bench:           ## every benchmark, each beside its peer in the same run
 	$(PY) benchmarks/run_all.py
 
 clean:           ## what the other targets made
-	rm -rf $(VENV) .venv-labgrid .tox dist build docs/_build demo-out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-labgrid .tox dist build docs/_build demo-out demo-out-emulated .pytest_cache .mypy_cache .ruff_cache

@@ -8,21 +8,15 @@ interrupted or killed.
 from __future__ import annotations
 
 import base64
-import ctypes
 import hashlib
 import json
 import os
-import shlex
-import shutil
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from story import BOLD, PLAIN, ROOT, Demo, perform, relative
+
 OUT = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT / "demo-out"
 LAB = "farm/virtual.yaml"
 POLICY = "farm/policy-virtual.yaml"
@@ -43,61 +37,6 @@ REPOSITORY = (
     "--keys",
     os.path.relpath(OUT / "release-keys", ROOT),
 )
-PR_SET_PDEATHSIG = 1
-MARK = ".edgehil-demo"
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when the one that started it ends, however that happens."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-class Demo:
-    """Runs the commands one after the other and remembers how they ended."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.environment = {
-            **os.environ,
-            "EDGEHIL_STATE_DIR": str(OUT / "state"),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
-        }
-        self.running: subprocess.Popen[bytes] | None = None
-
-    def say(self, text: str = "") -> None:
-        print(text, flush=True)
-
-    def title(self, number: int, text: str) -> None:
-        self.say(f"\n\033[1m[{number}/6 {time.monotonic() - self.started:4.0f} s] {text}\033[0m")
-
-    def ask(self, *arguments: str) -> Any:
-        """What an ``edgehil … --json`` answers."""
-        argv = (str(Path(sys.executable).with_name("edgehil")), *arguments)
-        done = subprocess.run(argv, cwd=ROOT, env=self.environment, check=True, capture_output=True, text=True)
-        return json.loads(done.stdout)
-
-    def run(self, *argv: str, expect: Sequence[int] = (0,)) -> int:
-        """Run a command in the foreground; its output is shown as it comes."""
-        self.say(f"$ {shlex.join(argv)}")
-        parent = os.getpid()
-
-        def tied() -> None:
-            die_with_parent()
-            if os.getppid() != parent:  # the parent was gone before the kernel was asked
-                os._exit(1)
-
-        self.running = subprocess.Popen(
-            argv,
-            cwd=ROOT,
-            env=self.environment,
-            preexec_fn=tied,  # noqa: PLW1509 - this process has one thread
-        )
-        status = self.running.wait()
-        self.running = None
-        if status not in expect:
-            self.say(f"\ndemo: this ended with {status}, expected {' or '.join(map(str, expect))}; stopping here")
-            sys.exit(1)
-        return status
 
 
 def tell(demo: Demo) -> int:
@@ -157,11 +96,6 @@ def suite(model: str, report: Path) -> tuple[str, ...]:
     )
 
 
-def relative(path: Path) -> str:
-    """As one would type it."""
-    return os.path.relpath(path, ROOT)
-
-
 def bundle_of(artifacts: Path, name: str) -> Path:
     """The bundle of a name."""
     from pytest_edgehil.artifacts.catalog import Catalog
@@ -176,12 +110,11 @@ def digest_of(bundle: Path) -> str:
 
 def account(demo: Demo, reports: dict[str, Path]) -> None:
     """What happened, for somebody who has never seen this before; all of it read from what was written."""
-    bold, plain = "\033[1m", "\033[0m"
-    demo.say(f"\n{bold}=== What happened, in {time.monotonic() - demo.started:.0f} s ==={plain}")
+    demo.say(f"\n{BOLD}=== What happened, in {time.monotonic() - demo.started:.0f} s ==={PLAIN}")
     for name, report in reports.items():
         tests = json.loads((report / "results.json").read_text())["tests"]
         boards = sorted({f"{one['board']['id']} ({one['board']['cls']})" for one in tests if one["board"]})
-        demo.say(f"\n{bold}{name}{plain} ran on {', '.join(boards)}: virtual boards, processes on this machine")
+        demo.say(f"\n{BOLD}{name}{PLAIN} ran on {', '.join(boards)}: virtual boards, processes on this machine")
         for test in tests:
             where = test["board"]["id"] if test["board"] else "no board"
             for verdict in test["verdicts"]:
@@ -195,15 +128,15 @@ def account(demo: Demo, reports: dict[str, Path]) -> None:
     for name in reports:
         digest = digest_of(bundle_of(OUT / "artifacts", name))
         if digest in released:
-            demo.say(f"{bold}Signed:{plain} {name}, by releaser and gate; its evidence fulfils {POLICY}")
+            demo.say(f"{BOLD}Signed:{PLAIN} {name}, by releaser and gate; its evidence fulfils {POLICY}")
         else:
-            demo.say(f"{bold}Not signed:{plain} {name}; its evidence does not fulfil {POLICY}")
+            demo.say(f"{BOLD}Not signed:{PLAIN} {name}; its evidence does not fulfil {POLICY}")
         for statement in decided:
             told = statement["predicate"]
             if f"sha256:{statement['subject'][0]['digest']['sha256']}" == digest:
-                demo.say(f"{bold}Decided:{plain} {told['decision']} for {name}: {'; '.join(told['reasons'])}")
+                demo.say(f"{BOLD}Decided:{PLAIN} {told['decision']} for {name}: {'; '.join(told['reasons'])}")
 
-    demo.say(f"\n{bold}Open next:{plain}")
+    demo.say(f"\n{BOLD}Open next:{PLAIN}")
     good = reports[GOOD]
     for path, what in (
         (good / "summary.md", "the run as a CI summary shows it"),
@@ -219,27 +152,7 @@ def account(demo: Demo, reports: dict[str, Path]) -> None:
 
 def main() -> int:
     """The demo."""
-    die_with_parent()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if OUT.exists() and any(OUT.iterdir()) and not (OUT / MARK).exists():
-        sys.exit(f"demo: {OUT} holds other files; name a new or an empty directory")
-    shutil.rmtree(OUT, ignore_errors=True)
-    OUT.mkdir(parents=True)
-    (OUT / MARK).touch()
-    demo = Demo()
-    try:
-        return tell(demo)
-    except KeyboardInterrupt:
-        demo.say("\ndemo: interrupted")
-        return 130
-    finally:
-        if demo.running is not None and demo.running.poll() is None:
-            demo.running.send_signal(signal.SIGINT)
-            try:
-                demo.running.wait(20)
-            except subprocess.TimeoutExpired:
-                demo.running.kill()
-                demo.running.wait()
+    return perform(OUT, tell, steps=6)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pytest_edgehil.emulated.machine import QEMU, Machine, make_overlay, require
 from pytest_edgehil.emulated.process import POLL_S, Process
 from pytest_edgehil.emulated.seed import Seed, write_seed
 from pytest_edgehil.emulated.sensors import Sensors
-from pytest_edgehil.emulated.template import allow_shared, template_of
+from pytest_edgehil.emulated.template import restore, template_of
 from pytest_edgehil.errors import BoardError, ConfigError, PowerError
 from pytest_edgehil.model.board import Board, ConsoleAccess, EmulatedSpec, QmpPower, SshAccess
 from pytest_edgehil.model.requirement import Timing
@@ -172,8 +172,7 @@ def _launch(
     try:
         with process.qmp() as qemu:
             if template is not None:
-                allow_shared(qemu)
-                qemu.do("migrate-incoming", uri=f"exec:cat {template.state}")
+                restore(qemu, template)
                 process.wait_for_migration(qemu)
                 process.wait_for_state(qemu, "paused")
                 qemu.do("cont")

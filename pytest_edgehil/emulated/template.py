@@ -10,13 +10,12 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
-import shutil
-import tempfile
 import time
 from pathlib import Path
 
 from pytest_edgehil.board.qmp import Qmp
 from pytest_edgehil.emulated.image.build import cache_directory
+from pytest_edgehil.emulated.image.workplace import workplace
 from pytest_edgehil.emulated.layout import Layout
 from pytest_edgehil.emulated.machine import Machine, make_overlay
 from pytest_edgehil.emulated.process import Process
@@ -57,13 +56,9 @@ def template_of(machine: Machine, *, deadline_s: float, cache: Path | None = Non
                     ) from None
                 time.sleep(_POLL_S)
         if not found.state.exists():
-            work = Path(tempfile.mkdtemp(dir=directory, prefix=".making-"))
-            try:
+            with workplace(directory, prefix=".making-") as work:
                 _make(machine, Layout(root=work), deadline_s=deadline_s)
                 work.replace(found.root)
-            except BaseException:
-                shutil.rmtree(work, ignore_errors=True)
-                raise
     finally:
         os.close(lock)
     return found
@@ -81,11 +76,17 @@ def _make(machine: Machine, layout: Layout, *, deadline_s: float) -> None:
             process.wait_for_line(WAITS)
             qemu.do("stop")
             allow_shared(qemu)
-            qemu.do("migrate", uri=f"exec:cat >{shlex.quote(str(layout.state) + '.new')}")
+            qemu.do("migrate", uri=f"exec:cat >{shlex.quote(f'{layout.state}.new')}")
             process.wait_for_migration(qemu)
     finally:
         process.stop()
     layout.state.with_name(f"{layout.state.name}.new").replace(layout.state)
+
+
+def restore(qemu: Qmp, template: Layout) -> None:
+    """Have QEMU, which was started for it, take a template's state."""
+    allow_shared(qemu)
+    qemu.do("migrate-incoming", uri=f"exec:cat {shlex.quote(str(template.state))}")
 
 
 def allow_shared(qemu: Qmp) -> None:

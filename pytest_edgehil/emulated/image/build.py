@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from pytest_edgehil.emulated.image.elf import missing_libraries
 from pytest_edgehil.emulated.image.ext4 import Tools, make_ext4
 from pytest_edgehil.emulated.image.fetch import Pinned, Say
 from pytest_edgehil.emulated.image.kernel import read_kernel
+from pytest_edgehil.emulated.image.workplace import one_at_a_time, workplace
 from pytest_edgehil.errors import ConfigError
 
 SLOT_ENVIRONMENT_BYTES = 512
@@ -140,8 +140,9 @@ def build_image(directory: Path, *, say: Say, cache: Path | None = None, anew: b
     pinned = Pinned(recipe, cache / "packages", say=say)
     pinned.fetch(lock)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as name:
-        work = Path(name)
+    with one_at_a_time(target.with_suffix(".lock"), say=say), workplace(target.parent, prefix=".build-") as work:
+        if (target / "image.json").exists() and not anew:
+            return find_image(directory, cache=cache)  # somebody else has built it meanwhile
         digests = _Builder(recipe, lock, pinned, work, say=say).build()
         fields = {
             "name": recipe.name,
@@ -316,12 +317,15 @@ def _key(directory: Path) -> str:
     """Of everything that the image is made of, this package's sources included."""
     digest = hashlib.sha256()
     listed = [recipes.RECIPE, recipes.LOCK, "boot.cmd", "init"]
-    own = [path.relative_to(directory).as_posix() for path in (directory / "root").rglob("*") if path.is_file()]
+    own = [path.relative_to(directory).as_posix() for path in (directory / "root").rglob("*")]
     try:
         for name in [*listed, *sorted(one for one in own if "__pycache__" not in one)]:
             path = directory / name
-            executable = bool(path.stat().st_mode & 0o100)
-            digest.update(f"{name}\0{executable}\0{_sha256(path)}\n".encode())
+            if path.is_symlink():  # it goes into the image as a link, wherever that leads on this host
+                digest.update(f"{name}\0link\0{path.readlink()}\n".encode())
+            elif not path.is_dir():
+                executable = bool(path.stat().st_mode & 0o100)
+                digest.update(f"{name}\0{executable}\0{_sha256(path)}\n".encode())
     except FileNotFoundError as problem:
         if problem.filename and problem.filename.endswith(recipes.LOCK):
             raise ConfigError(

@@ -1,0 +1,81 @@
+"""Something big is made by one process at a time, and a maker that was killed leaves nothing for good."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from pytest_edgehil.emulated.image.build import _key
+from pytest_edgehil.emulated.image.workplace import one_at_a_time, workplace
+from pytest_edgehil.emulated.layout import Layout
+from pytest_edgehil.emulated.template import restore
+
+MAKER = """
+import sys
+from pathlib import Path
+from pytest_edgehil.emulated.image.workplace import one_at_a_time, workplace
+with one_at_a_time(Path(sys.argv[1], "lock"), say=print), workplace(Path(sys.argv[1]), prefix=".build-") as work:
+    (work / "half").write_text("of it")
+    print(work.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def maker(parent: Path) -> tuple[subprocess.Popen[str], Path]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAKER, str(parent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, parent / process.stdout.readline().strip()
+
+
+def test_what_a_killed_maker_has_left_goes_and_what_is_being_made_stays(tmp_path: Path) -> None:
+    process, half = maker(tmp_path)
+    with process:
+        with workplace(tmp_path, prefix=".build-"):
+            assert (half / "half").exists()
+        process.kill()
+        process.wait()
+    assert (half / "half").exists()
+    with workplace(tmp_path, prefix=".build-") as mine:
+        assert not half.exists()
+        assert list(mine.iterdir()) == []
+        mine.rename(tmp_path / "whole")
+    assert (tmp_path / "whole").is_dir()
+    assert not list(tmp_path.glob(".build-[!l]*"))
+
+
+def test_only_one_makes_it_and_who_waits_is_told(tmp_path: Path) -> None:
+    process, _ = maker(tmp_path)
+    told: list[str] = []
+
+    def say(line: str) -> None:
+        told.append(line)
+        process.kill()  # else it would be waited for as long as it lives
+
+    with process, one_at_a_time(tmp_path / "lock", say=say):
+        assert told == ["another process is at it already; waiting for that"]
+
+
+def test_a_template_below_any_directory_is_restored() -> None:
+    asked: dict[str, object] = {}
+    template = Layout(root=Path("/home/a user/it's cache/templates/1"))
+    restore(SimpleNamespace(do=lambda verb, **arguments: asked.update({verb: arguments})), template)  # type: ignore[arg-type]
+    uri = asked["migrate-incoming"]["uri"]  # type: ignore[index]
+    said = subprocess.run(["/bin/sh", "-c", uri.removeprefix("exec:")], capture_output=True, text=True, check=False)
+    assert f"{template.state}" in said.stderr
+
+
+def test_an_image_whose_links_have_changed_is_another_image(tmp_path: Path) -> None:
+    root = tmp_path / "root/etc"
+    root.mkdir(parents=True)
+    for name in ("image.yaml", "image.lock", "boot.cmd", "init"):
+        (tmp_path / name).touch()
+    keys = set()
+    for leads_to in ("/run/one", "/run/another"):
+        (root / "resolv.conf").unlink(missing_ok=True)
+        (root / "resolv.conf").symlink_to(leads_to)
+        keys.add(_key(tmp_path))
+    assert len(keys) == 2
