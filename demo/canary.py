@@ -62,7 +62,8 @@ def main() -> None:
             for group, board, session in boards:
                 reservation.check()
                 report = run_session(group, session, models[group], other[group], data)
-                line = json.dumps({"device": board.id, "environment": board.environment.value, **report})
+                who = {"device": board.id, "environment": board.environment.value, "timing": board.timing.value}
+                line = json.dumps({**who, **report})
                 with (options.telemetry / f"{board.id}.jsonl").open("a", encoding="utf-8") as file:
                     file.write(line + "\n")
             print(f"canary: turn {turn} of {SESSIONS} done on {len(boards)} boards", flush=True)

@@ -20,8 +20,12 @@ from pytest_edgehil.evidence.verify import Inspection, VerifiedEvidence
 from pytest_edgehil.model import quantity
 from pytest_edgehil.model.artifact import Track
 from pytest_edgehil.model.record import Status
+from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.verdict import Outcome, Verdict
 from pytest_edgehil.release.policy import Limit, Policy, RequiredGate
+
+ABOUT_LATENCY = frozenset({"p95_latency", "quantile_latency"})
+"""Gates that can be decided on counted instructions, by a ratio; others about time are INVALID there, whoever asks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +210,7 @@ def _missing(policy: Policy, group: Sequence[VerifiedEvidence]) -> list[str]:
     for pattern in policy.board_classes:
         there = [one for one in group if fnmatch.fnmatchcase(one.statement.board_class, pattern)]
         for gate in policy.gates:
-            reason = _gate_missing(gate, there)
+            reason = _gate_missing(gate, there, timings=policy.timings)
             if reason:
                 reasons.append(f"gate {gate.name} on {pattern}: {reason}")
         if policy.min_soak_s is not None:
@@ -216,7 +220,9 @@ def _missing(policy: Policy, group: Sequence[VerifiedEvidence]) -> list[str]:
     return reasons
 
 
-def _gate_missing(gate: RequiredGate, evidence: Sequence[VerifiedEvidence]) -> str | None:
+def _gate_missing(
+    gate: RequiredGate, evidence: Sequence[VerifiedEvidence], *, timings: frozenset[Timing]
+) -> str | None:
     """None if the gate was applied as strictly as required; else why not, of the last one looked at."""
     reason: str | None = "no evidence that counts"
     for one in evidence:
@@ -224,6 +230,8 @@ def _gate_missing(gate: RequiredGate, evidence: Sequence[VerifiedEvidence]) -> s
             if verdict.gate != gate.name:
                 continue
             reason = next(_looseness(gate, verdict, claim.use.arguments), None)
+            if one.sample.timing not in timings and verdict.gate in ABOUT_LATENCY:
+                reason = f"it was timed in counted instructions (timing: {one.sample.timing}), which are no seconds"
             if reason is None:
                 return None  # if it did not pass, `_not_passed` has said so
     return reason

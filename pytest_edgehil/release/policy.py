@@ -8,6 +8,7 @@ that evidence made under a looser one does not count. Format::
     board_classes: [pi5-8gb-hat2]       # shell patterns; the gates must have passed on every one of them
     max_age: 7 d                        # evidence that is older does not count
     allow_replay: false                 # true only without hardware: recorded samples prove nothing about a board
+    timings: [wall]                     # icount too: a ratio of counted instructions is enough for a gate about latency
     gates:                              # each must have passed, by a gate that is at least this strict
       p95_latency: {at_most: 12 ms, alpha: 0.05, min_n: 100}
       accuracy: {at_least: 0.98, arguments: {baseline: digits-fp32}}
@@ -33,7 +34,7 @@ from pytest_edgehil.errors import ConfigError, QuantityError
 from pytest_edgehil.evidence.canonical import digest_of
 from pytest_edgehil.model import quantity
 from pytest_edgehil.model.artifact import Track
-from pytest_edgehil.model.board import Environment
+from pytest_edgehil.model.board import Environment, Timing
 
 _KIND = FileKind(
     noun="policy", expected="'policy:', 'environments:' and 'gates:'", refusal=first_only(ConfigError), anchors=True
@@ -94,6 +95,7 @@ class Policy:
     board_classes: tuple[str, ...]
     max_age_s: float
     allow_replay: bool
+    timings: frozenset[Timing]
     gates: tuple[RequiredGate, ...]
     min_soak_s: float | None
     companions: Mapping[Track, CompanionRule]
@@ -141,6 +143,7 @@ class _PolicyFile(Section):
     board_classes: list[str] = Field(min_length=1)
     max_age: str = "7 d"
     allow_replay: bool = False
+    timings: list[Literal["wall", "icount"]] = Field(default=["wall"], min_length=1)
     gates: dict[str, _Gate] = Field(min_length=1)
     soak: _Soak | None = None
     companions: dict[Literal["firmware", "model", "prompt"], Literal["any", "required", "none"] | list[str]] = Field(
@@ -164,6 +167,10 @@ class _PolicyFile(Section):
 
     @model_validator(mode="after")
     def _no_replay_for_hardware(self) -> _PolicyFile:
+        if "icount" in self.timings and "hardware" in self.environments:
+            raise ValueError(
+                "timings cannot have icount where hardware is asked for: only an emulator counts instructions"
+            )
         if self.allow_replay and "hardware" in self.environments:
             raise ValueError("allow_replay cannot be true where hardware is asked for: a recording proves no board")
         return self
@@ -194,6 +201,7 @@ def load_policy(path: Path) -> Policy:
         board_classes=tuple(found.board_classes),
         max_age_s=quantity.duration_ns(found.max_age) / 1e9,
         allow_replay=found.allow_replay,
+        timings=frozenset(Timing(one) for one in found.timings),
         gates=gates,
         min_soak_s=None if found.soak is None else quantity.duration_ns(found.soak.min_duration) / 1e9,
         companions={

@@ -6,6 +6,7 @@ A directory of JSON-lines files, ``*.jsonl``, one file per device, one line per 
      "group": "canary",                # canary | control
      "artifact": "sha256:…",           # what it ran: canaries the new one, controls the old one
      "environment": "hardware",        # hardware | emulated | virtual
+     "timing": "wall",                 # of an emulated device: it has a clock, and counts no instructions
      "started_at": 1790000000.0,       # Unix time, seconds
      "device_hours": 1.0,              # how long the device ran in this period
      "inferences": 5000,               # how many there were
@@ -15,7 +16,8 @@ A directory of JSON-lines files, ``*.jsonl``, one file per device, one line per 
      "shadow_disagreements": 1}        # … and how many of those gave another answer
 
 A line that is malformed or speaks of something else is an error, not a line to skip: a filter that drops bad reports
-drops the reports of bad devices.
+drops the reports of bad devices. So are counted instructions (``"timing": "icount"``): latencies, hours and rates of
+such a device are none that anybody would wait. Whether it has them only an emulated one can tell, and must.
 """
 
 from __future__ import annotations
@@ -78,6 +80,7 @@ class _Line(Section):
     group: Literal["canary", "control"]
     artifact: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
     environment: Literal["hardware", "emulated", "virtual"]
+    timing: Literal["wall", "icount"] | None = None
     started_at: float = Field(gt=0)
     device_hours: float = Field(ge=0)
     inferences: int = Field(ge=0)
@@ -89,6 +92,12 @@ class _Line(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> _Line:
+        if self.timing is None and self.environment == "emulated":
+            raise ValueError("timing: an emulated device must say whether its time is wall or icount")
+        if self.timing == "icount":
+            raise ValueError(
+                "timing: counted instructions (icount) are no seconds; a rollout is decided on devices with a clock"
+            )
         if any(not 0 < one < 2**62 for one in self.latencies_ns):
             raise ValueError("latencies_ns: a latency is not positive, or absurd")
         if len(self.latencies_ns) > self.inferences:

@@ -71,7 +71,7 @@ def test_a_board_that_boots_the_wrong_slot_is_not_taken_for_its_combo_and_is_bro
             status = session.client.status()
             assert status.firmware.partition == 2
             assert status.wrong_firmware == (
-                "partition 2 runs edge-arm64 2026.11, and the active combo has another firmware: deploy the combo again"
+                "partition 2 runs edge-os 2026.11, and the active combo has another firmware: deploy the combo again"
             )
             stand.deploy(session, wanted)
             assert session.client.status().wrong_firmware is None

@@ -110,7 +110,7 @@ def test_a_firmware_that_is_not_well_is_left_again_and_says_why(
         deploy(session, running, firmwares[UNWELL])
     assert f"{UNWELL} was tried on partition" in str(told.value)
     assert "its health check ended with status 4: no modem" in str(told.value)
-    assert f"edge-arm64 {before[3]} on partition {before[0]} runs again" in str(told.value)
+    assert f"edge-os {before[3]} on partition {before[0]} runs again" in str(told.value)
     assert what_runs(session) == before
     assert dict(session.client.status().combo) == combo
 

@@ -65,6 +65,7 @@ def test_a_policy_is_read_with_its_units(tmp_path: Path) -> None:
         ("required", "['sha256:xy']", "'sha256:xy' is no digest"),
         ("policy: p\n", "", r"policy.yaml:1: policy: missing: this key is needed"),
         ("policy: p\n", "policy: p\nallow_replay: true\n", "allow_replay cannot be true where hardware"),
+        ("policy: p\n", "policy: p\ntimings: [icount]\n", "timings cannot have icount where hardware is asked for"),
     ],
 )
 def test_a_bad_policy_is_refused_with_file_line_and_path(tmp_path: Path, old: str, new: str, message: str) -> None:

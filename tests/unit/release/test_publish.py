@@ -19,7 +19,7 @@ from pytest_edgehil.errors import ConfigError, ReleaseRefused
 from pytest_edgehil.evidence import keys as key_files
 from pytest_edgehil.evidence.canonical import digest_of
 from pytest_edgehil.model.artifact import Track
-from pytest_edgehil.model.board import Environment
+from pytest_edgehil.model.board import Environment, Timing
 from pytest_edgehil.model.record import GateUse, Status
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.release import repository as repository_module
@@ -422,6 +422,23 @@ def test_a_soak_counts_for_as_long_as_it_really_lasted(tmp_path: Path, duration_
         assert not shop.publish().already
     else:
         assert reasons(shop) == "soak on *: 20 s, the policy asks for 1 h"
+
+
+# --- counted instructions ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_ratio_of_counted_instructions_is_no_time_unless_the_policy_takes_it(tmp_path: Path, taken: bool) -> None:
+    policy = "policy: p\nenvironments: [virtual]\nboard_classes: ['*']\ngates: {p95_latency: {}, accuracy: {}}\n"
+    shop = Shop(tmp_path, policy=policy + ("timings: [wall, icount]\n" if taken else ""))
+    shop.init()
+    shop.write(shop.record(measured=sample().replace(timing=Timing.ICOUNT)))
+    if taken:
+        assert not shop.publish().already
+    else:
+        assert reasons(shop) == (
+            "gate p95_latency on *: it was timed in counted instructions (timing: icount), which are no seconds"
+        )
 
 
 # --- nonces, seq, idempotence, interruption -----------------------------------------------------------

@@ -22,6 +22,12 @@ def test_reports_are_read_with_the_digests_of_their_files(tmp_path: Path) -> Non
     assert set(found.digests) == {"c0.jsonl", "c1.jsonl", "d0.jsonl", "d1.jsonl"}
 
 
+def test_an_emulated_device_with_a_clock_counts_for_a_plan_that_is_for_such(tmp_path: Path) -> None:
+    write(tmp_path, [{**line("c0", "canary"), "environment": "emulated", "timing": "wall"}])
+    found = read_telemetry(tmp_path, artifact=NEW, baseline=OLD, environment=Environment.EMULATED, now=NOW)
+    assert [one.device for one in found.reports] == ["c0"]
+
+
 def test_no_files_are_no_data_and_no_error(tmp_path: Path) -> None:
     assert read(tmp_path).reports == ()
 
@@ -46,6 +52,10 @@ def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         ({"shadow_disagreements": 51}, "more than were compared"),
         ({"started_at": NOW + 3600}, "in the future"),
         ({"extra": 1}, "c0.jsonl:2: extra: "),
+        ({"timing": "icount"}, "c0.jsonl:2: timing: counted instructions .icount. are no seconds"),
+        ({"timing": "icount", "environment": "emulated", "latencies_ns": []}, "are no seconds"),
+        ({"environment": "emulated"}, "c0.jsonl:2: timing: an emulated device must say whether its time is wall or"),
+        ({"timing": "cycles"}, "c0.jsonl:2: timing: "),
     ],
 )  # fmt: skip
 def test_a_report_that_is_off_is_an_error_with_file_and_line(
