@@ -134,6 +134,7 @@ def build_image(directory: Path, *, say: Say, cache: Path | None = None, anew: b
     """
     cache = cache or cache_directory()
     recipe, lock, key = recipes.load_recipe(directory), recipes.load_lock(directory), _key(directory)
+    recipes.check_lock(recipe, lock)
     target = cache / "images" / key
     if (target / "image.json").exists() and not anew:
         return find_image(directory, cache=cache)

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 from pytest_edgehil.errors import ConfigError
+from pytest_edgehil.model.quantity import format_size
 
 _ROOT_INODE, _FIRST_INODE = 2, 11
 _BLOCK_BYTES = 4096
@@ -70,7 +71,16 @@ def make_ext4(
     options += ["-O", f"none,{features}{'' if tree is not None else ',has_journal'}", "-E", extended]
     if tree is not None:
         options += ["-d", str(tree)]
-    tools.run("usr/sbin/mke2fs", *options, str(path), env=env)
+    try:
+        tools.run("usr/sbin/mke2fs", *options, str(path), env=env)
+    except ConfigError as problem:
+        if tree is None or "Could not allocate" not in str(problem):
+            raise
+        files = [one.stat(follow_symlinks=False).st_size for one in tree.rglob("*") if not one.is_dir()]
+        raise ConfigError(
+            f"{len(files)} files with {format_size(sum(files))} do not fit into the {label} file system of "
+            f"{format_size(size_bytes)}; raise it below 'sizes:' in image.yaml, or leave files out with 'leave_out:'"
+        ) from problem
     settings.unlink()
     if tree is None:
         return

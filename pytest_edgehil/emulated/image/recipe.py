@@ -6,9 +6,10 @@ as they lie on the image, where ``bin``, ``sbin`` and ``lib`` are links into ``u
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field
@@ -49,7 +50,7 @@ class RecipeSection(Section):
     image: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
     version: Annotated[str, Field(min_length=1)]
     epoch: Annotated[int, Field(ge=0, description="seconds since 1970 that every file of the image carries")]
-    architecture: str
+    architecture: Literal["arm64"]
     python: Annotated[str, Field(pattern=r"^3\.\d+$")]
     kernel: str
     bootloader: str
@@ -198,6 +199,8 @@ def load_lock(directory: Path) -> Lock:
     Raises:
         ConfigError: it is missing or malformed.
     """
+    if not (directory / LOCK).exists():
+        raise ConfigError(f"{directory / LOCK} is missing; run 'edgehil image pin {directory}' to write it")
     section = checked(read_document(directory / LOCK, _LOCK_FILE), LockSection)
     return Lock(
         kernel=Package(**dict(section.kernel)),
@@ -206,6 +209,32 @@ def load_lock(directory: Path) -> Lock:
         tools=tuple(Package(**dict(one)) for one in section.tools),
         wheels=tuple(Wheel(**dict(one)) for one in section.wheels),
     )
+
+
+def check_lock(recipe: Recipe, lock: Lock) -> None:
+    """Does a lock pin what the recipe names, and nothing else?
+
+    Raises:
+        ConfigError: no, the recipe was changed since.
+    """
+    wheels = {_normal(one.name): one.version for one in lock.wheels}
+    named = {_normal(name): version for name, _, version in (one.partition("==") for one in recipe.wheels)}
+    wrong = [
+        *(set(recipe.packages) ^ {one.name for one in lock.packages}),
+        *(set(recipe.tools) ^ {one.name for one in lock.tools}),
+        *(set(named) ^ set(wheels)),
+        *(f"{name}=={version}" for name, version in named.items() if version and wheels.get(name, version) != version),
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{recipe.directory / LOCK} is not of {RECIPE} as it is now: they differ in {', '.join(sorted(wrong))}; "
+            f"run 'edgehil image pin {recipe.directory}'"
+        )
+
+
+def _normal(name: str) -> str:
+    """A Python project's name as it is compared (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def lock_text(lock: Lock) -> str:

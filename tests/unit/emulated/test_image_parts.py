@@ -18,6 +18,7 @@ from pytest_edgehil.emulated.image.cpio import initramfs
 from pytest_edgehil.emulated.image.deb import read_deb, unpack_deb
 from pytest_edgehil.emulated.image.disk import MIB, Partition, first_byte, write_disk
 from pytest_edgehil.emulated.image.elf import missing_libraries, needed_libraries
+from pytest_edgehil.emulated.image.ext4 import make_ext4
 from pytest_edgehil.errors import ConfigError
 
 PARTITIONS = [
@@ -163,3 +164,26 @@ def test_a_program_that_lacks_a_library_is_named(tmp_path: Path) -> None:
     assert missing["libc.so.6"] == ["ls"]
     (tmp_path / "libc.so.6").write_bytes(b"")
     assert "libc.so.6" not in missing_libraries(tmp_path)
+
+
+class FullTools:
+    """Tools whose mke2fs finds no room, as 1.47 says it."""
+
+    def run(self, program: str, *_arguments: str, **_more: object) -> str:
+        said = "__populate_fs: Could not allocate block in ext2 filesystem while writing file"
+        raise ConfigError(f"{program} ended with status 1: {said}")
+
+
+def test_a_tree_that_does_not_fit_says_how_large_it_is_and_what_to_raise(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/large").write_bytes(bytes(3 * MIB))
+    with pytest.raises(ConfigError, match="1 files with 3 MiB do not fit into the root file system of 2 MiB; raise it"):
+        make_ext4(
+            FullTools(),  # type: ignore[arg-type]
+            tmp_path / "root.ext4",
+            size_bytes=2 * MIB,
+            identifier="0",
+            label="root",
+            epoch_s=0,
+            tree=tmp_path / "tree",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -97,10 +98,42 @@ def test_an_image_that_has_not_been_built_says_how(repository: Path, tmp_path: P
         find_image(repository / "farm/images/edge-arm64", cache=tmp_path)
 
 
-def test_an_image_without_a_lock_says_how(tmp_path: Path) -> None:
-    (tmp_path / "image.yaml").write_text("image: x\n")
-    with pytest.raises(ConfigError, match="run 'edgehil image pin"):
-        find_image(tmp_path, cache=tmp_path)
+def test_an_image_without_a_lock_says_how(repository: Path, tmp_path: Path) -> None:
+    shutil.copy(repository / "farm/images/edge-arm64/image.yaml", tmp_path)
+    for asked in (
+        lambda: find_image(tmp_path, cache=tmp_path),
+        lambda: build_image(tmp_path, say=print, cache=tmp_path),
+    ):
+        with pytest.raises(ConfigError, match=r"image\.lock is missing; run 'edgehil image pin"):
+            asked()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            "  busybox-static:\n",
+            "  busybox-static:\n  i2c-tools:\n",
+            "they differ in i2c-tools; run 'edgehil image pin",
+        ),
+        ("  zlib1g:\n", "", "they differ in zlib1g; run 'edgehil image pin"),
+        ("tools: [", "tools: [mtools, ", "they differ in mtools; run 'edgehil image pin"),
+        ('"numpy==2.4.6"', '"numpy==2.4.5"', "they differ in numpy==2.4.5; run 'edgehil image pin"),
+        ('"numpy==2.4.6"', '"numpy==2.4.6", "Ms_gpack==1.1.1"', "they differ in ms-gpack; run 'edgehil image pin"),
+        ("architecture: arm64", "architecture: riscv64", r"architecture: unknown value 'riscv64'; expected arm64"),
+    ],
+)
+def test_a_recipe_that_was_changed_is_not_built_of_its_old_lock(
+    repository: Path, tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    for name in ("image.yaml", "image.lock", "boot.cmd", "init"):
+        shutil.copy(repository / "farm/images/edge-arm64" / name, tmp_path)
+    text = (tmp_path / "image.yaml").read_text()
+    assert old in text
+    (tmp_path / "image.yaml").write_text(text.replace(old, new))
+    with pytest.raises(ConfigError) as refused:
+        build_image(tmp_path, say=print, cache=tmp_path / "cache")
+    assert told in str(refused.value)
 
 
 def test_a_recipe_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
