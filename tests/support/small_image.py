@@ -43,9 +43,9 @@ def firmware(directory: Path, image: Image) -> tuple[Artifact, str]:
     if root.count(OLD) != 1:  # file data carries no checksum in ext4: it may be changed in place
         raise ValueError(f"expected one {OLD!r} in {image.root}")
     root = root.replace(OLD, NEW)
-    files = {"firmware.json": b'{"name": "edge-arm64", "version": "2026.12"}', "root.img": root}
+    files = {"firmware.json": b'{"name": "edge-os", "version": "2026.12"}', "root.img": root}
     artifact = bundle(
         directory, files, track=Track.FIRMWARE, kind="firmware-image", runtime=None, entry="firmware.json",
-        name="edge-arm64", version="2026.12", compresslevel=1,
+        name="edge-os", version="2026.12", compresslevel=1,
     )  # fmt: skip
     return artifact, hashlib.sha256(root).hexdigest()
