@@ -18,9 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-import asyncssh
-
 from pytest_edgehil.virtual.processes import signal_group
+from pytest_edgehil.virtual.ssh_library import asyncssh
 from pytest_edgehil.virtual.table import ProcessTable
 
 PIPE_BYTES = 1 << 20

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import asyncssh
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pytest_edgehil.errors import ConfigError
 from pytest_edgehil.virtual.blueprint import write_private
+from pytest_edgehil.virtual.ssh_library import asyncssh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

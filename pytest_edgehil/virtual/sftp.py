@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import asyncssh
+from pytest_edgehil.virtual.ssh_library import asyncssh
 
 
 class DiskServer(asyncssh.SFTPServer):

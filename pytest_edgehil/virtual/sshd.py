@@ -10,14 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import asyncssh
-from asyncssh.stream import SSHServerStreamSession
-
 from pytest_edgehil.virtual.execution import Execution, Host
 from pytest_edgehil.virtual.journal import Journal
 from pytest_edgehil.virtual.keys import BoardKeys
 from pytest_edgehil.virtual.link import HOST, Link
 from pytest_edgehil.virtual.sftp import DiskServer
+from pytest_edgehil.virtual.ssh_library import asyncssh
 
 ACCEPTED_VARIABLES = re.compile(r"(EDGEHIL_(HOLDER|TOKEN)|LANG|LC_[A-Z]+|TERM)\Z")  # as sshd_config's AcceptEnv
 _HOLDER = re.compile(r"(?:--holder[ =]+|EDGEHIL_HOLDER=)[\"']*([^\s\"']+)")
@@ -84,7 +82,7 @@ async def serve(
     )
 
 
-class Session(SSHServerStreamSession[bytes]):
+class Session(asyncssh.stream.SSHServerStreamSession[bytes]):
     """One channel: a command, or SFTP (which asyncssh does itself, in the class beneath)."""
 
     def __init__(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from support.program import leave_program
 
 from pytest_edgehil.artifacts.bundle import pack
 from pytest_edgehil.artifacts.replay import TensorShape, Trace, build_replay
+from pytest_edgehil.cli import main
 from pytest_edgehil.model import Artifact, Budgets, Manifest, Provenance, Target, Track
 from pytest_edgehil.virtual.blueprint import Layout
 
@@ -130,12 +132,14 @@ class Farm:
         return {one["id"]: one for one in json.loads(told.stdout)["boards"]}
 
     def edgehil(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run the command line."""
-        return subprocess.run(
-            [sys.executable, "-m", "pytest_edgehil", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=check,
-            cwd=self.pytester.path,
-        )
+        """Run the command line, in this process: a new one would import for a second what is here already."""
+        out, complaints = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.pytester.path)
+            patch.setenv("EDGEHIL_STATE_DIR", str(self.state))
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(complaints):
+                status = main(arguments)
+        ended = subprocess.CompletedProcess(arguments, status, out.getvalue(), complaints.getvalue())
+        if check:
+            assert status == 0, f"edgehil {' '.join(arguments)}: {ended.stderr}"
+        return ended

@@ -7,6 +7,7 @@ user's ``matplotlibrc`` changes nothing.
 
 from __future__ import annotations
 
+import html
 import io
 import logging
 import re
@@ -15,7 +16,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
-from xml.sax.saxutils import escape
 
 from pytest_edgehil.errors import UserError
 from pytest_edgehil.model.verdict import Outcome
@@ -129,11 +129,11 @@ def apology(text: str, *, file_format: str) -> bytes:
     if file_format == "png":
         return render(lambda axes: _words_only(axes, text), file_format=file_format)
     lines = textwrap.wrap(text, 90) or [""]
-    spans = "".join(f'<tspan x="12" dy="18">{escape(one)}</tspan>' for one in lines)
+    spans = "".join(f'<tspan x="12" dy="18">{html.escape(one, quote=False)}</tspan>' for one in lines)
     height = 24 + 18 * len(lines)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{height}" role="img">'
-        f'<title>{escape(text)}</title><rect width="100%" height="100%" fill="{PAPER}"/>'
+        f'<title>{html.escape(text, quote=False)}</title><rect width="100%" height="100%" fill="{PAPER}"/>'
         f'<text y="6" font-family="sans-serif" font-size="13" fill="{INK}">{spans}</text></svg>\n'
     ).encode()
 
@@ -164,7 +164,8 @@ def _accessible(svg: bytes, caption: Caption) -> bytes:
     text = svg.decode("utf-8")
     start = text.index(">", text.index("<svg")) + 1
     head = text[: start - 1] + ' role="img">'
-    told = f"\n <title>{escape(caption.headline)}</title>\n <desc>{escape(caption.alt)}</desc>"
+    title, description = (html.escape(one, quote=False) for one in (caption.headline, caption.alt))
+    told = f"\n <title>{title}</title>\n <desc>{description}</desc>"
     return (head + told + _rounded(text[start:])).encode("utf-8")
 
 
