@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlatformFacts:
-    """What the board says in its hello. None: it has no such thing, or does not tell.
+    """What the board says of itself. None: it has no such thing, or does not tell.
 
     Args:
         serial: from the device tree; empty when there is none.
@@ -319,8 +319,8 @@ class Fields:
         return self._values.get(name)
 
 
-def platform_facts(fields: Fields) -> PlatformFacts:
-    """The board's hello."""
+def platform_facts(fields: Fields, probed: Fields) -> PlatformFacts:
+    """The board's hello, and what it can import."""
     return PlatformFacts(
         serial=fields.text("serial"),
         imitated=fields.flag("imitated"),
@@ -329,8 +329,8 @@ def platform_facts(fields: Fields) -> PlatformFacts:
         kernel=fields.text("kernel"),
         page_size_bytes=fields.integer("page_size_bytes"),
         boot_id=fields.text_or_none("boot_id"),
-        python=fields.text("python"),
-        runtimes=fields.texts("runtimes"),
+        python=probed.text("python"),
+        runtimes=probed.texts("runtimes"),
         firmware=fields.text_or_none("firmware"),
         firmware_digest=fields.text_or_none("firmware_digest"),
         partition=fields.integer_or_none("partition"),

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 STAGE_BYTES = 16 * 2**20
 """Feeds go over in frames of about this size."""
+PROBE_S = 300.0
+"""For importing what the board has; the board itself gives up after 120 s of its own."""
 
 # Runs on the board before the program is there: read stdin into a file beside, read it back, compare, rename.
 _RECEIVE = """
@@ -83,16 +85,19 @@ class OnboardClient:
     Args:
         conversation: with the running program.
         board_id: for messages.
-        platform: what the board said of itself.
+        hello: what the board said of itself.
         role: None: of the model under test; ``baseline``: of the one beside it.
     """
 
-    def __init__(
-        self, conversation: Conversation, *, board_id: str, platform: PlatformFacts, role: str | None = None
-    ) -> None:
+    def __init__(self, conversation: Conversation, *, board_id: str, hello: Fields, role: str | None = None) -> None:
         self._conversation = conversation
         self._board_id = board_id
-        self._platform = platform
+        self._hello = hello
+        self._platform: PlatformFacts | None = None
+        self.boot_id = hello.text_or_none("boot_id")
+        """The kernel's, of this boot."""
+        self.imitated = hello.flag("imitated")
+        """See `PlatformFacts`."""
         self._role = role
         self._loaded: Loaded | None = None
         self._staged: str | None = None
@@ -151,7 +156,7 @@ class OnboardClient:
             conversation = Conversation(transport.open(argv, timeout_s=left), board_id=board_id, silence_s=silence_s)
             try:
                 hello = conversation.hello(max(0.1, deadline - time.monotonic()))
-                platform = answers.platform_facts(hello.part("platform"))
+                client = cls(conversation, board_id=board_id, hello=hello.part("platform"))
             except (EndedBeforeHello, FlashError) as problem:
                 conversation.close()
                 if pushed:
@@ -163,11 +168,18 @@ class OnboardClient:
                 conversation.close()
                 raise
             else:
-                return cls(conversation, board_id=board_id, platform=platform)
+                return client
 
     @property
     def platform(self) -> PlatformFacts:
-        """What the board says of itself."""
+        """What the board says of itself.
+
+        The first to ask since the board booted waits until it has imported its runtimes, which takes seconds.
+        """
+        if self._platform is None:
+            known = self._hello.raw("runtimes") is not None
+            probed = self._hello if known else self._fields(self._conversation.ask("probe", timeout_s=PROBE_S)[0])
+            self._platform = answers.platform_facts(self._hello, probed)
         return self._platform
 
     @property
@@ -188,7 +200,7 @@ class OnboardClient:
         """
         if self._beside is None:
             self._beside = OnboardClient(
-                self._conversation, board_id=self._board_id, platform=self._platform, role="baseline"
+                self._conversation, board_id=self._board_id, hello=self._hello, role="baseline"
             )
         return self._beside
 

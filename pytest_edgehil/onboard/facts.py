@@ -1,7 +1,9 @@
-"""What a board is: told once, in the hello.
+"""What a board is: told once, in the hello, but for what is slow to find out, unless it is known already.
 
-What is slow to find out (importing a runtime takes seconds on a Pi) is remembered per boot, together with everything
-that could change it: the program, the interpreter, and the directories that packages are installed in.
+Which runtimes a board has is found out by importing them, which takes seconds on a Pi. That is done when somebody asks,
+not in the hello: whoever boots a firmware to see whether it comes up does not wait for it. What has been found is
+remembered per boot, together with everything that could change it: the program, the interpreter, and the directories
+that packages are installed in.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def platform_facts(home: Home, program: Path, slots: Slots) -> Message:
     state = slots.chooser.state()
     running = firmware.identity(home, state.running, running=True)
     room = os.statvfs(home.root)
-    probed = _probed(home, program)
+    known = _remembered(home, program) or {}
     return {
         "serial": sensors.serial(),
         "imitated": sysroot() != Path("/"),
@@ -43,14 +45,14 @@ def platform_facts(home: Home, program: Path, slots: Slots) -> Message:
         "kernel": os.uname().release,
         "page_size_bytes": os.sysconf("SC_PAGE_SIZE"),
         "boot_id": sensors.boot_id(),
-        "python": probed["python"],
-        "runtimes": probed["runtimes"],
+        "python": known.get("python"),
+        "runtimes": known.get("runtimes"),
         "firmware": None if running is None else f"{running['name']} {running['version']}",
         "firmware_digest": None if running is None else running["digest"],
         "partition": state.running,
         "tryboot": state.on_trial,
-        "accelerator": probed["accelerator"],
-        "bootloader": probed["bootloader"],
+        "accelerator": known["accelerator"] if known else _accelerator(),
+        "bootloader": known["bootloader"] if known else bootloader(),
         "firmware_floor": floor.floor(home),
         "clock_cost_ns": sensors.clock_cost_ns(),
         "disk_free_bytes": room.f_bavail * room.f_frsize,
@@ -60,27 +62,45 @@ def platform_facts(home: Home, program: Path, slots: Slots) -> Message:
     }
 
 
-def _probed(home: Home, program: Path) -> Message:
-    python = interpreter()
-    key = {
-        "boot": sensors.boot_id(),
-        "program": program.name,
-        "python": _stamp(Path(python)),
-        "path": os.environ.get("PATH"),
-    }
+def importable(home: Home, program: Path, platform: Message) -> Message:
+    """What the board's Python can import.
+
+    Args:
+        home: our directory.
+        program: path of the zipapp.
+        platform: what the hello says of accelerator and bootloader; remembered along with it.
+
+    Returns:
+        ``python``, its version, and ``runtimes``, name → version.
+    """
+    found = _remembered(home, program)
+    if found is None:
+        found = _probe(interpreter(), program)
+        places = {place: _stamp(Path(place)) for place in found.pop("places")}
+        found |= {"accelerator": platform["accelerator"], "bootloader": platform["bootloader"]}
+        known = {"key": _key(program), "places": places, "found": found}
+        write_atomically(home.probe, json.dumps(known).encode())
+    return {"python": found["python"], "runtimes": found["runtimes"]}
+
+
+def _remembered(home: Home, program: Path) -> Message | None:
+    """What was found since the board booted, if nothing has changed that could change it."""
+    key = _key(program)
     try:
         known = json.loads(home.probe.read_bytes())
         unchanged = known["key"] == key and known["places"] == {place: _stamp(Path(place)) for place in known["places"]}
+        return dict(known["found"]) if unchanged and key["boot"] is not None else None
     except (OSError, ValueError, KeyError, TypeError):
-        unchanged = False
-    if unchanged and key["boot"] is not None:
-        return dict(known["found"])
-    found = _probe(python, program)
-    places = {place: _stamp(Path(place)) for place in found.pop("places")}
-    found["accelerator"] = _accelerator()
-    found["bootloader"] = bootloader()
-    write_atomically(home.probe, json.dumps({"key": key, "places": places, "found": found}).encode())
-    return found
+        return None
+
+
+def _key(program: Path) -> Message:
+    return {
+        "boot": sensors.boot_id(),
+        "program": program.name,
+        "python": _stamp(Path(interpreter())),
+        "path": os.environ.get("PATH"),
+    }
 
 
 def _probe(python: str, program: Path) -> Message:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -27,7 +27,7 @@ class Here:
 
     Args:
         cls: class, or None: nobody has said.
-        runtimes: runtime → version.
+        runtimes: tells runtime → version; asked only when something needs one, for it may have to import them.
         firmware: name and version of what is running, or None.
         bootloader: date of its EEPROM's bootloader, or None.
     """
@@ -36,17 +36,20 @@ class Here:
     machine: str
     page_size_bytes: int
     accelerator: str | None
-    runtimes: Mapping[str, str]
+    runtimes: Callable[[], Mapping[str, str]]
     firmware: tuple[str, str] | None
     bootloader: str | None = None
 
 
-def here(home: Home, platform: Mapping[str, object], *, cls: object = None) -> Here:
+def here(
+    home: Home, platform: Mapping[str, object], *, runtimes: Callable[[], Mapping[str, str]], cls: object = None
+) -> Here:
     """This board, as its own program knows it.
 
     Args:
         home: our directory.
         platform: what the hello said.
+        runtimes: tells runtime → version.
         cls: what the host says of the class, or None.
 
     Raises:
@@ -57,8 +60,7 @@ def here(home: Home, platform: Mapping[str, object], *, cls: object = None) -> H
     written = _written_class(home)
     if cls is not None and written is not None and cls != written:
         raise Problem("wrong-target", f"the host takes this board for a {cls}; {home.root}/board.json says {written}")
-    runtimes, firmware = platform.get("runtimes"), platform.get("firmware")
-    bootloader = platform.get("bootloader")
+    firmware, bootloader = platform.get("firmware"), platform.get("bootloader")
     name, _, version = firmware.rpartition(" ") if isinstance(firmware, str) else ("", "", "")
     accelerator = platform.get("accelerator")
     return Here(
@@ -66,7 +68,7 @@ def here(home: Home, platform: Mapping[str, object], *, cls: object = None) -> H
         machine=os.uname().machine,
         page_size_bytes=os.sysconf("SC_PAGE_SIZE"),
         accelerator=accelerator if isinstance(accelerator, str) else None,
-        runtimes=dict(runtimes) if isinstance(runtimes, dict) else {},
+        runtimes=runtimes,
         firmware=(name, version) if name else None,
         bootloader=bootloader if isinstance(bootloader, str) else None,
     )
@@ -127,7 +129,7 @@ def _of_target(manifest: Manifest, label: str, board: Here, *, absent_runtime: b
     if manifest.page_sizes_bytes and board.page_size_bytes not in manifest.page_sizes_bytes:
         made = " or ".join(map(str, manifest.page_sizes_bytes))
         yield f"{label} is made for pages of {made} bytes, this kernel has {board.page_size_bytes}"
-    if absent_runtime or manifest.runtime in board.runtimes:
+    if absent_runtime or (manifest.runtime is not None and manifest.runtime in board.runtimes()):
         yield from _of_runtime(manifest, label, board)
 
 
@@ -135,9 +137,10 @@ def _of_runtime(manifest: Manifest, label: str, board: Here) -> Iterator[str]:
     name = manifest.runtime
     if name is None or name == _ALWAYS_THERE:
         return
-    version = board.runtimes.get(name)
+    there = board.runtimes()
+    version = there.get(name)
     if version is None:
-        has = ", ".join(f"{one} {number}" for one, number in sorted(board.runtimes.items())) or "no runtime"
+        has = ", ".join(f"{one} {number}" for one, number in sorted(there.items())) or "no runtime"
         yield f"{label} needs the runtime {name}, this board has {has}"
         return
     if manifest.min_runtime_version is not None and version_key(version) < version_key(manifest.min_runtime_version):

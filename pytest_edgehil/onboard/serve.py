@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,7 @@ class Server:
         self._jobs = Jobs(home, token=token, program=program, take_model=self._take_model)
         self._operations: dict[str, Callable[[Message, Blob], tuple[Message, Blob]]] = {
             "status": self._status,
+            "probe": self._probe,
             "install": self._install,
             "load": self._load,
             "stage": self._stage,
@@ -305,6 +306,15 @@ class Server:
             "firmware": firmware.identity(self._home, state.running, running=True),
         }, b""
 
+    def _probe(self, _message: Message, _blob: Blob) -> tuple[Message, Blob]:
+        if self._platform["runtimes"] is None:
+            self._platform |= facts.importable(self._home, self._program, self._platform)
+        return {"python": self._platform["python"], "runtimes": self._platform["runtimes"]}, b""
+
+    def _runtimes(self) -> Mapping[str, str]:
+        answer, _ = self._probe({}, b"")
+        return dict(answer["runtimes"])
+
     def _install(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
         digest = message.get("digest")
         found = sha256_of(self._in_store(digest))
@@ -374,7 +384,7 @@ class Server:
             raise Problem(
                 "wrong-target", f"{manifest.name} is of track {manifest.track} and cannot be loaded as a model"
             )
-        fits.check_alone(manifest, fits.here(self._home, self._platform))
+        fits.check_alone(manifest, fits.here(self._home, self._platform, runtimes=self._runtimes))
         wrong = altered(manifest, tree)
         if wrong:
             raise Problem("digest-mismatch", f"{manifest.name} is altered on the board: {wrong[0]}")
@@ -526,7 +536,7 @@ class Server:
 
     def _activate(self, message: Message, _blob: Blob) -> tuple[Message, Blob]:
         partition = None if message.get("partition") is None else self._partition(message, "partition")
-        board = fits.here(self._home, self._platform, cls=message.get("board_class"))
+        board = fits.here(self._home, self._platform, runtimes=self._runtimes, cls=message.get("board_class"))
         combo = message.get("combo")
         answer = combos.activate(self._home, combo, slots=self._slots, partition=partition, board=board)
         for digest in answer["combo"].values():

@@ -147,8 +147,19 @@ def test_it_introduces_itself_and_ends_with_its_input(start):
     hello = program.read()
     assert (hello["type"], hello["version"]) == ("hello", wire.VERSION)
     assert hello["platform"]["serial"] == SERIAL
-    assert set(hello["platform"]["runtimes"]) == {"onnxruntime", "replay"}
     assert program.end() == 0
+
+
+def test_what_it_can_import_is_found_out_when_somebody_asks_and_then_remembered(start):
+    program = start()
+    assert program.read()["platform"]["runtimes"] is None
+    found = program.ask({"id": 1, "op": "probe"})
+    assert set(found["runtimes"]) == {"onnxruntime", "replay"}
+    assert program.end() == 0
+    again = start()
+    said = again.read()["platform"]
+    assert (said["python"], said["runtimes"]) == (found["python"], found["runtimes"])
+    assert again.end() == 0
 
 
 def test_it_gives_a_sign_of_life_all_the_time(program):

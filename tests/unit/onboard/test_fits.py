@@ -35,7 +35,7 @@ HERE = fits.Here(
     machine="aarch64",
     page_size_bytes=16384,
     accelerator="hailo10h",
-    runtimes={"onnxruntime": "1.23.2", "replay": "1"},
+    runtimes=lambda: {"onnxruntime": "1.23.2", "replay": "1"},
     firmware=("edge-os", "2026.11"),
 )
 
@@ -118,15 +118,15 @@ def test_a_class_is_judged_once_somebody_says_it(tmp_path):
     home.prepare()
     picky = made()
     picky = dataclasses.replace(picky, target=dataclasses.replace(picky.target, board_classes=("pi4-*",)))
-    unknown = fits.here(home, {})
+    unknown = fits.here(home, {}, runtimes=dict)
     assert unknown.cls is None
     assert told(picky, board=unknown) == []
-    (found,) = told(picky, board=fits.here(home, {}, cls="pi5-8gb"))
+    (found,) = told(picky, board=fits.here(home, {}, runtimes=dict, cls="pi5-8gb"))
     assert "made for board class pi4-*, this board is a pi5-8gb" in found
     (tmp_path / "board.json").write_text(json.dumps({"class": "pi4-2gb"}))
-    assert told(picky, board=fits.here(home, {})) == []
+    assert told(picky, board=fits.here(home, {}, runtimes=dict)) == []
     with pytest.raises(Problem, match="takes this board for a pi5-8gb"):
-        fits.here(home, {}, cls="pi5-8gb")
+        fits.here(home, {}, runtimes=dict, cls="pi5-8gb")
 
 
 WORDS = st.sampled_from(["aarch64", "arm64", "x86_64", "hailo8", "hailo10h", "pi5-*", "pi4-*", "*"])
@@ -161,7 +161,7 @@ def test_host_and_board_say_the_same(data):
         board,
         machine=HERE.machine,
         page_size_bytes=HERE.page_size_bytes,
-        runtimes=HERE.runtimes,
+        runtimes=HERE.runtimes(),
         provided={"firmware.name": "edge-os", "firmware.version": "2026.11"},
     )
     try:
