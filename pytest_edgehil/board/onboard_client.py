@@ -27,13 +27,12 @@ from pytest_edgehil.board.answers import (
     TensorInfo,
     Timed,
 )
-from pytest_edgehil.board.command import Command
 from pytest_edgehil.board.conversation import Conversation, EndedBeforeHello
+from pytest_edgehil.board.program import put_program
 from pytest_edgehil.board.transport import Transport
-from pytest_edgehil.board.trouble import error_of
 from pytest_edgehil.board.wire import Message
 from pytest_edgehil.board.zipapp import onboard_zipapp
-from pytest_edgehil.errors import EdgehilError, FlashError, ModelError, ProtocolError, RuntimeMissing
+from pytest_edgehil.errors import FlashError, ModelError, ProtocolError
 from pytest_edgehil.model.board import Slots
 from pytest_edgehil.model.sample import ColdStart, SensorReading
 from pytest_edgehil.model.series import OpenLoop
@@ -49,34 +48,6 @@ STAGE_BYTES = 16 * 2**20
 """Feeds go over in frames of about this size."""
 PROBE_S = 300.0
 """For importing what the board has; the board itself gives up after 120 s of its own."""
-
-# Runs on the board before the program is there: read stdin into a file beside, read it back, compare, rename.
-_RECEIVE = """
-import errno, hashlib, json, os, sys
-home, name, expected = sys.argv[1:4]
-try:
-    os.makedirs(home + "/bin", exist_ok=True)
-    beside, final = f"{home}/bin/.{name}.{os.getpid()}", f"{home}/bin/{name}"
-    try:
-        with open(beside, "wb") as out:
-            out.write(sys.stdin.buffer.read())
-            out.flush()
-            os.fsync(out.fileno())
-        with open(beside, "rb") as back:
-            found = hashlib.sha256(back.read()).hexdigest()
-        if found != expected:
-            raise OSError(errno.EIO, f"it reads back as {found}")
-        os.replace(beside, final)
-        directory = os.open(home + "/bin", os.O_RDONLY)
-        os.fsync(directory)
-    finally:
-        if os.path.exists(beside):
-            os.unlink(beside)
-    print(json.dumps({"ok": True}))
-except OSError as exc:
-    full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    print(json.dumps({"ok": False, "code": "disk-full" if full else "storage", "message": str(exc)}))
-"""
 
 
 class OnboardClient:
@@ -161,7 +132,7 @@ class OnboardClient:
                 conversation.close()
                 if pushed:
                     raise
-                _push_program(transport, data, name, digest, board_id=board_id, home=home, deadline=deadline)
+                put_program(transport, data, name, digest, board_id=board_id, home=home, deadline=deadline)
                 pushed = True
                 del problem
             except BaseException:
@@ -714,29 +685,3 @@ def _key_of(arrays: Mapping[str, Array]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array).data if array.size else b"")
     return digest.hexdigest()
-
-
-def _push_program(
-    transport: Transport, data: bytes, name: str, digest: str, *, board_id: str, home: str, deadline: float
-) -> None:
-    """Put the program on the board, verified there."""
-    argv = ("python3", "-S", "-E", "-c", _RECEIVE, home, name, digest)
-    left = max(0.1, deadline - time.monotonic())
-    outcome = transport.run(Command(argv=argv, timeout_s=left, stdin=data))
-    if outcome.exit_status in {126, 127}:
-        raise RuntimeMissing(f"{board_id}: the board has no python3: {outcome.stderr_text[-200:]}")
-    try:
-        answer = json.loads(outcome.stdout)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise FlashError(
-            f"{board_id}: the on-board program cannot be put there: exit status {outcome.exit_status}: "
-            f"{outcome.stderr_text[-300:]}"
-        )
-    if answer.get("ok") is not True:
-        code = answer.get("code")
-        why = "no space left on the board" if code == "disk-full" else "storage failed"
-        said = f"{why} while the on-board program was put there: {answer.get('message')}"
-        problem: EdgehilError = error_of(code, said, board_id=board_id)
-        raise problem

@@ -86,7 +86,8 @@ def _show(found: Any) -> None:
 
 
 def _key(options: argparse.Namespace) -> int:
-    from pytest_edgehil.evidence.keys import lab_signer, rollout_signer, state_directory
+    from pytest_edgehil.evidence.keys import lab_signer, rollout_signer
+    from pytest_edgehil.places import state_directory
 
     del options
     print(f"# {state_directory()}")

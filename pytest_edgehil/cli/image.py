@@ -65,7 +65,7 @@ def _firmware(options: argparse.Namespace) -> int:
 
 def _pin(options: argparse.Namespace) -> int:
     from pytest_edgehil.emulated.image import fetch, recipe
-    from pytest_edgehil.emulated.image.build import cache_directory
+    from pytest_edgehil.places import cache_directory
 
     found = recipe.load_recipe(options.image)
     lock = fetch.pin(found, cache_directory() / "packages", say=_say)

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 from pytest_edgehil.board.qmp import Qmp
-from pytest_edgehil.emulated.image.build import cache_directory
 from pytest_edgehil.emulated.image.workplace import workplace
 from pytest_edgehil.emulated.layout import Layout
 from pytest_edgehil.emulated.machine import Machine, make_overlay
@@ -22,6 +21,7 @@ from pytest_edgehil.emulated.process import Process
 from pytest_edgehil.emulated.seed import write_seed
 from pytest_edgehil.emulated.sensors import Sensors
 from pytest_edgehil.errors import ConnectFailed
+from pytest_edgehil.places import cache_directory
 
 WAITS = "edgehil: waiting for a seed"
 _POLL_S = 0.05

@@ -11,7 +11,6 @@ import stat
 import tempfile
 from pathlib import Path
 
-import platformdirs
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -25,12 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
 from pytest_edgehil.errors import ConfigError
-
-
-def state_directory() -> Path:
-    """Where this user's keys and trust live: ``EDGEHIL_STATE_DIR``, or the platform's state directory."""
-    chosen = os.environ.get("EDGEHIL_STATE_DIR")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_state_dir("edgehil"))
+from pytest_edgehil.places import state_directory
 
 
 def lab_signer(path: Path | None = None) -> CryptoSigner:

@@ -36,6 +36,7 @@ from pytest_edgehil.errors import ConfigError
 from pytest_edgehil.evidence import keys
 from pytest_edgehil.evidence.files import locked, write_atomically
 from pytest_edgehil.model.board import Environment
+from pytest_edgehil.places import state_directory
 
 _KIND = FileKind(noun="trust file", expected="'trust: 1'", refusal=first_only(ConfigError), anchors=True)
 
@@ -127,7 +128,7 @@ def default_trust(*, state_dir: Path | None = None) -> Trust:
 
     Checking something makes no keys: a key is made when it first signs.
     """
-    state = state_dir or keys.state_directory()
+    state = state_dir or state_directory()
     enrolled = enrolment_file(state)
     boards = load_trust(enrolled).boards if enrolled.exists() else ()
     return Trust(
@@ -160,7 +161,7 @@ def enroll(
     Raises:
         ConfigError: the key is enrolled as another kind or for another board, or hardware has another key already.
     """
-    state = state_dir or keys.state_directory()
+    state = state_dir or state_directory()
     path = enrolment_file(state)
     one = BoardKey(board_id=board_id, kind=kind, key=keys.public_key(pem, what=f"key of board {board_id}"), cls=cls)
     with locked(path.with_name(".lock")):

@@ -11,15 +11,12 @@ the host, not about the file, and is asked by `files.check_files` (``edgehil lab
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
-
-import platformdirs
 
 from pytest_edgehil.documents.checking import checked
 from pytest_edgehil.documents.near_miss import listed, suggest
@@ -59,8 +56,9 @@ from pytest_edgehil.model.board import (
     Timing,
     VirtualSpec,
 )
+from pytest_edgehil.places import state_directory
 
-__all__ = ["Lab", "default_state_dir", "lab_schema", "load_lab"]
+__all__ = ["Lab", "lab_schema", "load_lab"]
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SQLITE = "sqlite:///"
@@ -113,12 +111,6 @@ class Lab:
         )
 
 
-def default_state_dir() -> Path:
-    """``$EDGEHIL_STATE_DIR``, or the user's state directory for edgehil."""
-    override = os.environ.get("EDGEHIL_STATE_DIR")
-    return Path(override).expanduser().absolute() if override else Path(platformdirs.user_state_dir("edgehil"))
-
-
 def load_lab(path: Path) -> Lab:
     """Read a lab file.
 
@@ -127,7 +119,7 @@ def load_lab(path: Path) -> Lab:
     """
     document = read_document(path, LAB_FILE)
     section = checked(document, LabSection)
-    state_dir = _below(path, section.state_dir) if section.state_dir else default_state_dir() / "labs" / section.lab
+    state_dir = _below(path, section.state_dir) if section.state_dir else state_directory() / "labs" / section.lab
     problems: list[Problem] = []
     lease_url = _lease_url(section, document, state_dir, problems)
     boards = tuple(_board(section, board_id, document, problems) for board_id in section.boards)

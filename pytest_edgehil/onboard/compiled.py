@@ -1,7 +1,8 @@
 """This program compiled, so that a session or a push does not wait for Python to do it again.
 
 Python keeps no bytecode for what it imports from a zip file: compiling our modules anew takes a board longer than all
-else that a start needs. So a session that is idle for the first time has them compiled, once for each version of this
+else that a start needs. A host whose Python is the board's brings this program's bytecode along
+(``board/zipapp.py``). Otherwise a session that is idle for the first time has it made, once for each version of this
 program and of Python, in a process of its own at the lowest priority::
 
     ~/.edgehil/compiled/<name of the program>.<tag of Python>.<SHA-256 of this file>.zip
@@ -50,7 +51,7 @@ def later(home: Home, program: Path, *, idle: Callable[[], bool], pause_s: float
         while not idle():
             time.sleep(pause_s)
         subprocess.run(
-            [sys.executable, "-S", "-E", str(program), "compile"],
+            [sys.executable, "-S", "-E", str(program), "compile", "--patiently"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

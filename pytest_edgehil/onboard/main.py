@@ -42,10 +42,11 @@ def main(arguments: list[str]) -> int:
         answer["places"] = [path for path in sys.path if path.endswith("-packages")]
         os.write(outgoing, json.dumps(answer).encode())
         return 0
-    if arguments == ["compile"]:
+    if arguments[:1] == ["compile"]:
         from .compiled import compile_all
 
-        os.nice(19)
+        if arguments[1:] == ["--patiently"]:
+            os.nice(19)
         compile_all(Home(_home()), Path(sys.argv[0]).resolve())
         return 0
     if arguments[:1] == ["detached"]:

@@ -7,6 +7,7 @@ that nothing is left running when the link is gone.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -491,6 +492,8 @@ def test_the_program_is_pushed_once_and_verified(link, session):
     first = session.client.platform
     assert first.serial == link.serial
     (path,) = (link.edgehil / "bin").iterdir()
+    (compiled,) = (link.edgehil / "compiled").iterdir()  # here the board's Python is the host's
+    assert compiled.name.endswith(f".{hashlib.sha256(compiled.read_bytes()).hexdigest()}.zip")
     before = path.stat().st_ino
     session.drop()
     assert session.client.platform.serial == link.serial

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pytest_edgehil.emulated.image import fetch, recipe
-from pytest_edgehil.emulated.image.build import build_image, cache_directory
+from pytest_edgehil.emulated.image.build import build_image
 from pytest_edgehil.errors import ConfigError
 from pytest_edgehil.model.board import Board, EmulatedSpec, Environment, Slots, Timing
+from pytest_edgehil.places import cache_directory
 
 IMAGE = Path(__file__).parents[2] / "farm/images/edge-arm64"
 START_S = 600.0

@@ -8,11 +8,9 @@ of virtual boards are new.
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
+from pytest_edgehil.board.bytecode import onboard_bytecode
 from pytest_edgehil.board.zipapp import onboard_zipapp
 
 
@@ -20,15 +18,9 @@ from pytest_edgehil.board.zipapp import onboard_zipapp
 def _files() -> dict[str, bytes]:
     """Path below the directory of ours on a board → content."""
     data, digest = onboard_zipapp()
-    with tempfile.TemporaryDirectory() as directory:
-        root = Path(directory)
-        program = root / f"bin/onboard-{digest}.pyz"
-        program.parent.mkdir()
-        program.write_bytes(data)
-        subprocess.run([sys.executable, "-S", "-E", str(program), "compile"], check=True, timeout=120)
-        found = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
-    assert len(found) == 2, found.keys()
-    return found
+    compiled = onboard_bytecode()
+    assert compiled is not None
+    return {f"bin/onboard-{digest}.pyz": data, f"compiled/{compiled.name}": compiled.data}
 
 
 def leave_program(edgehil: Path) -> None:

@@ -17,8 +17,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from pytest_edgehil.emulated.image import recipe as recipes
 from pytest_edgehil.emulated.image.boot_environment import boot_command, pack_environment
 from pytest_edgehil.emulated.image.cpio import initramfs
@@ -30,6 +28,7 @@ from pytest_edgehil.emulated.image.fetch import Pinned, Say
 from pytest_edgehil.emulated.image.kernel import read_kernel
 from pytest_edgehil.emulated.image.workplace import one_at_a_time, workplace
 from pytest_edgehil.errors import ConfigError
+from pytest_edgehil.places import cache_directory
 
 SLOT_ENVIRONMENT_BYTES = 512
 FLASH_BYTES = 64 * MIB
@@ -94,12 +93,6 @@ class Image:
         """Of everything: what two builds are compared by."""
         whole = "".join(f"{name} {digest}\n" for name, digest in sorted(self.digests.items()))
         return f"sha256:{hashlib.sha256(whole.encode()).hexdigest()}"
-
-
-def cache_directory() -> Path:
-    """``$EDGEHIL_CACHE_DIR``, or the user's cache directory for edgehil."""
-    override = os.environ.get("EDGEHIL_CACHE_DIR")
-    return Path(override).expanduser().absolute() if override else Path(platformdirs.user_cache_dir("edgehil"))
 
 
 def find_image(directory: Path, *, cache: Path | None = None) -> Image:
