@@ -83,6 +83,11 @@ def check_combo(
         raise WrongTarget(f"{combo.label} does not fit board {board.id} ({board.cls}): {'; '.join(found)}")
 
 
+def needs_runtime(combo: Combo) -> bool:
+    """Does anything of it need a runtime that a board may lack?"""
+    return any(one.manifest.target.runtime not in {None, *ALWAYS_THERE} for one in combo.artifacts)
+
+
 def missing_runtimes(combo: Combo, runtimes: Mapping[str, str]) -> tuple[str, ...]:
     """The clashes that are a runtime that the board lacks or has too old."""
     return tuple(clash for artifact in combo.artifacts if (clash := _runtime_clash(artifact, runtimes)))

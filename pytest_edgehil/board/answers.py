@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlatformFacts:
-    """What the board says of itself. None: it has no such thing, or does not tell.
+class Hello:
+    """What the board says of itself at once. None: it has no such thing, or does not tell.
 
     Args:
         serial: from the device tree; empty when there is none.
@@ -33,7 +34,6 @@ class PlatformFacts:
         bootloader: date of the bootloader in its EEPROM.
         firmware_floor: oldest firmware that the board takes.
         clock_cost_ns: median cost of one reading of the clock.
-        runtimes: name → version, as really imported on the board.
         temperature_c: of its SoC, when it said hello.
         time_s: seconds since the epoch by its clock, when it said hello.
     """
@@ -45,8 +45,6 @@ class PlatformFacts:
     kernel: str
     page_size_bytes: int
     boot_id: str | None
-    python: str
-    runtimes: Mapping[str, str]
     firmware: str | None
     firmware_digest: str | None
     partition: int | None
@@ -59,6 +57,19 @@ class PlatformFacts:
     firmware_floor: str | None = None
     temperature_c: float | None = None
     time_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformFacts(Hello):
+    """What the board says of itself, and what it takes a while to find out.
+
+    Args:
+        python: version of the Python that models run in.
+        runtimes: name → version, as really imported on the board.
+    """
+
+    python: str
+    runtimes: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,9 +330,9 @@ class Fields:
         return self._values.get(name)
 
 
-def platform_facts(fields: Fields, probed: Fields) -> PlatformFacts:
-    """The board's hello, and what it can import."""
-    return PlatformFacts(
+def hello(fields: Fields) -> Hello:
+    """What the board says at once."""
+    return Hello(
         serial=fields.text("serial"),
         imitated=fields.flag("imitated"),
         hardware_model=fields.text("hardware_model"),
@@ -329,8 +340,6 @@ def platform_facts(fields: Fields, probed: Fields) -> PlatformFacts:
         kernel=fields.text("kernel"),
         page_size_bytes=fields.integer("page_size_bytes"),
         boot_id=fields.text_or_none("boot_id"),
-        python=probed.text("python"),
-        runtimes=probed.texts("runtimes"),
         firmware=fields.text_or_none("firmware"),
         firmware_digest=fields.text_or_none("firmware_digest"),
         partition=fields.integer_or_none("partition"),
@@ -344,6 +353,12 @@ def platform_facts(fields: Fields, probed: Fields) -> PlatformFacts:
         temperature_c=fields.number_or_none("temperature_c"),
         time_s=fields.number_or_none("time_s"),
     )
+
+
+def platform_facts(said: Hello, probed: Fields) -> PlatformFacts:
+    """The same with what the board can import."""
+    known = {one.name: getattr(said, one.name) for one in dataclasses.fields(said)}
+    return PlatformFacts(**known, python=probed.text("python"), runtimes=probed.texts("runtimes"))
 
 
 def cold_start(fields: Fields) -> ColdStart:

@@ -102,8 +102,8 @@ class DetachedMeasurement:
         self._plan = plan
         self._pick_up_s = pick_up_s
         self._clock = clock
-        self._boot_id = session.client.boot_id
-        self._page_size_bytes = session.client.platform.page_size_bytes
+        self._boot_id = session.client.hello.boot_id
+        self._page_size_bytes = session.client.hello.page_size_bytes
         self._buffer = wire.FrameBuffer(self._id)
         self._offset = 0
         self._newest: SensorReading | None = None
@@ -226,7 +226,7 @@ class DetachedMeasurement:
                 f"{problem}; the board goes on measuring, but could not be reached again within {self._pick_up_s:g} s "
                 f"({gone.__cause__})"
             ) from gone
-        boot_id = client.boot_id
+        boot_id = client.hello.boot_id
         if boot_id != self._boot_id:
             raise BoardCrashed(
                 f"{self._id}: the board rebooted in the middle of a measurement, after its link was lost: {problem}"

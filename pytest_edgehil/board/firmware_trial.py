@@ -104,7 +104,7 @@ def leave_trial(session: BoardSession, *, boot_timeout_s: float = BOOT_S) -> boo
 
 
 def _reboot(session: BoardSession, *, trial: int | None, timeout_s: float) -> None:
-    boot_id = session.client.boot_id
+    boot_id = session.client.hello.boot_id
     with contextlib.suppress(LinkLost, DeadlineExceeded):  # the board may be gone before it has answered
         session.client.request("reboot", {"trial": trial}, timeout_s=60.0)
     session.renew(old_boot_id=boot_id, timeout_s=timeout_s)

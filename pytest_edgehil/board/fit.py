@@ -7,8 +7,8 @@ board's own program judges by the same rules when it is asked to write or to swi
 
 from __future__ import annotations
 
-from pytest_edgehil.artifacts.compat import clashes, firmware_clashes, missing_runtimes
-from pytest_edgehil.board.answers import PlatformFacts
+from pytest_edgehil.artifacts.compat import clashes, firmware_clashes, missing_runtimes, needs_runtime
+from pytest_edgehil.board.answers import Hello, PlatformFacts
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.errors import RuntimeMissing, WrongTarget
 from pytest_edgehil.model.artifact import Combo
@@ -22,16 +22,16 @@ def check_fit(combo: Combo, session: BoardSession) -> None:
         WrongTarget: with every clash.
         RuntimeMissing: only a runtime is missing, which is the board's fault and not the combo's.
     """
-    platform, board = session.client.platform, session.board
-    found = clashes_here(combo, board, platform)
-    missing = missing_runtimes(combo, platform.runtimes)
+    client, board = session.client, session.board
+    found = clashes_here(combo, board, client.hello)
+    missing = missing_runtimes(combo, client.platform.runtimes) if needs_runtime(combo) else ()
     if found:
         raise WrongTarget(f"{combo.label} does not fit board {board.id} ({board.cls}): {'; '.join([*found, *missing])}")
     if missing:
         raise RuntimeMissing(f"{board.id}: {'; '.join(missing)}")
 
 
-def clashes_here(combo: Combo, board: Board, platform: PlatformFacts) -> tuple[str, ...]:
+def clashes_here(combo: Combo, board: Board, platform: Hello) -> tuple[str, ...]:
     """Everything but a missing runtime that keeps a combo off a board which has said what it is."""
     provided: dict[str, str] = {}
     if combo.firmware is None and platform.firmware is not None:

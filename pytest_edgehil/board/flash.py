@@ -164,6 +164,7 @@ def flash(
     started = clock()
     check_fit(plan.combo, session)
     trial: Trial | None = None
+    pushed = {one.artifact.digest for one in plan.steps if one.kind is StepKind.PUSH and one.artifact}
     deliveries: list[Delivery] = []
     for step in plan.steps:
         match step.kind, step.artifact:
@@ -171,12 +172,12 @@ def flash(
                 told = of_sending(artifact, on_progress)
                 deliveries.append(deliver(session, artifact, held=plan.held, way=way, on_sent=told))
             case StepKind.INSTALL, Artifact() as artifact:
-                session.client.request("install", {"digest": artifact.digest}, timeout_s=INSTALL_S)
+                asked = {"digest": artifact.digest, "just_pushed": artifact.digest in pushed}
+                session.client.request("install", asked, timeout_s=INSTALL_S)
             case StepKind.FIRMWARE, Artifact() as artifact:
                 trial = _try(session, artifact, power=power, boot_timeout_s=boot_timeout_s, told=on_progress)
             case StepKind.ACTIVATE, _:
                 _activate(session, plan.combo, trial)
-    pushed = {step.artifact.digest for step in plan.steps if step.kind is StepKind.PUSH and step.artifact}
     return FlashReport(
         sent_bytes=sum(one.sent_bytes for one in deliveries),
         skipped=tuple(one.label for one in plan.combo.artifacts if one.digest not in pushed),

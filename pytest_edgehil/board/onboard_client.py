@@ -56,19 +56,17 @@ class OnboardClient:
     Args:
         conversation: with the running program.
         board_id: for messages.
-        hello: what the board said of itself.
+        said: what the board said of itself.
         role: None: of the model under test; ``baseline``: of the one beside it.
     """
 
-    def __init__(self, conversation: Conversation, *, board_id: str, hello: Fields, role: str | None = None) -> None:
+    def __init__(self, conversation: Conversation, *, board_id: str, said: Fields, role: str | None = None) -> None:
         self._conversation = conversation
         self._board_id = board_id
-        self._hello = hello
+        self._said = said
+        self.hello = answers.hello(said)
+        """What the board says of itself at once."""
         self._platform: PlatformFacts | None = None
-        self.boot_id = hello.text_or_none("boot_id")
-        """The kernel's, of this boot."""
-        self.imitated = hello.flag("imitated")
-        """See `PlatformFacts`."""
         self._role = role
         self._loaded: Loaded | None = None
         self._staged: str | None = None
@@ -127,7 +125,7 @@ class OnboardClient:
             conversation = Conversation(transport.open(argv, timeout_s=left), board_id=board_id, silence_s=silence_s)
             try:
                 hello = conversation.hello(max(0.1, deadline - time.monotonic()))
-                client = cls(conversation, board_id=board_id, hello=hello.part("platform"))
+                client = cls(conversation, board_id=board_id, said=hello.part("platform"))
             except (EndedBeforeHello, FlashError) as problem:
                 conversation.close()
                 if pushed:
@@ -148,9 +146,9 @@ class OnboardClient:
         The first to ask since the board booted waits until it has imported its runtimes, which takes seconds.
         """
         if self._platform is None:
-            known = self._hello.raw("runtimes") is not None
-            probed = self._hello if known else self._fields(self._conversation.ask("probe", timeout_s=PROBE_S)[0])
-            self._platform = answers.platform_facts(self._hello, probed)
+            known = self._said.raw("runtimes") is not None
+            probed = self._said if known else self._fields(self._conversation.ask("probe", timeout_s=PROBE_S)[0])
+            self._platform = answers.platform_facts(self.hello, probed)
         return self._platform
 
     @property
@@ -170,9 +168,7 @@ class OnboardClient:
         Its process and the model's take turns: whoever is not asked is stopped. It ends with the model's.
         """
         if self._beside is None:
-            self._beside = OnboardClient(
-                self._conversation, board_id=self._board_id, hello=self._hello, role="baseline"
-            )
+            self._beside = OnboardClient(self._conversation, board_id=self._board_id, said=self._said, role="baseline")
         return self._beside
 
     def load(self, digest: str, *, threads: int = 1, timeout_s: float = 120.0) -> Loaded:

@@ -110,7 +110,7 @@ class BoardSession:
             try:
                 self._transport = self._fenced(min(left, CONNECT_S))
                 self._client = self._start(self._transport, min(left, START_S))
-                boot_id = self._client.boot_id
+                boot_id = self._client.hello.boot_id
                 if boot_id is None or boot_id != old_boot_id:
                     return self._client
                 last = ConnectFailed(f"{self.board.id}: the board has not rebooted yet (boot id {boot_id})")
@@ -156,7 +156,7 @@ class BoardSession:
             timeout_s=timeout_s,
             silence_s=None if self.board.timing is Timing.WALL else COUNTED_SILENCE_S,
         )
-        if client.imitated and self.board.environment is Environment.HARDWARE:
+        if client.hello.imitated and self.board.environment is Environment.HARDWARE:
             client.close()
             raise LabFileError(
                 f"boards.{self.board.id}.environment: the lab says hardware, but the board reads its sensors and its "

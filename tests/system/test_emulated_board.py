@@ -86,7 +86,7 @@ def test_a_port_of_this_host_is_beyond_its_network(session: BoardSession) -> Non
 
 
 def test_a_power_cut_boots_it_anew_and_keeps_what_was_on_the_disk(running: RunningBoard, session: BoardSession) -> None:
-    before = session.client.boot_id
+    before = session.client.hello.boot_id
     shell(session, "echo kept >/data/kept && sync && echo lost >/tmp/lost")
     open_power(running.board).cycle()
     session.renew(old_boot_id=before, timeout_s=BOOT_S)

@@ -51,7 +51,7 @@ class Bench:
         """With that model, loaded."""
         power = open_power(self.running.board)
         dut = Dut.open(self.session, combo=Combo(model=model), console=self.console, power=power, boot_timeout_s=BOOT_S)
-        self.boot_id = self.session.client.boot_id
+        self.boot_id = self.session.client.hello.boot_id
         return dut
 
     def happens_soon(self, script: str) -> None:
@@ -132,7 +132,7 @@ def test_a_model_that_needs_more_memory_than_there_is_ends_alone_and_the_kernel_
     assert "emu-01" in str(told.value)
     assert "; the console shows: Out of memory: Killed process" in str(told.value)
     assert "need more memory than the board has" in str(told.value)
-    assert bench.session.client.boot_id == bench.boot_id
+    assert bench.session.client.hello.boot_id == bench.boot_id
     bench.is_whole(Combo(model=model))
 
 
@@ -141,7 +141,7 @@ def test_a_file_system_that_turns_read_only_is_one_line_and_the_next_boot_mends_
 ) -> None:
     old, new = (Combo(model=model_bundle(tmp_path, seed=seed)) for seed in (1, 2))
     flash(plan_flash(old, bench.session.client.status()), bench.session)
-    bench.boot_id = bench.session.client.boot_id
+    bench.boot_id = bench.session.client.hello.boot_id
     # what ext4 does on an error of the medium, as Debian has it do
     run(bench.session, "mount -o remount,errors=remount-ro /data && echo 1 >/sys/fs/ext4/vda4/trigger_fs_error")
     with pytest.raises(FlashError) as told:

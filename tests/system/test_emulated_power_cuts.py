@@ -63,7 +63,7 @@ def test_a_board_that_boots_the_wrong_slot_is_not_taken_for_its_combo_and_is_bro
     with start(stand.board, directory=stand.directory / "wrong", wait_s=START_S, disk=stand.final) as running:
         session = stand.session(running)
         with contextlib.closing(session):
-            before = session.client.boot_id
+            before = session.client.hello.boot_id
             assert plan_flash(wanted.combo, session.client.status()).steps == ()
             shell(session, "fw_setenv BOOT_ORDER 'A B'; fw_setenv BOOT_A_LEFT 3; sync")
             shell(session, "(sleep 1; reboot) </dev/null >/dev/null 2>&1 &")
