@@ -560,10 +560,16 @@ def test_measuring_by_time_samples_the_sensors_meanwhile(client):
 
 
 def test_a_measurement_can_be_cancelled_and_keeps_what_it_has(client):
-    timer = threading.Timer(0.3, client.cancel)
-    timer.start()
-    measured = client.measure({"x": X}, inferences=None, seconds=600, timeout_s=660)
-    timer.join()
+    begun = threading.Event()
+    canceller = threading.Thread(target=lambda: begun.wait(600) and client.cancel())
+    canceller.start()
+
+    def told(done: int, _newest: object) -> None:
+        if done:
+            begun.set()
+
+    measured = client.measure({"x": X}, inferences=None, seconds=600, timeout_s=660, on_progress=told)
+    canceller.join()
     assert measured.cancelled
     assert measured.latencies_ns.size > 0
     assert client.run({"x": X})[1] > 0
