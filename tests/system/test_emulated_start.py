@@ -15,8 +15,9 @@ from support.emulated import START_S, emulated_board, image_directory
 from pytest_edgehil.board.command import Command
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.emulated.farm import start
-from pytest_edgehil.emulated.image.build import build_image, cache_directory, find_image
+from pytest_edgehil.emulated.image.build import build_image, find_image
 from pytest_edgehil.model.board import Board
+from pytest_edgehil.places import cache_directory
 
 pytestmark = [pytest.mark.needs("qemu"), pytest.mark.timeout(1800)]
 
