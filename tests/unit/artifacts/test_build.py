@@ -13,6 +13,7 @@ import onnx
 import pytest
 from support.onnx_models import classifier
 
+from pytest_edgehil.artifacts import build as build_module
 from pytest_edgehil.artifacts.build import build
 from pytest_edgehil.artifacts.bundle import file_bytes, read
 from pytest_edgehil.artifacts.dataset import load_dataset
@@ -43,16 +44,24 @@ def room(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def made(room: Path, text: str = RECIPE, out: str = "out") -> BuildReport:
+def made(room: Path, text: str = RECIPE, out: str = "out", *, measure: bool = True) -> BuildReport:
     (room / "recipe.yaml").write_text(text)
-    return build(load_recipe(room / "recipe.yaml"), out_dir=room / out)
+    return build(load_recipe(room / "recipe.yaml"), out_dir=room / out, measure=measure)
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BuildReport]:
+    """As they are shipped; how fast they are here and what memory they take is measured of the small models below."""
     out = tmp_path_factory.mktemp("digits")
     names = ("digits-fp32", "digits-int8", "digits-int8-dynamic", "digits-bad")
-    return {name: build(load_recipe(DIGITS / f"{name}.yaml"), out_dir=out) for name in names}
+    with pytest.MonkeyPatch.context() as patch:
+        for rounds in ("_ROUNDS", "_PER_ROUND", "_WARMUP"):
+            patch.setattr(build_module, rounds, 1)
+        patch.setattr(build_module, "peak_bytes", lambda _model, _feeds: None)
+        return {
+            name: build(load_recipe(DIGITS / f"{name}.yaml"), out_dir=out, measure=name != "digits-fp32")
+            for name in names
+        }
 
 
 def test_the_int8_digits_agree_with_fp32_on_the_held_out_set(digits: dict[str, BuildReport]) -> None:
@@ -122,7 +131,9 @@ def test_two_builds_in_two_directories_give_the_same_bytes(tmp_path: Path, digit
     for path in (tmp_path / "elsewhere" / "copied").iterdir():
         path.touch()
     for name in ("digits-int8", "digits-int8-dynamic"):
-        again = build(load_recipe(tmp_path / "elsewhere" / "copied" / f"{name}.yaml"), out_dir=tmp_path / name)
+        again = build(
+            load_recipe(tmp_path / "elsewhere" / "copied" / f"{name}.yaml"), out_dir=tmp_path / name, measure=False
+        )
         assert again.artifact.path.read_bytes() == digits[name].artifact.path.read_bytes()
 
 
@@ -135,15 +146,16 @@ def test_two_builds_in_two_directories_give_the_same_bytes(tmp_path: Path, digit
     ids=["source", "calibration"],
 )
 def test_a_changed_input_gives_other_bytes(room: Path, change: object) -> None:
-    before = made(room, out="before").artifact
+    before = made(room, out="before", measure=False).artifact
     change(room)  # type: ignore[operator]
-    assert made(room, out="after").artifact.digest != before.digest
+    assert made(room, out="after", measure=False).artifact.digest != before.digest
 
 
 def test_a_changed_recipe_gives_other_bytes_and_a_comment_does_not(room: Path) -> None:
     before = made(room).artifact.digest
-    assert made(room, f"# comment\n{RECIPE}").artifact.digest == before
-    assert made(room, RECIPE.replace("items.npz}\nev", "items.npz, items: 20}\nev")).artifact.digest != before
+    assert made(room, f"# comment\n{RECIPE}", measure=False).artifact.digest == before
+    fewer = RECIPE.replace("items.npz}\nev", "items.npz, items: 20}\nev")
+    assert made(room, fewer, measure=False).artifact.digest != before
 
 
 def test_progress_is_told_in_lines(room: Path) -> None:
@@ -180,17 +192,17 @@ def test_the_report_is_written_beside_the_artifact(room: Path) -> None:
 
 
 def test_weights_beside_the_model_are_taken_in_and_their_change_is_a_change_of_the_source(room: Path) -> None:
-    plain = made(room, RECIPE.replace("method: static, calibration: items.npz", "method: dynamic")).artifact
+    text = RECIPE.replace("method: static, calibration: items.npz", "method: dynamic")
+    plain = made(room, text, measure=False).artifact
     model = onnx.load(room / "model.onnx")
     onnx.save(model, room / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert (room / "weights.bin").stat().st_size > 0
-    text = RECIPE.replace("method: static, calibration: items.npz", "method: dynamic")
-    beside = made(room, text, out="beside").artifact
+    beside = made(room, text, out="beside", measure=False).artifact
     assert file_bytes(beside, "model.onnx") == file_bytes(plain, "model.onnx")
     data = bytearray((room / "weights.bin").read_bytes())
     data[3] ^= 0x01
     (room / "weights.bin").write_bytes(data)
-    changed = made(room, text, out="changed").artifact
+    changed = made(room, text, out="changed", measure=False).artifact
     assert changed.manifest.provenance.source != beside.manifest.provenance.source
     (room / "weights.bin").unlink()
     with pytest.raises(RecipeError, match="weights in other files cannot be taken in") as refused:
@@ -248,7 +260,7 @@ def test_quantising_without_the_extra_names_the_extra(room: Path, monkeypatch: p
     with pytest.raises(ExtraMissing, match=r"pip install 'pytest-edgehil\[build\]'"):
         made(room)
     plain = RECIPE.replace("{method: static, calibration: items.npz}", "{method: none}")
-    assert made(room, plain).artifact.manifest.quantisation == "fp32"
+    assert made(room, plain, measure=False).artifact.manifest.quantisation == "fp32"
 
 
 def test_the_shipped_prompt_bundle_goes_with_the_digits(tmp_path: Path) -> None:
