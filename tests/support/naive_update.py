@@ -48,11 +48,13 @@ class NaiveUpdate:
             source = f"{stand.board.home}/trees/{new.digest.removeprefix('sha256:')}/{new.manifest.files[0].path}"
             shell(session, f"cp {source} /tmp/new && sync")
             size = _settled(path)
-            shell(
+            said = shell(
                 session,
                 f"cat /tmp/new >{stand.board.home}/current/model/{new.manifest.files[0].path} && sync && "
-                "fw_setenv BOOT_ORDER 'B A' && fw_setenv BOOT_B_LEFT 3 && sync",
+                "fw_setenv BOOT_ORDER 'B A' && fw_setenv BOOT_B_LEFT 3 && sync && echo done",
             )
+            if said != "done\n":
+                raise ValueError(f"the update in place did not end: {said!r}")
         log = WriteLog(path)
         return cls(began=stand.before(_PATH), log=log, first=log.number_at(size))
 
