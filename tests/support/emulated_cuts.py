@@ -283,8 +283,9 @@ class Stand:
                 try:
                     left_trial = leave_trial(session, boot_timeout_s=BOOT_S)
                     found = self.faults_on(session, old, new)
-                    on = new if dict(session.client.status().combo) == new.combo.digests else old
-                    outcome = f"{'new' if on is new else 'old'} combo"
+                    digests = dict(session.client.status().combo)
+                    on = next((one for one in (old, new) if one.combo.digests == digests), None)
+                    outcome = f"{'neither' if on is None else 'new' if on is new else 'old'} combo"
                     outcome += ", after a trial that nobody had committed" if left_trial else ""
                     if next_run and not found:
                         found, outcome = self._go_on(session, new), f"{outcome}, and the next run ends well"
@@ -292,7 +293,9 @@ class Stand:
                     session.close()
         except BoardError as problem:
             return Cut(path=name, how=how, outcome="", faults=(f"{type(problem).__name__}: {problem}",))
-        if self._slot(disk, on.slot) != on.root:  # as the cut has left it: the board wrote to an overlay
+        if (
+            on is not None and self._slot(disk, on.slot) != on.root
+        ):  # as the cut has left it: the board wrote to an overlay
             found += [f"slot of partition {on.slot} holds something else"]
         return Cut(path=name, how=how, outcome=outcome, faults=tuple(found))
 
