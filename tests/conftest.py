@@ -36,11 +36,16 @@ settings.register_profile("edgehil", deadline=None, suppress_health_check=[Healt
 settings.load_profile("edgehil")
 
 
+RUNS_OF_MANY = frozenset(("ran", "many", "dying"))
+"""Fixtures whose first user waits for a run that many tests look at, as does whoever needs it in another process."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """No test of the package may hang; suites on boards may run for an hour."""
     for item in items:
         if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(450))
+            waits = not RUNS_OF_MANY.isdisjoint(getattr(item, "fixturenames", ()))
+            item.add_marker(pytest.mark.timeout(900 if waits else 450))
     if hasattr(config, "workerinput"):  # who runs the tests one after the other expects the order of the files
         items.sort(key=lambda item: place(item.nodeid))
 

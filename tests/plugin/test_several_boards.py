@@ -3,49 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from support.farm import Farm
+from support.farm import Farm, replay_artifact
+from support.standing_farm import Ran, StandingFarm, run_once
 
 from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.plugin.boards import roles_of
 
 SUITE = """
-    import numpy as np
-    import pytest
-
-    X = {"image": np.ones((1, 4), dtype=np.float32)}
-
-    def test_one(board):
-        assert board.run("true").exit_status == 0
-
-    @pytest.mark.boards(server={"cls": "pi5-8gb-*", "model": "steady"}, client={"id": "b2"})
-    def test_pair(boards):
-        assert boards.roles == ("server", "client")
-        assert (boards["server"].id, boards["client"].id) == ("b1", "b2")
-        assert len({holding.token for holding in boards}) == 2
-        for holding in boards:
-            assert holding.run("true").exit_status == 0
-        assert "logits" in boards.dut("server").run(X)
-
-    @pytest.mark.boards(2)
-    def test_two(boards):
-        assert {holding.id for holding in boards} == {"b1", "b2"}
-        assert boards[0].run("true").exit_status == boards[1].run("true").exit_status == 0
-"""
-
-
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
-def test_boards_are_reserved_together_and_given_back(farm: Farm, workers: tuple[str, ...]) -> None:
-    farm.pytester.makepyfile(SUITE)
-
-    result = farm.run(*workers, "--edgehil-wait=3 min")
-
-    assert result.ret == 0, result.stdout.str() + result.stderr.str()
-    assert {one["status"] for one in farm.results["tests"]} == {"passed"}
-    assert len(farm.results["tests"]) == 3
-    assert {one["state"] for one in farm.board_states().values()} == {"free"}
-
-
-JUDGED = """
     import numpy as np
     import pytest
     from pathlib import Path
@@ -54,8 +18,26 @@ JUDGED = """
     X = {"image": np.ones((1, 4), dtype=np.float32)}
     BROKEN = Path(__file__).parent / "broken"
 
+    def test_one(board):
+        assert board.run("true").exit_status == 0
+
+    @pytest.mark.boards(server={"cls": "pi5-8gb-*", "model": "steady"}, client={"id": "b3"})
+    def test_pair(boards):
+        assert boards.roles == ("server", "client")
+        assert boards["server"].board.cls == "pi5-8gb-hat2"
+        assert boards["client"].id == "b3"
+        assert len({holding.token for holding in boards}) == 2
+        for holding in boards:
+            assert holding.run("true").exit_status == 0
+        assert "logits" in boards.dut("server").run(X)
+
+    @pytest.mark.boards(2)
+    def test_two(boards):
+        assert len({holding.id for holding in boards}) == 2
+        assert boards[0].run("true").exit_status == boards[1].run("true").exit_status == 0
+
     @pytest.mark.p95_latency("12 ms")
-    @pytest.mark.boards(server={"id": "b1", "model": "steady"}, client={"id": "b2", "model": "slow"})
+    @pytest.mark.boards(server={"id": "b1", "model": "steady"}, client={"id": "b3", "model": "slow"})
     def test_one_misses(boards):
         boards.dut("server").run(X)
         boards.dut("client").run(X)
@@ -70,8 +52,9 @@ JUDGED = """
     @pytest.mark.boards(server={}, client={})
     def test_nothing_to_judge(boards): ...
 
+    # of three boards of this class it breaks one; nobody else needs that class
     @pytest.mark.p95_latency("12 ms")
-    @pytest.mark.boards(2, cls="pi5-8gb-*")
+    @pytest.mark.boards(2, cls="pi5-4gb")
     @pytest.mark.combo(model="steady")
     def test_put_back(boards):
         boards.dut(0).run(X)
@@ -83,36 +66,57 @@ JUDGED = """
 """
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
-def test_gates_hold_on_each_board_and_a_broken_one_has_the_test_put_back(farm: Farm, workers: tuple[str, ...]) -> None:
-    farm.boards(5)  # three of class pi5-8gb-hat2
-    farm.pytester.makepyfile(JUDGED)
+@pytest.fixture(scope="module", params=[(), ("-n2",)], ids=["alone", "n2"])
+def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    def prepare(farm: StandingFarm) -> None:
+        farm.boards(6)  # three of each class
+        replay_artifact(farm.artifacts, name="steady")
+        replay_artifact(farm.artifacts, name="slow", p95_ms=30.0)
+        farm.suite(SUITE)
 
-    result = farm.run(*workers, "--edgehil-wait=3 min")
+    arguments = (*request.param, "--edgehil-wait=3 min")
+    return run_once(tmp_path_factory, f"several{''.join(request.param)}", prepare, *arguments)
 
-    output = result.stdout.str()
-    last = {one["nodeid"].rpartition("::")[2]: one for one in farm.results["tests"]}
-    told = {name: (one["status"], [(v["gate"], v["outcome"]) for v in one["verdicts"]]) for name, one in last.items()}
+
+def test_boards_are_reserved_together_and_given_back(ran: Ran) -> None:
+    for name in ("test_one", "test_pair", "test_two"):
+        assert [one["status"] for one in ran.attempts[name]] == ["passed"], ran.output
+    (broken,) = (name for name, one in ran.states.items() if one["state"] == "quarantined")
+    assert {name for name, one in ran.states.items() if one["state"] == "free"} == {*ran.states} - {broken}
+
+
+def test_gates_hold_on_each_board(ran: Ran) -> None:
+    judged = {name: ran.attempts[name] for name in ("test_one_misses", "test_not_on_the_client")}
+    told = {
+        name: (one["status"], [(v["gate"], v["outcome"]) for v in one["verdicts"]]) for name, (one,) in judged.items()
+    }
     assert told == {
         "test_one_misses": ("failed", [("p95_latency[server]", "PASS"), ("p95_latency[client]", "FAIL")]),
         "test_not_on_the_client": ("passed", [("p95_latency[server]", "PASS")]),
-        "test_nothing_to_judge": ("error", []),
-        "test_put_back": ("passed", [("p95_latency[0]", "PASS"), ("p95_latency[1]", "PASS")]),
-    }, output
-    missed = last["test_one_misses"]
+    }, ran.output
+    (missed,) = judged["test_one_misses"]
     assert [one["name"] for one in missed["gates"]] == ["p95_latency[server]", "p95_latency[client]"]
     assert [one["name"] for one in missed["combo"]] == ["steady", "slow"]
-    assert missed["verdicts"][1]["reason"].startswith("on b2: ")
-    assert "p95_latency[client]" in output
-    assert "give a role a model, as in boards(server={'model': …})" in output
+    assert missed["verdicts"][1]["reason"].startswith("on b3: ")
+    assert "p95_latency[client]" in ran.output
 
-    first, second = (farm.pytester.path / "broken").read_text().split()
-    again = last["test_put_back"]
-    assert (again["attempt"], again["requeued"]) == (2, False)
-    states = farm.board_states()
-    assert {name for name, one in states.items() if one["state"] == "quarantined"} == {second}
-    assert {name for name, one in states.items() if one["state"] == "free"} == {*states} - {second}
-    assert states[first]["state"] == "free"
+
+def test_gates_without_a_model_to_judge_are_an_error_that_says_what_to_add(ran: Ran) -> None:
+    (one,) = ran.attempts["test_nothing_to_judge"]
+    assert (one["status"], one["verdicts"]) == ("error", [])
+    assert "give a role a model, as in boards(server={'model': …})" in ran.output
+
+
+def test_a_broken_board_has_the_test_put_back_and_the_other_ones_are_free_again(ran: Ran) -> None:
+    first, second = (ran.farm.path / "broken").read_text().split()
+    broken, again = ran.attempts["test_put_back"]
+    assert (broken["status"], broken["requeued"]) == ("infrastructure", True)
+    assert (again["status"], again["attempt"], again["requeued"]) == ("passed", 2, False)
+    assert [(v["gate"], v["outcome"]) for v in again["verdicts"]] == [
+        ("p95_latency[0]", "PASS"),
+        ("p95_latency[1]", "PASS"),
+    ]
+    assert (ran.states[first]["state"], ran.states[second]["state"]) == ("free", "quarantined")
 
 
 def test_more_than_the_lab_has_is_refused_with_one_line_and_without_waiting(farm: Farm) -> None:

@@ -118,7 +118,7 @@ def start(farm: Farm, *arguments: str) -> subprocess.Popen[str]:
 def hanging(farm: Farm, run: subprocess.Popen[str]) -> tuple[int, str]:
     """Waits until the test hangs; pid of the process that runs it, and its board."""
     path = farm.pytester.path / "pid"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while not path.exists():
         assert run.poll() is None, run.stdout.read() if run.stdout else ""
         assert time.monotonic() < deadline
@@ -131,7 +131,7 @@ def eventually(what: str, condition, *, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
-        time.sleep(0.05)
+        time.sleep(0.25)
 
 
 def nothing_runs(farm: Farm) -> bool:
