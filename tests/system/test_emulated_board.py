@@ -1,4 +1,4 @@
-"""An emulated board, the whole way: image, template, kernel, SSH, power cuts, parity, evidence."""
+"""An emulated board, the whole way: image, template, kernel, SSH, sensors, network, parity, evidence."""
 
 from __future__ import annotations
 
@@ -7,21 +7,31 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.emulated import START_S, emulated_board, image_directory
-
-from pytest_edgehil.board.command import Command
-from pytest_edgehil.board.power import open_power
-from pytest_edgehil.board.session import BoardSession
-from pytest_edgehil.emulated.farm import RunningBoard, start
+from support.emulated_bench import Bench
 
 pytestmark = [pytest.mark.needs("qemu"), pytest.mark.timeout(1800)]
 
-COMMAND_S = 300.0
-BOOT_S = 600.0
+LOOKS_FOR_A_WAY_OUT = """
+import socket
+query = bytes.fromhex("123401000001000000000000076578616d706c6503636f6d0000010001")
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+    one.settimeout(3)
+    try:
+        one.sendto(query, ("10.0.2.3", 53))
+        print("a name server answers", one.recv(512))
+    except OSError:
+        pass
+for address in (("10.0.2.2", {port}), ("10.0.2.2", 22), ("10.0.2.2", 53), ("10.0.2.3", 53), ("192.0.2.1", 80)):
+    try:
+        socket.create_connection(address, 2).close()
+        print(address, "can be reached")
+    except OSError:
+        pass
+print("looked")
+"""
 SUITE = """
 import pytest
 
@@ -32,83 +42,45 @@ def test_size(dut, heldout):
 """
 
 
-@pytest.fixture(scope="module")
-def image() -> Path:
-    return image_directory()
-
-
-@pytest.fixture(scope="module")
-def running(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBoard]:
-    board = emulated_board(image)
-    with start(board, directory=tmp_path_factory.mktemp("emulated") / "board", wait_s=START_S) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def session(running: RunningBoard) -> Iterator[BoardSession]:
-    session = BoardSession(running.board, token=1, holder="test")
-    yield session
-    session.close()
-
-
-def shell(session: BoardSession, script: str) -> str:
-    outcome = session.transport.run(Command(argv=("sh", "-c", script), timeout_s=COMMAND_S))
-    assert outcome.exit_status == 0, outcome.stderr
-    return outcome.stdout.decode().strip()
-
-
-def test_it_is_an_arm_board_with_an_identity_of_its_own(session: BoardSession) -> None:
-    said = shell(session, "uname -m; hostname; cat /proc/device-tree/serial-number | tr -d '\\0'; echo; date +%s")
+def test_it_is_an_arm_board_with_an_identity_of_its_own(bench: Bench) -> None:
+    said = bench.shell("uname -m; hostname; cat /proc/device-tree/serial-number | tr -d '\\0'; echo; date +%s")
     machine, name, serial, _ = said.splitlines()
     assert (machine, name, serial) == ("aarch64", "emu-01", "e000000000000001")
 
 
-def test_its_sensors_say_what_the_host_writes(running: RunningBoard, session: BoardSession) -> None:
-    running.sensors.set_temperature(65.5)
-    running.sensors.set_throttled(0x50005)
-    said = shell(session, "cat /sys/class/thermal/thermal_zone0/temp; vcgencmd measure_temp; vcgencmd get_throttled")
+def test_its_sensors_say_what_the_host_writes(bench: Bench) -> None:
+    bench.running.sensors.set_temperature(65.5)
+    bench.running.sensors.set_throttled(0x50005)
+    said = bench.shell("cat /sys/class/thermal/thermal_zone0/temp; vcgencmd measure_temp; vcgencmd get_throttled")
     assert said.splitlines() == ["65575", "temp=65.5'C", "throttled=0x50005"]
-    running.sensors.set_throttled(0)
-    running.sensors.set_temperature(45.0)
+    bench.running.sensors.set_throttled(0)
+    bench.running.sensors.set_temperature(45.0)
 
 
-def test_a_port_of_this_host_is_beyond_its_network(session: BoardSession) -> None:
+def test_it_reaches_neither_this_host_nor_a_name_server_nor_anybody_else(bench: Bench) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        tried = f"import socket; socket.create_connection(('10.0.2.2', {port}), 5)"
-        outcome = session.transport.run(Command(argv=("python3", "-c", tried), timeout_s=COMMAND_S))
-        assert outcome.exit_status != 0
+        assert bench.shell(f"python3 -c '{LOOKS_FOR_A_WAY_OUT.format(port=port)}'") == "looked\n"
         listener.setblocking(False)
         with pytest.raises(BlockingIOError):
             listener.accept()
 
 
-def test_a_power_cut_boots_it_anew_and_keeps_what_was_on_the_disk(running: RunningBoard, session: BoardSession) -> None:
-    before = session.client.hello.boot_id
-    shell(session, "echo kept >/data/kept && sync && echo lost >/tmp/lost")
-    open_power(running.board).cycle()
-    session.renew(old_boot_id=before, timeout_s=BOOT_S)
-    assert shell(session, "cat /data/kept; ls /tmp") == "kept"
-    assert session.client.status().firmware.partition == 2
-
-
 def test_the_same_bundles_agree_with_this_host_and_evidence_says_emulated(
-    image: Path, repository: Path, tmp_path: Path
+    bench: Bench, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "lab.yaml").write_text(
-        "lab: emulated\nlease_expiry: 300 s\nboards:\n"
-        "  emu-01: {class: pi5-2gb-emulated, environment: emulated, power: {backend: qmp}, "
-        f"emulated: {{image: {image}}}}}\n"
-    )
+    bench.leave()
+    monkeypatch.setenv("EDGEHIL_STATE_DIR", str(bench.state))
+    (tmp_path / "lab.yaml").write_text(bench.lab_file())
     (tmp_path / "test_gate.py").write_text(SUITE)
     names = ("fp32", "int8", "int8-dynamic", "per-tensor-int8", "mlp-int8", "mlp-per-tensor-int8")
     recipes = [f"suites/models/digits/digits-{name}.yaml" for name in names]
     edgehil(repository, "build", "--out", str(tmp_path / "artifacts"), *recipes)
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--edgehil-lab", str(tmp_path / "lab.yaml")]
     argv += ["--edgehil-artifacts", str(tmp_path / "artifacts"), f"--edgehil-report={tmp_path / 'report'}"]
-    argv += ["--edgehil-policy", "farm/policy-hardware.yaml", "suites/parity", str(tmp_path / "test_gate.py")]
+    argv += ["--edgehil-policy", "farm/policy-hardware.yaml", str(tmp_path / "test_gate.py"), "suites/parity"]
     done = subprocess.run(argv, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     results = json.loads((tmp_path / "report/results.json").read_text())

@@ -1,14 +1,11 @@
 """What only a real machine can suffer, on an emulated board: then it boots, is on one whole combo, and it was told.
 
-Each happens to a board of its own, which is there in a second. Power cuts have a file of their own.
+All happen to one board, which each test leaves as it found it. Power cuts have a file of their own.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,80 +13,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from support.boards import bundle, model_bundle
-from support.emulated import START_S, emulated_board, image_directory
+from support.emulated_bench import BOOT_S, COMMAND_S, Bench
 from support.processes import until
 
-from pytest_edgehil.board.command import Command
-from pytest_edgehil.board.console import Console
 from pytest_edgehil.board.diagnosis import Witnesses
-from pytest_edgehil.board.dut import Dut
 from pytest_edgehil.board.flash import flash, plan_flash
 from pytest_edgehil.board.power import open_power
-from pytest_edgehil.board.session import BoardSession
-from pytest_edgehil.emulated.farm import RunningBoard, start
 from pytest_edgehil.errors import BoardCrashed, BoardError, DiskFull, FlashError, LinkLost, OutOfMemory, Overheated
 from pytest_edgehil.model.artifact import Artifact, Combo
 
 pytestmark = [pytest.mark.needs("qemu"), pytest.mark.timeout(1800)]
 
-COMMAND_S = 300.0
-BOOT_S = 600.0
 LONG_S = 3600.0
 FEEDS = {"x": np.zeros((1, 4), dtype=np.float32)}
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Bench:
-    """A board with its console and its power switch, and a session on it."""
-
-    running: RunningBoard
-    console: Console
-    session: BoardSession
-    boot_id: str | None = None
-
-    def dut(self, model: Artifact) -> Dut:
-        """With that model, loaded."""
-        power = open_power(self.running.board)
-        dut = Dut.open(self.session, combo=Combo(model=model), console=self.console, power=power, boot_timeout_s=BOOT_S)
-        self.boot_id = self.session.client.hello.boot_id
-        return dut
-
-    def happens_soon(self, script: str) -> None:
-        """Something that happens a second from now, whatever we do meanwhile."""
-        run(self.session, f"(sleep 1; {script}) </dev/null >/dev/null 2>&1 &")
-
-    def comes_back(self, combo: Combo) -> None:
-        """The board has rebooted, and is on this combo and in its slot."""
-        self.session.renew(old_boot_id=self.boot_id, timeout_s=BOOT_S)
-        self.is_whole(combo)
-
-    def is_whole(self, combo: Combo) -> None:
-        status = self.session.client.status()
-        assert dict(status.combo) == combo.digests
-        assert (status.firmware.partition, status.firmware.default_partition) == (2, 2)
-        for artifact in combo.artifacts:
-            (file,) = artifact.manifest.files
-            said = run(
-                self.session, f"sha256sum {self.session.board.home}/current/{artifact.manifest.track}/{file.path}"
-            )
-            assert f"sha256:{said.split()[0]}" == file.digest
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    board = dataclasses.replace(emulated_board(image_directory()), home="/data/edgehil")
-    with start(board, directory=tmp_path / "board", wait_s=START_S) as running:
-        assert running.board.console is not None
-        console = Console.open(running.board.console, log_path=tmp_path / "console.log", board_id=board.id)
-        session = BoardSession(running.board, token=1, holder="test")
-        with contextlib.closing(console), contextlib.closing(session):
-            yield Bench(running=running, console=console, session=session)
-
-
-def run(session: BoardSession, script: str) -> str:
-    outcome = session.transport.run(Command(argv=("sh", "-c", script), timeout_s=COMMAND_S))
-    assert outcome.exit_status == 0, outcome.stderr
-    return outcome.stdout.decode()
 
 
 def hungry_bundle(directory: Path) -> Artifact:
@@ -109,6 +45,41 @@ def hungry_bundle(directory: Path) -> Artifact:
     return bundle(directory, {"model.onnx": model.SerializeToString()}, name="hungry")
 
 
+def test_a_model_that_needs_more_memory_than_there_is_ends_alone_and_the_kernel_is_quoted(
+    bench: Bench, tmp_path: Path
+) -> None:
+    model = hungry_bundle(tmp_path)
+    with bench.dut(model) as dut:
+        bench.shell("echo 750 >/proc/sys/vm/nr_hugepages")  # 1.5 of its 2 GB are somebody else's
+        with pytest.raises(OutOfMemory) as told:
+            dut.run({"n": np.array([150_000_000], dtype=np.int64)}, timeout_s=COMMAND_S)
+    assert "emu-01" in str(told.value)
+    assert "; the console shows: Out of memory: Killed process" in str(told.value)
+    assert "need more memory than the board has" in str(told.value)
+    assert bench.session.client.hello.boot_id == bench.boot_id
+    bench.is_whole(Combo(model=model))
+    bench.shell("echo 0 >/proc/sys/vm/nr_hugepages")
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(bench: Bench, tmp_path: Path) -> None:
+    old = Combo(model=model_bundle(tmp_path))
+    large = {"model.onnx": random.Random(1).randbytes(2**20)}
+    new = Combo(model=bundle(tmp_path, large, runtime=None))
+    flash(plan_flash(old, bench.session.client.status()), bench.session)
+    fill = "import os; f = os.open('/data/ballast', os.O_CREAT | os.O_WRONLY); s = os.statvfs('/data')"
+    fill += "; os.posix_fallocate(f, 0, s.f_bavail * s.f_bsize - 2 ** 19)"
+    bench.shell(f'python3 -c "{fill}" && sync')
+    with pytest.raises(DiskFull) as told:
+        flash(plan_flash(new, bench.session.client.status()), bench.session)
+    assert str(told.value).startswith("emu-01: ")
+    assert "'edgehil board gc emu-01' removes" in str(told.value)
+    assert "\n" not in str(told.value)
+    bench.is_whole(old)
+    bench.shell("rm /data/ballast")
+    flash(plan_flash(new, bench.session.client.status()), bench.session)
+    bench.is_whole(new)
+
+
 def test_a_kernel_panic_is_told_in_the_kernel_s_words_and_the_board_boots_again(bench: Bench, tmp_path: Path) -> None:
     model = model_bundle(tmp_path)
     with bench.dut(model) as dut:
@@ -119,61 +90,6 @@ def test_a_kernel_panic_is_told_in_the_kernel_s_words_and_the_board_boots_again(
     assert "; the console shows: Kernel panic - not syncing: sysrq triggered crash; " in str(told.value)
     assert "see its console log" in str(told.value)
     bench.comes_back(Combo(model=model))
-
-
-def test_a_model_that_needs_more_memory_than_there_is_ends_alone_and_the_kernel_is_quoted(
-    bench: Bench, tmp_path: Path
-) -> None:
-    model = hungry_bundle(tmp_path)
-    with bench.dut(model) as dut:
-        run(bench.session, "echo 750 >/proc/sys/vm/nr_hugepages")  # 1.5 of its 2 GB are somebody else's
-        with pytest.raises(OutOfMemory) as told:
-            dut.run({"n": np.array([150_000_000], dtype=np.int64)}, timeout_s=COMMAND_S)
-    assert "emu-01" in str(told.value)
-    assert "; the console shows: Out of memory: Killed process" in str(told.value)
-    assert "need more memory than the board has" in str(told.value)
-    assert bench.session.client.hello.boot_id == bench.boot_id
-    bench.is_whole(Combo(model=model))
-
-
-def test_a_file_system_that_turns_read_only_is_one_line_and_the_next_boot_mends_it(
-    bench: Bench, tmp_path: Path
-) -> None:
-    old, new = (Combo(model=model_bundle(tmp_path, seed=seed)) for seed in (1, 2))
-    flash(plan_flash(old, bench.session.client.status()), bench.session)
-    bench.boot_id = bench.session.client.hello.boot_id
-    # what ext4 does on an error of the medium, as Debian has it do
-    run(bench.session, "mount -o remount,errors=remount-ro /data && echo 1 >/sys/fs/ext4/vda4/trigger_fs_error")
-    with pytest.raises(FlashError) as told:
-        flash(plan_flash(new, bench.session.client.status()), bench.session)
-    assert "emu-01" in str(told.value)
-    assert "Read-only file system" in str(told.value)
-    assert "have it mounted anew with 'edgehil lab power emu-01 cycle'" in str(told.value)
-    assert "\n" not in str(told.value)
-    bench.is_whole(old)
-    open_power(bench.running.board).cycle()
-    bench.comes_back(old)
-    flash(plan_flash(new, bench.session.client.status()), bench.session)
-    bench.is_whole(new)
-
-
-def test_a_full_disk_is_one_line_and_loses_nothing(bench: Bench, tmp_path: Path) -> None:
-    old = Combo(model=model_bundle(tmp_path))
-    large = {"model.onnx": random.Random(1).randbytes(2**20)}
-    new = Combo(model=bundle(tmp_path, large, runtime=None))
-    flash(plan_flash(old, bench.session.client.status()), bench.session)
-    fill = "import os; f = os.open('/data/ballast', os.O_CREAT | os.O_WRONLY); s = os.statvfs('/data')"
-    fill += "; os.posix_fallocate(f, 0, s.f_bavail * s.f_bsize - 2 ** 19)"
-    run(bench.session, f'python3 -c "{fill}" && sync')
-    with pytest.raises(DiskFull) as told:
-        flash(plan_flash(new, bench.session.client.status()), bench.session)
-    assert str(told.value).startswith("emu-01: ")
-    assert "'edgehil board gc emu-01' removes" in str(told.value)
-    assert "\n" not in str(told.value)
-    bench.is_whole(old)
-    run(bench.session, "rm /data/ballast")
-    flash(plan_flash(new, bench.session.client.status()), bench.session)
-    bench.is_whole(new)
 
 
 def test_a_hung_userland_is_reset_by_the_watchdog_and_told(bench: Bench, tmp_path: Path) -> None:
@@ -210,3 +126,26 @@ def test_a_board_that_is_too_hot_switches_itself_off_and_is_told_as_that(bench: 
     bench.running.sensors.set_temperature(45)
     power.on()
     bench.comes_back(Combo(model=model))
+
+
+def test_a_file_system_that_turns_read_only_is_one_line_and_the_next_boot_mends_it(
+    bench: Bench, tmp_path: Path
+) -> None:
+    old, new = (Combo(model=model_bundle(tmp_path, seed=seed)) for seed in (1, 2))
+    flash(plan_flash(old, bench.session.client.status()), bench.session)
+    bench.boot_id = bench.session.client.hello.boot_id
+    bench.shell("echo kept >/data/kept && sync && echo lost >/tmp/lost")
+    # what ext4 does on an error of the medium, as Debian has it do
+    bench.shell("mount -o remount,errors=remount-ro /data && echo 1 >/sys/fs/ext4/vda4/trigger_fs_error")
+    with pytest.raises(FlashError) as told:
+        flash(plan_flash(new, bench.session.client.status()), bench.session)
+    assert "emu-01" in str(told.value)
+    assert "Read-only file system" in str(told.value)
+    assert "have it mounted anew with 'edgehil lab power emu-01 cycle'" in str(told.value)
+    assert "\n" not in str(told.value)
+    bench.is_whole(old)
+    open_power(bench.running.board).cycle()
+    bench.comes_back(old)
+    assert bench.shell("cat /data/kept; ls /tmp") == "kept\n"  # the power was gone
+    flash(plan_flash(new, bench.session.client.status()), bench.session)
+    bench.is_whole(new)

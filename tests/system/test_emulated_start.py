@@ -1,4 +1,4 @@
-"""A start of an emulated board: clean, with the right time, random numbers of its own, and no way out of it.
+"""A start of an emulated board: clean, with the right time and random numbers of its own.
 
 And the image that it starts from: the same bytes whenever it is built.
 """
@@ -28,23 +28,6 @@ head -c 16 /dev/urandom | base64
 cat /proc/sys/kernel/random/boot_id
 date +%s
 """
-LOOKS_FOR_A_WAY_OUT = """
-import socket
-query = bytes.fromhex("123401000001000000000000076578616d706c6503636f6d0000010001")
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-    one.settimeout(3)
-    try:
-        one.sendto(query, ("10.0.2.3", 53))
-        print("a name server answers", one.recv(512))
-    except OSError:
-        pass
-for address in (("10.0.2.2", 22), ("10.0.2.2", 53), ("10.0.2.3", 53), ("192.0.2.1", 80)):
-    try:
-        socket.create_connection(address, 2).close()
-        print(address, "can be reached")
-    except OSError:
-        pass
-"""
 
 
 def said(board: Board, directory: Path, *argv: str) -> str:
@@ -68,11 +51,6 @@ def test_each_start_is_a_clean_board_with_the_time_of_day_and_random_numbers_of_
     (first_random, first_boot), (second_random, second_boot) = seen
     assert first_random != second_random
     assert first_boot != second_boot
-
-
-def test_a_board_reaches_neither_this_host_nor_a_name_server_nor_anybody_else(tmp_path: Path) -> None:
-    board = emulated_board(image_directory())
-    assert said(board, tmp_path / "board", "python3", "-c", LOOKS_FOR_A_WAY_OUT) == ""
 
 
 def test_an_image_that_is_built_from_scratch_elsewhere_has_the_same_digest(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import base64
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-from support.emulated import image_directory
+from support.emulated_bench import Bench, open_bench
 from support.farm import NOTHING
 
 from pytest_edgehil.artifacts.bundle import pack
@@ -20,12 +21,12 @@ from pytest_edgehil.model import Budgets, Manifest, Provenance, Target, Track
 
 pytestmark = [pytest.mark.needs("qemu"), pytest.mark.timeout(1800)]
 
-LAYER, ROWS, PRODUCTS = 160, 8, 40
+LAYER, ROWS, PRODUCTS = 160, 2, 40
 SUITE = """
 import numpy as np
 import pytest
 
-FEEDS = {"x": np.ones((8, 160), dtype=np.float32)}
+FEEDS = {"x": np.ones((2, 160), dtype=np.float32)}
 median = pytest.mark.quantile_latency(0.5, baseline="plain", ratio=1.005, pairs=6, block=10)
 
 
@@ -49,7 +50,7 @@ def test_milliseconds(dut):
 
 
 def layers(*, extra: int) -> bytes:
-    """x (8, 160) → y: products of matrices, and so many steps of a hundredth of their work."""
+    """x (2, 160) → y: products of matrices, and so many steps of a hundredth of their work."""
     names = ["x", *(f"y{number}" for number in range(PRODUCTS + extra - 1)), "y"]
     nodes = [
         onnx.helper.make_node("MatMul", [before, "w"], [after])
@@ -86,12 +87,19 @@ def artifact(directory: Path, name: str, *, extra: int) -> None:
     pack(manifest, {"model.onnx": path}, directory / "artifacts")
 
 
-def test_one_percent_more_instructions_fail_and_milliseconds_are_refused(repository: Path, tmp_path: Path) -> None:
-    (tmp_path / "lab.yaml").write_text(
-        "lab: counted\nlease_expiry: 300 s\nboards:\n"
-        "  emu-01: {class: pi5-2gb-emulated, environment: emulated, timing: icount, power: {backend: qmp}, "
-        f"home: /data/edgehil, emulated: {{image: {image_directory()}}}}}\n"
-    )
+@pytest.fixture
+def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """A board that counts, for a lab of its own."""
+    with open_bench(tmp_path / "bench", icount=True) as bench:
+        bench.leave()
+        monkeypatch.setenv("EDGEHIL_STATE_DIR", str(bench.state))
+        yield bench
+
+
+def test_one_percent_more_instructions_fail_and_milliseconds_are_refused(
+    counted: Bench, repository: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "lab.yaml").write_text(counted.lab_file())
     (tmp_path / "test_counted.py").write_text(SUITE)
     artifact(tmp_path, "plain", extra=0)
     artifact(tmp_path, "slower", extra=1)
