@@ -302,7 +302,7 @@ class Stand:
     def _go_on(self, session: BoardSession, to: Deployed) -> list[str]:
         """Deploy what was cut and boot again; what is wrong then."""
         self.deploy(session, to)
-        before = session.client.platform.boot_id
+        before = session.client.hello.boot_id
         shell(session, "(sleep 1; reboot) </dev/null >/dev/null 2>&1 &")
         session.renew(old_boot_id=before, timeout_s=BOOT_S)
         return [f"after the next run: {one}" for one in self.faults_on(session, to)]
