@@ -23,7 +23,7 @@ Connect = Callable[[float], Transport]
 """Opens a fresh link to the board within so many seconds."""
 
 CONNECT_S = 30.0
-START_S = 90.0
+START_S = 180.0
 RETRY_S = 0.5
 
 log = logging.getLogger("edgehil.board.session")
