@@ -13,7 +13,17 @@ from .problem import Problem
 
 TYPE_CHECKING = False  # importing `typing` takes a board longer than this module
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from typing import Protocol
+
+    class Source(Protocol):
+        """A file that is read in pieces."""
+
+        def read(self, size: int, /) -> bytes:
+            """What comes next; fewer bytes only at the end."""
+
+        def seek(self, offset: int, whence: int = 0, /) -> int:
+            """Go on from another place."""
+
 
 HEADER = b"\x1f\x8b\x08\x00" + b"\x00\x00\x00\x00" + b"\x00\xff"
 BLOCK_BYTES = 65535
@@ -29,7 +39,7 @@ class Stored:
         position: in the content.
     """
 
-    def __init__(self, source: BinaryIO, position: int) -> None:
+    def __init__(self, source: Source, position: int) -> None:
         self._source = source
         number, skip = divmod(position, BLOCK_BYTES)
         source.seek(len(HEADER) + number * (_HEAD.size + BLOCK_BYTES))
@@ -71,7 +81,7 @@ class Stored:
         return int(size)
 
 
-def is_stored(source: BinaryIO) -> bool:
+def is_stored(source: Source) -> bool:
     """Does a bundle look as the host packs them? Leaves it at its beginning."""
     source.seek(0)
     begin = source.read(len(HEADER) + _HEAD.size)

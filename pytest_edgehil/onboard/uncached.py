@@ -1,4 +1,4 @@
-"""Writing past the kernel's cache: a slow processor copies into it several times as slowly as a medium takes it.
+"""Reading and writing past the kernel's cache: a slow processor copies through it more slowly than a medium goes.
 
 ``O_DIRECT`` wants memory that begins at a page, whole sectors, and places that are multiples of them. What does not fit
 (the last sectors of a file, a file system that knows nothing of it) is written through the cache. Nothing is promised
@@ -11,6 +11,7 @@ import errno
 import fcntl
 import mmap
 import os
+from pathlib import Path
 
 from .durable import BLOCK_BYTES, write_all
 
@@ -18,6 +19,66 @@ REFUSED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 """What a file system says that does not know ``O_DIRECT``, or not for this size and place."""
 SECTOR_BYTES = 4096
 """No medium has longer ones."""
+
+
+class UncachedReader:
+    """Reads one file, as a binary file does.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._direct = _switched(self._descriptor, direct=True)
+        self._block = mmap.mmap(-1, BLOCK_BYTES)
+        self._start = self._count = 0  # what of the file is in the block
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        """What comes next; fewer bytes only at the end.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        parts = []
+        while size:
+            skip = self._at - self._start
+            if not 0 <= skip < self._count:
+                skip = self._fill()
+            part = self._block[skip : min(skip + size, self._count)]
+            if not part:
+                break
+            parts.append(part)
+            self._at += len(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _fill(self) -> int:
+        """Have the block hold what comes next; tells where in it."""
+        self._start = self._at - self._at % SECTOR_BYTES
+        try:
+            self._count = os.preadv(self._descriptor, [self._block], self._start)
+        except OSError as exc:
+            if not self._direct or exc.errno not in REFUSED:
+                raise
+            self._direct = _switched(self._descriptor, direct=False)
+            self._count = os.preadv(self._descriptor, [self._block], self._start)
+        return self._at - self._start
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go on from another place: counted from the beginning, or from where it is (`os.SEEK_CUR`)."""
+        self._at = offset + (self._at if whence == os.SEEK_CUR else 0)
+        return self._at
+
+    def __enter__(self) -> UncachedReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
 
 
 class Uncached:
@@ -31,7 +92,7 @@ class Uncached:
         self._descriptor = descriptor
         self._block = mmap.mmap(-1, BLOCK_BYTES)
         self._pending = 0
-        self._direct = self._switch(direct=True)
+        self._direct = _switched(descriptor, direct=True)
         self.written_bytes = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -57,7 +118,7 @@ class Uncached:
         """
         if self._pending:
             if self._direct and self._pending % SECTOR_BYTES:
-                self._direct = self._switch(direct=False)
+                self._direct = _switched(self._descriptor, direct=False)
             self._flush()
 
     def _flush(self) -> None:
@@ -67,18 +128,20 @@ class Uncached:
             except OSError as exc:
                 if not self._direct or exc.errno not in REFUSED:
                     raise
-                self._direct = self._switch(direct=False)
+                self._direct = _switched(self._descriptor, direct=False)
                 os.lseek(self._descriptor, self.written_bytes, os.SEEK_SET)
                 write_all(self._descriptor, piece)
         self.written_bytes += self._pending
         self._pending = 0
 
-    def _switch(self, *, direct: bool) -> bool:
-        flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
-        try:
-            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if direct else flags & ~os.O_DIRECT)
-        except OSError as exc:
-            if not direct or exc.errno not in REFUSED:
-                raise
-            return False
-        return direct
+
+def _switched(descriptor: int, *, direct: bool) -> bool:
+    """Past the cache or not; tells which of the two it is now."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if direct else flags & ~os.O_DIRECT)
+    except OSError as exc:
+        if not direct or exc.errno not in REFUSED:
+            raise
+        return False
+    return direct

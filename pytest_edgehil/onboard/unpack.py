@@ -15,13 +15,17 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from .durable import BLOCK_BYTES, fsync_directory, sha256_of, write_all
 from .home import Home, remove
 from .manifest import MANIFEST, Entry, Manifest, check_path, corrupt, parse_manifest, unsafe
 from .problem import Problem, storage
 from .stored import Stored, is_stored
+from .uncached import UncachedReader
+
+TYPE_CHECKING = False  # importing `typing` takes a board longer than this module
+if TYPE_CHECKING:
+    from .stored import Source
 
 BLOCK = 512
 
@@ -100,7 +104,7 @@ def member(bundle: Path, path: str) -> Iterator[bytes]:
         Problem: ``corrupt-artifact``, ``unsafe-archive``, ``storage``.
     """
     limits = Limits()
-    with storage(str(bundle)), bundle.open("rb") as raw:
+    with storage(str(bundle)), UncachedReader(bundle) as raw:
         reader = _Archive(raw, allowed_bytes=max(limits.ratio_from_bytes, limits.ratio * bundle.stat().st_size))
         while (found := reader.next()) is not None:
             name, size, _ = found
@@ -208,7 +212,7 @@ def _extract(reader: _Archive, path: Path, announced: Entry, *, executable: bool
 class _Archive:
     """Members of a USTAR archive, one after the other."""
 
-    def __init__(self, source: BinaryIO, *, allowed_bytes: int) -> None:
+    def __init__(self, source: Source, *, allowed_bytes: int) -> None:
         self._source = source
         self._inflate = zlib.decompressobj(wbits=31)
         self._deflated = b""

@@ -17,7 +17,7 @@ from pytest_edgehil.onboard.durable import BLOCK_BYTES
 from pytest_edgehil.onboard.problem import Problem
 from pytest_edgehil.onboard.stored import BLOCK_BYTES as STORED_BYTES
 from pytest_edgehil.onboard.stored import Stored, is_stored
-from pytest_edgehil.onboard.uncached import Uncached
+from pytest_edgehil.onboard.uncached import Uncached, UncachedReader
 
 CONTENT = random.Random(1).randbytes(3 * STORED_BYTES + 4321)
 
@@ -73,6 +73,39 @@ def test_another_gzip_stream_is_not_taken_for_ours() -> None:
 
     assert not is_stored(io.BytesIO(gzip.compress(CONTENT)))
     assert not is_stored(io.BytesIO(b""))
+
+
+def read_in_steps(path) -> bytes:
+    """Everything, in steps of any size, with a look back and a leap forward in between."""
+    random_, found = random.Random(3), b""
+    with UncachedReader(path) as reader:
+        while part := reader.read(random_.choice((1, 5, 4095, 65535, BLOCK_BYTES + 1))):
+            found += part
+            reader.seek(-min(len(found), 9000), os.SEEK_CUR)
+            reader.read(10)
+            reader.seek(len(found))
+        assert reader.read(1) == b""
+    return found
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, BLOCK_BYTES, 3 * BLOCK_BYTES + 4097])
+def test_a_file_is_read_past_the_cache_in_steps_of_any_size(size: int, tmp_path) -> None:
+    content = random.Random(size).randbytes(size)
+    (tmp_path / "file").write_bytes(content)
+    assert read_in_steps(tmp_path / "file") == content
+
+
+def test_a_file_system_that_refuses_a_direct_read_is_read_through_its_cache(tmp_path, monkeypatch) -> None:
+    real = os.preadv
+
+    def refuses(descriptor: int, buffers: list[object], offset: int) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "no")
+        return real(descriptor, buffers, offset)
+
+    monkeypatch.setattr(uncached.os, "preadv", refuses)
+    (tmp_path / "file").write_bytes(CONTENT)
+    assert read_in_steps(tmp_path / "file") == CONTENT
 
 
 # --- writing -------------------------------------------------------------------------------------------
