@@ -7,6 +7,7 @@ paramiko tells of many failures in the same words; what the socket has seen tell
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 
@@ -21,6 +22,17 @@ from pytest_edgehil.model.board import SshAccess
 # No separate integrity code per packet with GCM; no key exchange is faster than curve25519.
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
 _KEX = ("curve25519-sha256@libssh.org", "ecdh-sha2-nistp256", "ecdh-sha2-nistp384", "ecdh-sha2-nistp521")
+
+
+_paramiko_log = logging.getLogger("edgehil.board.paramiko")
+
+
+def _wanted(_record: logging.LogRecord) -> bool:
+    """What paramiko says at length becomes one of our errors: it is for those who look for an error in ours."""
+    return _paramiko_log.isEnabledFor(logging.DEBUG)
+
+
+_paramiko_log.addFilter(_wanted)
 
 
 class HungUp(ConnectFailed):
@@ -79,7 +91,7 @@ def _negotiate(
     deadline: Deadline,
     banner_s: float,
 ) -> None:
-    session.set_log_channel("edgehil.board.paramiko")
+    session.set_log_channel(_paramiko_log.name)
     session.daemon = True
     options = session.get_security_options()
     options.ciphers = tuple(name for name in _CIPHERS if name in options.ciphers)

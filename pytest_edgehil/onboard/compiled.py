@@ -69,7 +69,8 @@ def compile_all(home: Home, program: Path) -> Path | None:
         program: path of the zipapp.
 
     Returns:
-        Where it is; None if the session that asked for it has ended meanwhile.
+        Where it is, perhaps since before, for sessions read it while they run. None if the session that asked for it
+        has ended meanwhile.
 
     Raises:
         Problem: ``disk-full``, ``storage``.
@@ -79,6 +80,9 @@ def compile_all(home: Home, program: Path) -> Path | None:
     import marshal
     import zipfile
 
+    for one in home.compiled.iterdir() if home.compiled.is_dir() else ():
+        if one.name == f"{_stem(program)}{hashlib.sha256(one.read_bytes()).hexdigest()}.zip":
+            return one
     buffer, session = io.BytesIO(), os.getppid()
     with zipfile.ZipFile(program) as sources, zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as out:
         for name in sorted(sources.namelist()):

@@ -511,3 +511,14 @@ def test_the_on_board_program_is_called_that_and_its_board_named_once(link: SshT
     assert "before the on-board program had ended" in str(told.value)
     assert "pyz" not in str(told.value)
     assert str(told.value).count(link.board_id) == 1
+
+
+def test_what_paramiko_says_of_a_failure_is_for_those_who_debug(
+    server: AsyncsshServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    port, end = listener(lambda connection: connection.close())
+    for level, heard in ((logging.NOTSET, False), (logging.DEBUG, True)):
+        with caplog.at_level(level, logger="edgehil.board"), pytest.raises(ConnectFailed):
+            connect(server.access_at(port), board_id="pi5-01", timeout_s=GENEROUS_S, sleep=lambda _s: None)
+        assert ("Traceback" in caplog.text) is heard
+    end()

@@ -94,3 +94,19 @@ def test_a_session_has_it_done_once_when_it_is_idle(bench, program):
     asked.clear()
     compiled.later(home, program, idle=idle, pause_s=0.01)
     assert all(thread.name != "compile" for thread in threading.enumerate())
+
+
+def test_what_a_session_may_be_reading_stays(bench, program):
+    first = compiled.compile_all(Home(bench.edgehil), program)
+    assert first is not None
+    brought = program.with_name("elsewhere") / program.name  # the same program, compiled where it has another path
+    brought.parent.mkdir()
+    brought.write_bytes(program.read_bytes())
+    made = compiled.compile_all(Home(brought.parent), brought)
+    assert made is not None
+    assert made.name != first.name
+    first.unlink()
+    theirs = first.with_name(made.name)
+    theirs.write_bytes(made.read_bytes())
+    assert compiled.compile_all(Home(bench.edgehil), program) == theirs
+    assert [one.name for one in first.parent.iterdir()] == [theirs.name]
