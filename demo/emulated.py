@@ -131,8 +131,8 @@ def account(demo: Demo) -> None:
     clock = [one for test in results("gates") for one in test["verdicts"] if one["gate"] in BY_THE_CLOCK]
     if any(one["outcome"] != "PASS" for one in clock):
         demo.say(
-            "\nThis machine was too busy for a gate in seconds: an emulated board's clock goes on while its host does "
-            "something else. That is why the other board counts instructions."
+            "\nA gate in seconds did not pass: QEMU translates instructions, so a model takes many times as long as "
+            "on a Pi, and longer still while this machine is busy. That is why the other board counts them."
         )
     demo.say(
         f"\n{BOLD}What it is worth:{PLAIN} bits, files, boots, updates and refusals are as on a Pi; seconds, heat and "
