@@ -6,8 +6,6 @@ export VENV
 unexport PYTHONDONTWRITEBYTECODE
 PY = $(VENV)/bin/python
 PYTEST_ARGS ?=
-# set: up to four tests that fail beside others may pass alone, and are named (.ci/run)
-ONCE_MORE ?=
 
 .PHONY: help demo demo-emulated test lint type arch docs pkg unit labgrid cov bench clean
 
@@ -54,7 +52,7 @@ pkg:             ## the package builds and its description renders
 
 unit:            ## all tests: unit, contract, plugin, system
 	@scripts/bootstrap build,dev,docs
-	$(PY) -m pytest -q -n 4 $(PYTEST_ARGS) || { test -n "$(ONCE_MORE)" && scripts/once-more $(PYTEST_ARGS); }
+	$(PY) -m pytest -q -n 4 $(PYTEST_ARGS)
 
 labgrid:         ## an environment of its own with labgrid, for the tests against a real coordinator
 	@test -x .venv-labgrid/bin/labgrid-client || { python3 -m venv .venv-labgrid && \

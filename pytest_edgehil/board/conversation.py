@@ -23,7 +23,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_edgehil.board import wire
-from pytest_edgehil.board.answers import Fields, reading
+from pytest_edgehil.board.answers import reading
+from pytest_edgehil.board.fields import Fields
 from pytest_edgehil.board.transport import SIGNALLED, Channel
 from pytest_edgehil.board.trouble import error_of
 from pytest_edgehil.board.wire import Message

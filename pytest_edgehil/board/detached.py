@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_edgehil.board import answers, wire
-from pytest_edgehil.board.answers import Fields, Measured
+from pytest_edgehil.board.answers import Measured
 from pytest_edgehil.board.fed import Group
+from pytest_edgehil.board.fields import Fields
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.board.tally import Tally
 from pytest_edgehil.board.trouble import error_of

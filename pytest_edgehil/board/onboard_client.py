@@ -18,7 +18,6 @@ import numpy as np
 from pytest_edgehil.board import answers, wire
 from pytest_edgehil.board.answers import (
     BoardStatus,
-    Fields,
     Generation,
     Loaded,
     Measured,
@@ -28,6 +27,7 @@ from pytest_edgehil.board.answers import (
     Timed,
 )
 from pytest_edgehil.board.conversation import Conversation, EndedBeforeHello
+from pytest_edgehil.board.fields import Fields
 from pytest_edgehil.board.program import put_program
 from pytest_edgehil.board.transport import Transport
 from pytest_edgehil.board.wire import Message

@@ -21,8 +21,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_edgehil.board.answers import Fields
 from pytest_edgehil.board.blocks import Blocks
+from pytest_edgehil.board.fields import Fields
 from pytest_edgehil.board.onboard_client import declared
 from pytest_edgehil.board.pace import Pace, RateMeter, compression_pays
 from pytest_edgehil.board.session import BoardSession

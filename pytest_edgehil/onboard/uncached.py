@@ -22,7 +22,7 @@ SECTOR_BYTES = 4096
 
 
 class UncachedReader:
-    """Reads one file, as a binary file does.
+    """Reads one file or device, as a binary file does.
 
     Args:
         path: of the file.
@@ -70,15 +70,21 @@ class UncachedReader:
         return self._at - self._start
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go on from another place: counted from the beginning, or from where it is (`os.SEEK_CUR`)."""
+        """Go on from another place: counted from the beginning, from where it is, or from the end."""
+        if whence == os.SEEK_END:
+            offset += os.lseek(self._descriptor, 0, os.SEEK_END)
         self._at = offset + (self._at if whence == os.SEEK_CUR else 0)
         return self._at
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
 
     def __enter__(self) -> UncachedReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+        self.close()
 
 
 class Uncached:

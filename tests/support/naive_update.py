@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +46,7 @@ class NaiveUpdate:
         ) as running, contextlib.closing(stand.session(running)) as session:  # fmt: skip
             source = f"{stand.board.home}/trees/{new.digest.removeprefix('sha256:')}/{new.manifest.files[0].path}"
             shell(session, f"cp {source} /tmp/new && sync")
-            size = _settled(path)
+            size = path.stat().st_size
             said = shell(
                 session,
                 f"cat /tmp/new >{stand.board.home}/current/model/{new.manifest.files[0].path} && sync && "
@@ -89,12 +88,3 @@ def _model(stand: Stand, at: int) -> Artifact:
     model = stand.combos[at].combo.model
     assert model is not None
     return model
-
-
-def _settled(path: Path) -> int:
-    """How long a log is, once what was written before has come to it."""
-    while True:
-        size = path.stat().st_size
-        time.sleep(0.5)
-        if path.stat().st_size == size:
-            return size

@@ -8,7 +8,6 @@ made of them must have the bundle's digest before it gets a name. Only a root th
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from ..durable import BLOCK_BYTES
 from ..frames import Message
 from ..problem import Problem, storage
-from ..uncached import REFUSED
+from ..uncached import UncachedReader
 from . import Slots
 from .images import ROOT, device_number, mounted_root
 
@@ -85,14 +84,8 @@ class Device:
     def __init__(self, path: Path) -> None:
         self._path = path
         with storage(str(path)):
-            try:
-                self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-            except OSError as exc:
-                if exc.errno not in REFUSED:
-                    raise
-                self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self.size_bytes = os.lseek(self._descriptor, 0, os.SEEK_END)
-        self._block = mmap.mmap(-1, BLOCK_BYTES)
+            self._reader = UncachedReader(path)
+            self.size_bytes = self._reader.seek(0, os.SEEK_END)
 
     def pieces(self, start: int, size: int) -> Iterator[bytes]:
         """A range of it.
@@ -104,18 +97,17 @@ class Device:
             raise Problem("corrupt-artifact", f"bytes {start} to {start + size} are not within {self._path}")
         with storage(str(self._path)):
             while size:
-                skip = start % KNOWN_BYTES
-                count = os.preadv(self._descriptor, [self._block], start - skip) - skip
-                if count <= 0:
+                self._reader.seek(start)
+                piece = self._reader.read(min(size, BLOCK_BYTES))
+                if not piece:
                     raise Problem("corrupt-artifact", f"{self._path} ends before its end")
-                count = min(count, size)
-                yield self._block[skip : skip + count]
-                start += count
-                size -= count
+                yield piece
+                start += len(piece)
+                size -= len(piece)
 
     def close(self) -> None:
         """Close the device."""
-        os.close(self._descriptor)
+        self._reader.close()
 
     def __enter__(self) -> Device:
         return self
