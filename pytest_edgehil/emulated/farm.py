@@ -105,7 +105,9 @@ def start(
         raise ConfigError(f"board {board.id} has no 'emulated' section, so there is nothing to start")
     require(QEMU)
     image = find_image(spec.image)
-    machine = Machine(image=image, memory_bytes=spec.memory_bytes, icount=board.timing is Timing.ICOUNT)
+    machine = Machine(
+        image=image, memory_bytes=spec.memory_bytes, cores=spec.cores, icount=board.timing is Timing.ICOUNT
+    )
     directory = directory.absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)

@@ -1,4 +1,4 @@
-"""The machine that QEMU emulates: a Cortex-A76 with one core, a serial console, two disks, a network card, sensors.
+"""The machine that QEMU emulates: cores of a Cortex-A76, a serial console, two disks, a network card, sensors.
 
 The guest sees nothing of this host and of its networks but the port that leads to its SSH server. Its memory has two
 parts: a small one at the beginning that this host shares (`sensors`), and the rest. QEMU's own description of the
@@ -38,11 +38,13 @@ class Machine:
     """One machine.
 
     Args:
+        cores: more than one cannot be counted: which of them runs is then the host's choice.
         icount: whether its time is the number of its instructions, one nanosecond each.
     """
 
     image: Image
     memory_bytes: int
+    cores: int = 1
     icount: bool
 
     def key(self) -> str:
@@ -96,11 +98,11 @@ class Machine:
             time = ["-accel", f"tcg,thread=multi,tb-size={_TRANSLATED_MIB}"]
         megabytes = (self.memory_bytes + sensors.SHARED_BYTES) // 2**20
         page = f"memory-backend-file,id=shared,size={sensors.SHARED_BYTES},mem-path={_path(shared)},share=on"
-        argv = ["-M", "virt,acpi=off", "-cpu", "cortex-a76", "-smp", "1", "-m", f"{megabytes}M"]
+        argv = ["-M", "virt,acpi=off", "-cpu", "cortex-a76", "-smp", str(self.cores), "-m", f"{megabytes}M"]
         argv += ["-nodefaults", "-no-user-config", *time]
         # U-Boot takes the first memory of the device tree, which is the last node's
         argv += ["-object", page, "-object", backend, "-numa", "node,nodeid=0,memdev=shared"]
-        argv += ["-numa", "node,nodeid=1,cpus=0,memdev=ram"]
+        argv += ["-numa", f"node,nodeid=1,cpus=0-{self.cores - 1},memdev=ram"]
         for device in ("virtio-blk-pci,drive=disk", "virtio-blk-pci,drive=seed", "virtio-net-pci,netdev=net"):
             argv += ["-device", f"{device},romfile="]
         return [*argv, "-serial", "chardev:console"]

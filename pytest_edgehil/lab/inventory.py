@@ -378,10 +378,13 @@ def _emulated(lab_name: str, board_id: str, board: BoardSection, source: Path, w
             wrong(("ssh", key), "an emulated board that is started here makes its own; only 'port' may be given")
     if isinstance(power, CommandPowerSection):
         wrong(("power", "backend"), "an emulated board is switched by its QEMU: expected 'qmp', or no 'power:'")
+    if board.timing != "wall" and spec.cores != 1:
+        wrong(("emulated", "cores"), f"{spec.cores} with 'timing: icount': expected 1, more cannot be counted alike")
     return EmulatedSpec(
         image=_below(source, spec.image),
         serial=spec.serial or _made_up_serial(lab_name, board_id),
         memory_bytes=spec.memory,
+        cores=spec.cores,
         ssh_port=(board.ssh.port or 0) if board.ssh is not None else 0,
     )
 

@@ -359,6 +359,12 @@ class EmulatedSection(Section):
     memory: Annotated[
         int, _size(at_least="256 MiB"), _quantity("2 GiB"), _field("memory of the board", default="2 GiB")
     ] = 2 * 2**30
+    cores: Annotated[
+        int,
+        Field(
+            ge=1, le=8, description="cores of the board's processor, each at most one of this host's; one with icount"
+        ),
+    ] = 1
 
 
 class BoardSection(Section):

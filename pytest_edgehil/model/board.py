@@ -199,12 +199,14 @@ class EmulatedSpec:
         image: directory with ``image.yaml``, which must have been built.
         serial: the serial number in its device tree; identity in evidence.
         memory_bytes: memory of the board.
+        cores: of its processor; one where its instructions are counted.
         ssh_port: port of this host that leads to the board's SSH server; 0 takes a free one.
     """
 
     image: Path
     serial: str
     memory_bytes: int = 2 * 2**30
+    cores: int = 1
     ssh_port: int = 0
 
 

@@ -6,6 +6,7 @@ And the image that it starts from: the same bytes whenever it is built.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from pathlib import Path
 
@@ -30,9 +31,9 @@ date +%s
 """
 
 
-def said(board: Board, directory: Path, *argv: str) -> str:
+def said(board: Board, directory: Path, *argv: str, cold: bool = False) -> str:
     """What a board prints that is started for it."""
-    with start(board, directory=directory, wait_s=START_S) as running:
+    with start(board, directory=directory, wait_s=START_S, cold=cold) as running:
         session = BoardSession(running.board, token=1, holder="test")
         with contextlib.closing(session):
             outcome = session.transport.run(Command(argv=argv, timeout_s=COMMAND_S))
@@ -51,6 +52,16 @@ def test_each_start_is_a_clean_board_with_the_time_of_day_and_random_numbers_of_
     (first_random, first_boot), (second_random, second_boot) = seen
     assert first_random != second_random
     assert first_boot != second_boot
+
+
+def test_a_board_has_the_memory_and_the_cores_of_its_lab_file(tmp_path: Path) -> None:
+    board = emulated_board(image_directory())
+    assert board.emulated is not None
+    board = dataclasses.replace(board, emulated=dataclasses.replace(board.emulated, memory_bytes=2**29, cores=2))
+    asked = ("sh", "-c", "nproc; grep MemTotal /proc/meminfo")
+    cores, _, memory_kib, _ = said(board, tmp_path / "board", *asked, cold=True).split()
+    assert int(cores) == 2
+    assert 400 * 1024 < int(memory_kib) < 512 * 1024
 
 
 def test_an_image_that_is_built_from_scratch_elsewhere_has_the_same_digest(tmp_path: Path) -> None:

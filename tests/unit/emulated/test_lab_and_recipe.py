@@ -26,11 +26,13 @@ def lab(directory: Path, board: str) -> Path:
 
 
 def test_a_board_that_is_emulated_here_needs_no_address(tmp_path: Path) -> None:
-    path = lab(tmp_path, "environment: emulated, power: {backend: qmp}, emulated: {image: img, memory: 1 GiB}")
+    path = lab(
+        tmp_path, "environment: emulated, power: {backend: qmp}, emulated: {image: img, memory: 1 GiB, cores: 2}"
+    )
     (board,) = load_lab(path).boards
     assert (board.ssh, board.power) == (None, None)
     assert board.emulated is not None
-    assert (board.emulated.image, board.emulated.memory_bytes) == (tmp_path / "img", 2**30)
+    assert (board.emulated.image, board.emulated.memory_bytes, board.emulated.cores) == (tmp_path / "img", 2**30, 2)
     assert len(board.emulated.serial) == 16
 
 
@@ -74,6 +76,8 @@ def test_counting_instructions_is_another_machine_and_takes_a_template_of_its_ow
         ("environment: emulated, emulated: {image: i}, ssh: {host: h}", "only 'port' may be given"),
         ("environment: emulated, emulated: {image: i, memory: 1 MiB}", "too little"),
         ("environment: virtual, power: {backend: qmp}", "power by qmp on a board without 'emulated'"),
+        ("environment: emulated, timing: icount, emulated: {image: i, cores: 2}", "expected 1, more cannot be counted"),
+        ("environment: emulated, emulated: {image: i, cores: 0}", "cores"),
         ("environment: virtual, timing: icount", "only an emulated board's instructions are counted"),
         ("environment: emulated, timing: clock, emulated: {image: i}", "timing"),
     ],
