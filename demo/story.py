@@ -77,6 +77,8 @@ class Demo:
             argv,
             cwd=ROOT,
             env=self.environment,
+            stdin=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C of a terminal is for us; the command is told once, by `end`
             preexec_fn=tied,  # noqa: PLW1509 - this process has one thread
         )
         status = self.running.wait()
@@ -90,7 +92,7 @@ class Demo:
         """End what still runs."""
         if self.running is None or self.running.poll() is not None:
             return
-        self.running.send_signal(signal.SIGINT)
+        os.killpg(self.running.pid, signal.SIGINT)
         try:
             self.running.wait(ENDING_S)
         except subprocess.TimeoutExpired:

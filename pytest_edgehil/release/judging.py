@@ -114,7 +114,7 @@ def _objections(policy: Policy, one: VerifiedEvidence, *, now: float, beside: Se
     statement = one.statement
     if one.environment not in policy.environments:
         asked = " or ".join(sorted(policy.environments))
-        yield f"it comes from a {one.environment} board, the policy asks for {asked}"
+        yield f"its board is {one.environment}, the policy asks for {asked}"
     if one.replayed and not policy.allow_replay:
         yield "its samples were played back from a recording"
     if not any(fnmatch.fnmatchcase(statement.board_class, pattern) for pattern in policy.board_classes):
@@ -216,7 +216,8 @@ def _missing(policy: Policy, group: Sequence[VerifiedEvidence]) -> list[str]:
         if policy.min_soak_s is not None:
             longest = max((_soaked_s(one) for one in there), default=0.0)
             if longest < policy.min_soak_s:
-                reasons.append(f"soak on {pattern}: {_time(longest)}, the policy asks for {_time(policy.min_soak_s)}")
+                seen = _time(longest) if longest else "none that counts"
+                reasons.append(f"soak on {pattern}: {seen}, the policy asks for {_time(policy.min_soak_s)}")
     return reasons
 
 

@@ -44,6 +44,15 @@ def test_what_a_demo_runs_ends_with_it(repository: Path, tmp_path: Path, how: si
         until(lambda: not alive(command))
 
 
+def test_ctrl_c_reaches_the_command_of_a_demo_once(repository: Path, tmp_path: Path) -> None:
+    demo, command = performance(repository, tmp_path / "out")
+    with demo:
+        assert os.getpgid(command) != os.getpgid(demo.pid)
+        os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
+        assert demo.wait(120) == 130
+        until(lambda: not alive(command))
+
+
 def test_a_second_demo_in_one_directory_is_refused_and_touches_nothing(repository: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     demo, _ = performance(repository, out)

@@ -315,7 +315,7 @@ def test_hardware_fulfils_a_policy_for_hardware(hardware: Shop) -> None:
 
 def test_a_virtual_board_never_fulfils_a_policy_for_hardware(hardware: Shop) -> None:
     hardware.write()
-    assert "it comes from a virtual board, the policy asks for hardware" in reasons(hardware)
+    assert "its board is virtual, the policy asks for hardware" in reasons(hardware)
 
 
 def test_a_virtual_board_that_claims_to_be_hardware_does_not_either(hardware: Shop) -> None:
