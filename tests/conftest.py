@@ -13,11 +13,13 @@ import pytest
 from hypothesis import HealthCheck as Health
 from hypothesis import settings
 from support.emulated import turn
+from support.everyday import everyday_run
 from support.farm import Farm, onnx_artifact, replay_artifact
 from support.order import LongestFirst, place
 from support.postgres import PostgresServer
 from support.quick_pytest import ADDOPTS
 from support.shared_imports import import_share
+from support.standing_farm import Ran
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,7 +38,7 @@ settings.register_profile("edgehil", deadline=None, suppress_health_check=[Healt
 settings.load_profile("edgehil")
 
 
-RUNS_OF_MANY = frozenset(("ran", "many", "dying"))
+RUNS_OF_MANY = frozenset(("ran", "everyday", "many", "dying"))
 """Fixtures whose first user waits for a run that many tests look at, as does whoever needs it in another process."""
 
 
@@ -114,3 +116,9 @@ def farm(pytester: pytest.Pytester, own_state: Path) -> Farm:
     replay_artifact(farm.artifacts, name="steady")
     replay_artifact(farm.artifacts, name="slow", p95_ms=30.0)
     return farm
+
+
+@pytest.fixture
+def everyday(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """The everyday run, made once; tests ask for it with `support.everyday.BOTH`."""
+    return everyday_run(tmp_path_factory, request.param)

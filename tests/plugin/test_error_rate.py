@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from support.everyday import BOTH
 from support.farm import Farm
+from support.standing_farm import Ran
 
 WORKERS = pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
 
@@ -21,9 +23,8 @@ SUITE = """
         dut.run(X)
 
     @pytest.mark.p95_latency("12 ms", alpha=0.01)
-    @pytest.mark.peak_rss("128 MiB")
     def test_own(dut):
-        dut.run(X)
+        raise AssertionError("is not selected")
 
     @pytest.mark.p95_latency("12 ms")
     def test_one_more(dut):
@@ -41,26 +42,23 @@ def alphas(farm: Farm) -> dict[str, list[float]]:
     }
 
 
-@WORKERS
-def test_the_suites_rate_is_split_over_the_statements_of_the_selected_tests(farm: Farm, workers):
-    farm.pytester.makepyfile(SUITE)
-    result = farm.run("--edgehil-suite-alpha=0.06", "--alluredir=allure", *workers)
-    assert result.ret == 0
+@BOTH
+def test_the_suites_rate_is_split_over_the_statements_of_the_selected_tests(everyday: Ran):
+    farm = everyday.farm
     told = (
-        "α = 0.06 over the suite, split over the 3 statements of the 3 selected tests: 0.02 each; with an α of its "
-        "own: p95_latency of test_the_suites_rate_is_split_over_the_statements_of_the_selected_tests.py::test_own "
-        "with 0.01: the chance that at least one verdict is wrong is up to 7%"
+        "α = 0.08 over the suite, split over the 4 statements of the 4 selected tests: 0.02 each; with an α of its "
+        "own: p95_latency of test_suite.py::test_own with 0.01: the chance that at least one verdict is wrong is up "
+        "to 9%"
     )
-    assert alphas(farm) == {"shared": [0.02, 0.02], "own": [0.01], "one_more": [0.02]}
+    assert alphas(farm) == {"fast": [0.02], "slow": [0.02], "shared": [0.02, 0.02], "own": [0.01]}
     run = farm.results["run"]
-    assert (run["suite_alpha"], run["statements"], run["alpha"]) == (0.06, 3, 0.02)
-    assert run["error_rate_at_most"] == pytest.approx(0.07)
+    assert (run["suite_alpha"], run["statements"], run["alpha"]) == (0.08, 4, 0.02)
+    assert run["error_rate_at_most"] == pytest.approx(0.09)
     assert run["error_rate"] == told
-    assert told in " ".join(" ".join(result.outlines).split())
-    assert "split over the 3 statements" in (farm.report / "summary.md").read_text()
-    assert "split\\u0020over" in (
-        environment := (farm.pytester.path / "allure/environment.properties").read_text()
-    ) or ("split over the 3 statements" in environment)
+    assert told in " ".join(" ".join(everyday.result.outlines).split())
+    assert "split over the 4 statements" in (farm.report / "summary.md").read_text()
+    environment = (farm.path / "allure/environment.properties").read_text()
+    assert "split\\u0020over" in environment or "split over the 4 statements" in environment
 
 
 def test_without_one_the_summary_says_what_many_gates_amount_to_and_k_counts_what_is_selected(farm: Farm):

@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from support.farm import Farm
+from support.everyday import BOTH
+from support.standing_farm import Ran
 
 from pytest_edgehil.lab.inventory import load_lab
 from pytest_edgehil.lab.store import open_store
 from pytest_edgehil.plugin.visits import console_end
 
-SUITE = """
-    import numpy as np
-    import pytest
 
-    X = {"image": np.zeros((1, 4), dtype=np.float32)}
-
-    @pytest.mark.combo(model="steady")
-    @pytest.mark.p95_latency("12 ms")
-    def test_fast_enough(dut):
-        dut.run(X)
-
-    @pytest.mark.combo(model="slow")
-    @pytest.mark.p95_latency("12 ms")
-    def test_too_slow(dut):
-        dut.run(X)
-
-    def test_without_a_board():
-        pass
-"""
-
-
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
-def test_each_test_on_a_board_leaves_its_verdicts_with_the_board(farm: Farm, workers: tuple[str, ...]):
-    farm.pytester.makepyfile(SUITE)
-    farm.run(*workers).assert_outcomes(passed=2, failed=1)
-    with open_store(load_lab(farm.lab)) as store:
+@BOTH
+def test_each_test_on_a_board_leaves_its_verdicts_with_the_board(everyday: Ran, monkeypatch: pytest.MonkeyPatch):
+    everyday.result.assert_outcomes(passed=4, failed=1)
+    monkeypatch.setenv("EDGEHIL_STATE_DIR", str(everyday.farm.state))
+    with open_store(load_lab(everyday.farm.lab)) as store:
         visits = {one.test.rpartition("::test_")[2]: one for one in store.visits()}
         tokens = {line.token for line in store.audit()}
-    assert set(visits) == {"fast_enough", "too_slow"}
-    assert (visits["fast_enough"].status, visits["fast_enough"].verdicts) == ("passed", (("p95_latency", "PASS"),))
-    assert (visits["too_slow"].status, visits["too_slow"].verdicts) == ("failed", (("p95_latency", "FAIL"),))
-    assert "12 ms" in visits["too_slow"].message
+    assert set(visits) == {"fast", "slow", "shared", "own"}
+    assert (visits["fast"].status, visits["fast"].verdicts) == ("passed", (("p95_latency", "PASS"),))
+    assert (visits["slow"].status, visits["slow"].verdicts) == ("failed", (("p95_latency", "FAIL"),))
+    assert "12 ms" in visits["slow"].message
     assert {one.token for one in visits.values()} <= tokens
     assert any("login:" in one.console for one in visits.values())
 

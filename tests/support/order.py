@@ -18,12 +18,9 @@ EACH_TEST = frozenset(
     f"tests/{name}.py"
     for name in (
         "plugin/test_completeness",
-        "plugin/test_error_rate",
         "plugin/test_parallel_plugins",
-        "plugin/test_plots",
         "plugin/test_progress_of_sending",
         "plugin/test_rerun",
-        "plugin/test_visits",
         "plugin/test_without_a_lab",
         "system/test_demo_leaves_nothing",
         "system/test_docs",
@@ -32,6 +29,8 @@ EACH_TEST = frozenset(
     )
 )
 """Files of long tests that share nothing."""
+EVERYDAY = frozenset(f"tests/plugin/{name}.py" for name in ("test_error_rate", "test_plots", "test_visits"))
+"""Files that look at the same two runs, see `support.everyday`."""
 EMULATED = "tests/system/test_emulated"
 """What emulates a board takes a core of its own: one at a time, from the start."""
 MODE = re.compile(r"\[(alone|n[1-9]|local|sshd|virtual)\b")
@@ -78,6 +77,8 @@ def together(nodeid: str) -> str:
     if file.startswith(EMULATED):
         return EMULATED
     mode = MODE.search(name)
+    if mode is not None and file in EVERYDAY:
+        return f"everyday[{mode[1]}]"
     return file if mode is None else f"{file}[{mode[1]}]"
 
 
