@@ -194,10 +194,13 @@ def _control(options: argparse.Namespace) -> VirtualControl:
 
 def _status(options: argparse.Namespace) -> int:
     from pytest_edgehil.board.power import QmpSwitch
+    from pytest_edgehil.emulated.layout import Endpoint
 
     if (layout := _emulated(options)) is not None:
         power = "on" if QmpSwitch(layout.qmp, board_id=options.board).is_on() else "off"
-        print(json.dumps({"board": options.board, "power": power, **json.loads(layout.endpoint.read_text())}, indent=2))
+        endpoint = Endpoint.read(layout.endpoint)
+        reached = {} if endpoint is None else asdict(endpoint)  # it has ended just now
+        print(json.dumps({"board": options.board, "power": power, **reached}, indent=2))
         return 0
     print(json.dumps(asdict(_control(options).status()), indent=2))
     return 0

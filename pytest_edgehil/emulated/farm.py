@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import re
 import time
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,8 @@ from types import TracebackType
 
 from pytest_edgehil.board.qmp import Qmp
 from pytest_edgehil.emulated.image.build import find_image
-from pytest_edgehil.emulated.layout import Endpoint, Layout
-from pytest_edgehil.emulated.machine import QEMU, Machine, make_overlay, require
+from pytest_edgehil.emulated.layout import Endpoint, Layout, StartedAs
+from pytest_edgehil.emulated.machine import QEMU, Machine, make_overlay, qemu_version, require
 from pytest_edgehil.emulated.process import POLL_S, Process
 from pytest_edgehil.emulated.seed import Seed, write_seed
 from pytest_edgehil.emulated.sensors import Sensors
@@ -96,7 +97,8 @@ def start(
         write_log: a file that gets everything that the board writes to its disk and flushes, in order.
 
     Raises:
-        ConfigError: QEMU is not installed, the image has not been built, or the board is none of ours.
+        ConfigError: QEMU is not installed, the image has not been built, the board is none of ours, or it runs already
+            and was started as something else than the lab file says.
         BoardError: it does not start.
         ConnectFailed: not within `wait_s`.
     """
@@ -116,6 +118,7 @@ def start(
     with exclusively(layout.start_lock, what=f"emulated board {board.id}", log=layout.log, deadline_s=deadline_s):
         while (endpoint := _served(layout)) is not None:
             if not (for_lease and is_of_a_lease(layout.leased, endpoint.warden_pid)):
+                _check_joined(board, endpoint, wanted=_started_as(board, spec, machine))
                 return _running(board, layout, endpoint, process=None)
             with contextlib.suppress(PowerError), Qmp(layout.qmp, what=f"board {board.id}") as qemu:
                 qemu.do("quit")  # it is ending by itself
@@ -130,16 +133,43 @@ def start(
 
 def _served(layout: Layout) -> Endpoint | None:
     """The endpoint, if a warden lives that serves it."""
-    endpoint = Endpoint.read(layout.endpoint)
-    if endpoint is None:
+    if not layout.endpoint.exists():
         return None
     with layout.lock.open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return endpoint
+            return Endpoint.read(layout.endpoint)
     layout.endpoint.unlink(missing_ok=True)  # its warden was killed, and QEMU with it
     return None
+
+
+def _started_as(board: Board, spec: EmulatedSpec, machine: Machine) -> StartedAs:
+    return StartedAs(
+        machine=machine.key(),
+        timing=board.timing.value,
+        image=f"{machine.image.name} {machine.image.version} ({machine.image.key[:8]})",
+        memory_bytes=spec.memory_bytes,
+        cores=spec.cores,
+        serial=spec.serial,
+        qemu=qemu_version(),
+    )
+
+
+def _check_joined(board: Board, endpoint: Endpoint, *, wanted: StartedAs) -> None:
+    """Refuse a board that is not what the lab file says: its instructions would be certified as milliseconds.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    apart = endpoint.started_as.told_apart(wanted)
+    if apart is not None:
+        runs, said = apart
+        raise ConfigError(
+            f"emulated board {board.id} runs already, with {runs}; the lab file says {said}: end it where it was "
+            f"started (process {endpoint.starter_pid}; Ctrl-C in 'edgehil farm up'), or use the lab file that it was "
+            "started with"
+        )
 
 
 def _launch(
@@ -179,7 +209,10 @@ def _launch(
                 process.wait_for_state(qemu, "paused")
                 qemu.do("cont")
             write_seed(layout.seed, seed.pack(epoch_ns=time.time_ns()))
-            endpoint = _endpoint(board, qemu, keys, layout, warden_pid=process.warden_pid)
+            endpoint = _endpoint(
+                board, qemu, keys, layout,
+                warden_pid=process.warden_pid, started_as=_started_as(board, spec, machine),
+            )  # fmt: skip
         process.wait_for_line(f"edgehil: {re.escape(board.id)} is ready")
         write_private(layout.known_hosts, f"[{HOST}]:{endpoint.port} {keys.host_key}\n".encode())
         endpoint.write(layout.endpoint)
@@ -199,7 +232,9 @@ def _seed(board: Board, spec: EmulatedSpec, keys: BoardKeys) -> Seed:
     )
 
 
-def _endpoint(board: Board, qemu: Qmp, keys: BoardKeys, layout: Layout, *, warden_pid: int) -> Endpoint:
+def _endpoint(
+    board: Board, qemu: Qmp, keys: BoardKeys, layout: Layout, *, warden_pid: int, started_as: StartedAs
+) -> Endpoint:
     """The ports that QEMU has taken, which were free when it asked."""
     network = qemu.human("info usernet")
     ssh = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", network)
@@ -218,6 +253,8 @@ def _endpoint(board: Board, qemu: Qmp, keys: BoardKeys, layout: Layout, *, warde
         qmp=str(layout.qmp),
         identity_key=str(keys.identity_public_path),
         warden_pid=warden_pid,
+        starter_pid=os.getpid(),
+        started_as=started_as,
     )
 
 

@@ -6,7 +6,13 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from pytest_edgehil.errors import ConfigError
+from pytest_edgehil.model.quantity import format_size
 from pytest_edgehil.virtual.blueprint import write_private
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,50 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StartedAs:
+    """What a board was started as. Whoever joins it must want the same: what it measures is taken for what he wants.
+
+    Args:
+        machine: `Machine.key`: of all that the guest can tell.
+        timing: ``wall`` or ``icount``.
+        image: name, version, and the beginning of its key.
+        serial: the serial number that it signs evidence with.
+        qemu: QEMU's version.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    machine: str
+    timing: str
+    image: str
+    memory_bytes: int
+    cores: int
+    serial: str
+    qemu: str
+
+    def told_apart(self, other: StartedAs) -> tuple[str, str] | None:
+        """What only this one is, and what only the other one is, in words; None when they are the same."""
+        if self == other:
+            return None
+        here, there = self._words(), other._words()
+        differing = [name for name in here if here[name] != there[name]]
+        if not differing:
+            return "the device tree of another version of pytest-edgehil", "the device tree of this one"
+        mine, others = (", ".join(f"{name} {words[name]}" for name in differing) for words in (here, there))
+        return mine, others
+
+    def _words(self) -> dict[str, str]:
+        return {
+            "timing": self.timing,
+            "image": self.image,
+            "memory": format_size(self.memory_bytes, digits=12),
+            "cores": str(self.cores),
+            "serial": self.serial,
+            "QEMU": self.qemu,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """How to reach a board that runs.
 
@@ -100,7 +150,10 @@ class Endpoint:
         client_key: private key file that may log in.
         console: URL, as pyserial takes it.
         warden_pid: of the process that QEMU lives and dies with.
+        starter_pid: of the process that the warden lives and dies with.
     """
+
+    __pydantic_config__ = _STRICT
 
     board_id: str
     host: str
@@ -112,6 +165,8 @@ class Endpoint:
     qmp: str
     identity_key: str
     warden_pid: int
+    starter_pid: int
+    started_as: StartedAs
 
     def write(self, path: Path) -> None:
         """Write atomically, readable by the owner only."""
@@ -119,8 +174,20 @@ class Endpoint:
 
     @classmethod
     def read(cls, path: Path) -> Endpoint | None:
-        """The endpoint, None when the board does not run."""
+        """The endpoint, None when the board does not run.
+
+        Raises:
+            ConfigError: the file is damaged, or another version has written it.
+        """
         try:
-            return cls(**json.loads(path.read_bytes()))
+            return TypeAdapter(cls).validate_json(path.read_bytes())
         except FileNotFoundError:
             return None
+        except ValidationError as problem:
+            first = problem.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the whole"
+            raise ConfigError(
+                f"{path} is damaged, or another version of pytest-edgehil has written it ({where}: "
+                f"{first['msg'].lower()}): end whoever runs the board (Ctrl-C in 'edgehil farm up'), then start it "
+                "again"
+            ) from problem

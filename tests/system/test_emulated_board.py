@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -11,6 +12,10 @@ from pathlib import Path
 
 import pytest
 from support.emulated_bench import Bench
+
+from pytest_edgehil.emulated.farm import start
+from pytest_edgehil.errors import ConfigError
+from pytest_edgehil.model.requirement import Timing
 
 pytestmark = [pytest.mark.needs("qemu"), pytest.mark.timeout(1800)]
 
@@ -46,6 +51,14 @@ def test_it_is_an_arm_board_with_an_identity_of_its_own(bench: Bench) -> None:
     said = bench.shell("uname -m; hostname; cat /proc/device-tree/serial-number | tr -d '\\0'; echo; date +%s")
     machine, name, serial, _ = said.splitlines()
     assert (machine, name, serial) == ("aarch64", "emu-01", "e000000000000001")
+
+
+def test_whoever_wants_a_board_that_counts_does_not_get_this_one(bench: Bench) -> None:
+    counting = dataclasses.replace(bench.running.board, timing=Timing.ICOUNT)
+    with pytest.raises(ConfigError, match="runs already, with timing wall; the lab file says timing icount"):
+        start(counting, directory=bench.running.layout.root)
+    joined = start(bench.running.board, directory=bench.running.layout.root)
+    assert (joined.owned, joined.endpoint) == (False, bench.running.endpoint)
 
 
 def test_its_sensors_say_what_the_host_writes(bench: Bench) -> None:
