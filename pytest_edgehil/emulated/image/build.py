@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_edgehil.emulated.image import recipe as recipes
+from pytest_edgehil.emulated.image import tree as trees
 from pytest_edgehil.emulated.image.boot_environment import boot_command, pack_environment
 from pytest_edgehil.emulated.image.cpio import initramfs
 from pytest_edgehil.emulated.image.deb import read_deb, unpack_deb, unpack_wheel
@@ -34,6 +35,8 @@ SLOT_ENVIRONMENT_BYTES = 512
 FLASH_BYTES = 64 * MIB
 FLASH_ENVIRONMENT_BYTES = 256 * 1024  # CONFIG_ENV_SIZE of U-Boot's qemu_arm64
 _SPACE = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")
+_BUSYBOX = "usr/bin/busybox"
+_WHEELS = "usr/lib/python3/dist-packages"
 _LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib"}
 _DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "data", "root", "var", "boot", "usr/bin", "usr/sbin", "usr/lib")
 _COMPILE = """
@@ -222,20 +225,19 @@ class _Builder:
         for one in self._lock.packages:
             only = recipe.packages.get(one.name)
             unpack_deb(self._pinned.path(one), tree, label=str(one), only=only, leave_out=recipe.leave_out)
-        packages = tree / "usr/lib/python3/dist-packages"
         for wheel in self._lock.wheels:
-            unpack_wheel(self._pinned.path(wheel), packages, leave_out=recipe.leave_out)
-        busybox = (tree / "usr/bin/busybox").read_bytes() if recipe.applets else b""
+            unpack_wheel(self._pinned.path(wheel), tree, _WHEELS, leave_out=recipe.leave_out)
+        asked = recipe.directory / recipes.RECIPE
+        busybox = trees.read(tree, _BUSYBOX, label=f"{asked}: applets") if recipe.applets else b""
         for name in recipe.applets:
             if f"\0{name}\0".encode() not in busybox:
-                raise ConfigError(f"{recipe.directory / recipes.RECIPE}: applets: this busybox has no {name!r}")
-        applets = {f"usr/bin/{name}": "busybox" for name in recipe.applets}
-        for path, leads_to in (applets | recipe.links).items():
-            (tree / path).unlink(missing_ok=True)
-            (tree / path).symlink_to(leads_to)
+                raise ConfigError(f"{asked}: applets: this busybox has no {name!r}")
+            trees.place(tree, f"usr/bin/{name}", label=f"{asked}: applets").symlink_to("busybox")
+        for path, leads_to in recipe.links.items():
+            trees.place(tree, path, label=f"{asked}: links").symlink_to(leads_to)
         _overlay(recipe.directory / "root", tree)
-        identity = tree / "etc/edgehil/firmware.json"  # how the firmware that runs says who it is
-        identity.parent.mkdir(parents=True, exist_ok=True)
+        # how the firmware that runs says who it is
+        identity = trees.place(tree, "etc/edgehil/firmware.json", label=str(recipe.directory))
         identity.write_text(json.dumps({"name": recipe.name, "version": recipe.version}) + "\n")
         for library, users in missing_libraries(tree).items():
             raise ConfigError(
@@ -246,6 +248,9 @@ class _Builder:
     def _compile(self, tools: Tools) -> None:
         """With the pinned interpreter, so that it does not matter which one this host has."""
         library = self._tree / "usr/lib"
+        for cached in (*library.rglob("__pycache__"), *library.rglob("*.pyc")):
+            if cached.is_symlink():  # what is compiled would be written wherever on this host it leads
+                cached.unlink()
         sources = sorted(str(path) for path in library.rglob("*.py") if path.is_file() and not path.is_symlink())
         tools.run(
             f"usr/bin/python{self._recipe.python}", "-I", "-S", "-c", _COMPILE, str(self._tree),
@@ -256,13 +261,14 @@ class _Builder:
     def _boot(self) -> None:
         recipe, tree = self._recipe, self._tree
         kernel = read_kernel(self._pinned.path(self._lock.kernel), recipe.modules, label=str(self._lock.kernel))
-        (tree / "boot/vmlinuz").write_bytes(kernel.image)
+        label = str(recipe.directory)
+        trees.place(tree, "boot/vmlinuz", label=label).write_bytes(kernel.image)
         names = [f"lib/modules/{number:02}-{name}.ko" for number, name in enumerate(kernel.modules)]
         files = dict(zip(names, kernel.modules.values(), strict=True))
         files["init"] = (recipe.directory / "init").read_bytes()
-        files["bin/busybox"] = (tree / "usr/bin/busybox").read_bytes()
+        files["bin/busybox"] = trees.read(tree, _BUSYBOX, label=label)
         archive = initramfs(files, executable=frozenset({"init", "bin/busybox"}), links={"bin/sh": "busybox"})
-        (tree / "boot/initrd").write_bytes(archive)
+        trees.place(tree, "boot/initrd", label=label).write_bytes(archive)
 
     def _settle(self) -> None:
         """Modes and times that are the same whoever builds."""
@@ -283,7 +289,7 @@ class _Builder:
         label = str(self._lock.bootloader)
         path = self._pinned.path(self._lock.bootloader)
         (self._out / "u-boot.bin").write_bytes(read_deb(path, "usr/lib/u-boot/qemu_arm64/u-boot.bin", label=label))
-        script = (self._recipe.directory / "boot.cmd").read_text()
+        script = (self._recipe.directory / "boot.cmd").read_text(encoding="utf-8")
         variables = {"bootcmd": boot_command(script), "bootdelay": "-2"}
         with (self._out / "flash.raw").open("wb") as flash:
             flash.truncate(FLASH_BYTES)
@@ -296,15 +302,11 @@ class _Builder:
 def _overlay(source: Path, tree: Path) -> None:
     """Files of the image's own; they win over those of packages."""
     for path in sorted(source.rglob("*")):
-        target = tree / path.relative_to(source)
+        name = path.relative_to(source).as_posix()
         if path.is_symlink():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            target.symlink_to(path.readlink())
+            trees.place(tree, name, label=str(source)).symlink_to(path.readlink())
         elif path.is_file() and "__pycache__" not in path.parts:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            shutil.copy(path, target)
+            shutil.copy(path, trees.place(tree, name, label=str(source)))
 
 
 def _key(directory: Path) -> str:

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pytest_edgehil.emulated.image import tree as trees
 from pytest_edgehil.errors import ConfigError
 
 _MERGED = ("bin", "sbin", "lib")  # links into usr: https://wiki.debian.org/UsrMerge
@@ -61,16 +62,19 @@ def read_deb(package: Path, pattern: str, *, label: str) -> bytes:
     return found[0][1]
 
 
-def unpack_wheel(wheel: Path, target: Path, *, leave_out: Sequence[str]) -> None:
-    """Put a wheel's files into a directory of packages; the scripts that it may have are left out."""
+def unpack_wheel(wheel: Path, tree: Path, directory: str, *, leave_out: Sequence[str]) -> None:
+    """Put a wheel's files into a directory of packages on a tree; the scripts that it may have are left out.
+
+    Raises:
+        ConfigError: a file would lie outside of the tree.
+    """
     with zipfile.ZipFile(wheel) as archive:
         for entry in archive.infolist():
             if entry.is_dir() or any(fnmatch.fnmatchcase(entry.filename, one) for one in leave_out):
                 continue
             if ".data/" in entry.filename:
                 continue
-            path = _below(target, entry.filename, str(wheel))
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = trees.place(tree, f"{directory}/{entry.filename}", label=str(wheel))
             path.write_bytes(archive.read(entry))
             path.chmod(0o755 if entry.filename.endswith(".so") else 0o644)
 
@@ -101,21 +105,18 @@ def _merged(name: str) -> str:
     return f"usr/{path}" if path.split("/")[0] in _MERGED and "/" in path else path
 
 
-def _below(tree: Path, path: str, label: str) -> Path:
-    if path.startswith("/") or ".." in path.split("/"):
-        raise ConfigError(f"{label}: a file would lie outside of the image: {path!r}")
-    return tree / path
-
-
 def _put(tree: Path, path: str, member: tarfile.TarInfo, data: bytes, label: str) -> None:
-    target = _below(tree, path, label)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = trees.place(tree, path, label=label)
     if member.issym():
-        target.unlink(missing_ok=True)
         target.symlink_to(member.linkname)
     elif member.islnk():
-        target.unlink(missing_ok=True)
-        os.link(tree / _merged(member.linkname), target)
+        source = trees.look_up(tree, _merged(member.linkname), label=label)
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{label}: {path} is another name of {member.linkname}, which is not taken; take both or neither"
+            ) from None
     elif member.isreg():
         target.write_bytes(data)
         target.chmod(0o755 if member.mode & 0o111 else 0o644)

@@ -37,7 +37,7 @@ class Tools:
         argv = [str(loader), "--library-path", str(self._libraries), str(self._tree / program), *arguments]
         try:
             done = subprocess.run(
-                argv, env=env, input=stdin, capture_output=True, text=True, errors="replace", check=False
+                argv, env=env, input=stdin, capture_output=True, encoding="utf-8", errors="surrogateescape", check=False
             )
         except OSError as problem:
             raise ConfigError(f"{program} cannot be run here: {problem}; images are built on x86-64") from problem

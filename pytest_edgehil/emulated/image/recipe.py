@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from pytest_edgehil.documents.checking import Section, checked
 from pytest_edgehil.documents.reading import FileKind, read_document
@@ -33,7 +33,33 @@ _LOCK_FILE = FileKind(
     refusal=lambda message, _problems: ConfigError(message),
 )
 
+
+def _path(text: str) -> str:
+    normal = PurePosixPath(text).as_posix()  # without empty parts and a slash at the end
+    if text != normal or text.startswith("/") or {".", ".."} & set(text.split("/")) or not _plain(text):
+        raise ValueError(f"{text!r} is no path on the image: expected one such as 'usr/bin/tool', without '..'")
+    return text
+
+
+def _name_of_a_file(text: str) -> str:
+    if "/" in text or text in ("", ".", "..") or not _plain(text):
+        raise ValueError(f"{text!r} is no name of a file: expected one without slashes")
+    return text
+
+
+def _leads_to(text: str) -> str:
+    if not text or not _plain(text):
+        raise ValueError(f"a link to {text!r} leads nowhere: expected a path such as '../bin/tool'")
+    return text
+
+
+def _plain(text: str) -> bool:
+    return all(one >= " " and one != "\x7f" for one in text)
+
+
 Size = Annotated[int, BeforeValidator(size_bytes)]
+OnImage = Annotated[str, AfterValidator(_path)]
+FileName = Annotated[str, AfterValidator(_name_of_a_file)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -48,7 +74,7 @@ class RecipeSection(Section):
     """The whole recipe."""
 
     image: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
-    version: Annotated[str, Field(min_length=1)]
+    version: FileName
     epoch: Annotated[int, Field(ge=0, description="seconds since 1970 that every file of the image carries")]
     architecture: Literal["arm64"]
     python: Annotated[str, Field(pattern=r"^3\.\d+$")]
@@ -58,8 +84,8 @@ class RecipeSection(Section):
     tools: list[str]
     wheels: list[str]
     modules: list[str]
-    applets: list[str] = []
-    links: dict[str, str] = {}
+    applets: list[FileName] = []
+    links: dict[OnImage, Annotated[str, AfterValidator(_leads_to)]] = {}
     leave_out: list[str] = []
     sizes: SizesSection = SizesSection()
 
