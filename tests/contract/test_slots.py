@@ -338,6 +338,49 @@ def test_a_default_that_came_up_gets_its_tries_back(home, bench, slots):
         assert bench.environment()["BOOT_A_LEFT"] == "3"
 
 
+def test_no_boot_takes_a_retired_slot_however_many_there_are_between_two_sessions(bench, slots):
+    slots.chooser.retire(3)
+    assert {bench.power_cycle() for _ in range(12)} == {2}
+    assert where(slots) == (2, False, 2)
+    bench.power_cycle(*slots.chooser.arm(3))
+    slots.chooser.commit(3)
+    slots.chooser.retire(2)
+    assert {bench.power_cycle() for _ in range(12)} == {3}
+    assert where(slots) == (3, False, 3)
+
+
+@pytest.mark.parametrize("bench", ["uboot"], indirect=True)
+def test_a_committed_slot_at_its_last_try_is_not_on_trial_and_gets_its_tries_back(bench, slots, home):
+    bench.power_cycle(*slots.chooser.arm(3))
+    slots.chooser.commit(3)
+    assert [bench.power_cycle() for _ in range(3)] == [3, 3, 3]
+    assert bench.environment()["BOOT_B_LEFT"] == "0"
+    state = slots.chooser.state()
+    assert (state.running, state.on_trial, state.wears) == (3, False, True)
+    combos.recover(home, slots)
+    assert where(slots) == (3, False, 3)
+    assert bench.power_cycle() == 3
+
+
+@pytest.mark.parametrize("bench", ["uboot"], indirect=True)
+def test_a_committed_slot_that_fails_all_its_tries_is_left_for_the_one_before_it(bench, slots, home):
+    bench.power_cycle(*slots.chooser.arm(3))
+    slots.chooser.commit(3)
+    assert [bench.power_cycle() for _ in range(4)] == [3, 3, 3, 2]  # nobody says that they came up
+    assert where(slots) == (2, False, 2)
+    combos.recover(home, slots)
+    assert {bench.power_cycle() for _ in range(3)} == {2}
+
+
+@pytest.mark.parametrize("bench", ["uboot"], indirect=True)
+def test_a_failed_trial_is_out_of_the_order_once_somebody_looks(bench, slots, home):
+    bench.power_cycle(*slots.chooser.arm(3))
+    assert bench.power_cycle() == 2
+    combos.recover(home, slots)
+    assert bench.environment()["BOOT_ORDER"] == "A"
+    assert {bench.power_cycle() for _ in range(8)} == {2}
+
+
 @pytest.mark.parametrize("bench", ["uboot"], indirect=True)
 def test_a_trial_gets_none_back(home, bench, slots):
     bench.power_cycle(*slots.chooser.arm(3))

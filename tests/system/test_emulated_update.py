@@ -19,9 +19,11 @@ from pathlib import Path
 import pytest
 from support.emulated import START_S, emulated_board, image_directory
 from support.emulated_bench import settle
+from support.emulated_cuts import shell
 from support.small_image import small_image
 
 from pytest_edgehil.artifacts.bundle import read
+from pytest_edgehil.board.console import Console
 from pytest_edgehil.board.delivery import DeltaPolicy, Method, Way
 from pytest_edgehil.board.flash import FlashReport, flash, plan_flash
 from pytest_edgehil.board.power import open_power
@@ -103,6 +105,10 @@ def what_runs(session: BoardSession) -> tuple[int | None, int | None, bool, str 
     return now.partition, now.default_partition, now.tryboot, now.version
 
 
+def the_other(partition: int | None) -> int:
+    return next(one for one in SLOTS.partitions if one != partition)
+
+
 def test_a_firmware_goes_to_the_other_slot_boots_proves_itself_and_is_committed(
     session: BoardSession, running: RunningBoard, firmwares: dict[str, Artifact]
 ) -> None:
@@ -111,7 +117,7 @@ def test_a_firmware_goes_to_the_other_slot_boots_proves_itself_and_is_committed(
     (delivery,) = report.deliveries
     assert (delivery.method, delivery.refused) == (Method.DELTA, "")
     assert delivery.sent_bytes < 0.01 * new.size_bytes  # the rest was there, in the slot that ran
-    other = SLOTS.partitions[SLOTS.partitions[0] == before]
+    other = the_other(before)
     assert what_runs(session) == (other, other, False, WELL)
     status = session.client.status()
     assert status.firmware.digest == dict(status.combo)["firmware"] == new.digest
@@ -128,6 +134,26 @@ def test_a_firmware_that_is_not_well_is_left_again_and_says_why(
     assert f"edge-os {before[3]} on partition {before[0]} runs again" in str(told.value)
     assert what_runs(session) == before
     assert dict(session.client.status().combo) == combo
+
+
+def test_boots_that_nobody_looks_at_give_their_tries_back_and_never_take_what_was_rejected(
+    session: BoardSession, running: RunningBoard, tmp_path: Path
+) -> None:
+    before = what_runs(session)
+    slot = SLOTS.names[before[0] == SLOTS.partitions[1]]
+    shell(session, f"fw_setenv BOOT_{slot}_LEFT 0; sync")  # as after three boots that were cut
+    session.drop()
+    assert running.board.console is not None
+    with contextlib.closing(Console.open(running.board.console, log_path=tmp_path / "c", board_id="emu-01")) as console:
+        since = console.position
+        open_power(running.board).cycle()
+        console.wait_for("no slot has tries left", timeout_s=BOOT_S, since=since)
+        console.wait_for("is ready", timeout_s=BOOT_S, since=since)
+    said = shell(session, "cat /proc/cmdline; fw_printenv")  # no program of ours, which would give them back as well
+    assert f"rauc.slot={slot} " in said
+    assert f"BOOT_{slot}_LEFT=3\n" in said
+    assert f"BOOT_ORDER={slot}\n" in said
+    assert what_runs(session) == before
 
 
 def edgehil(repository: Path, *arguments: str) -> None:

@@ -1,6 +1,7 @@
 # What U-Boot does: RAUC's reference script (contrib/uboot.sh) for slots whose variables lie in the first sector of the
 # disk's first partition, which this U-Boot reads and writes with `virtio read` and `virtio write`. The same variables
-# are at hand on the board with fw_printenv and fw_setenv.
+# are at hand on the board with fw_printenv and fw_setenv. BOOT_TRIAL names the slot that is on trial, or says `none`: that
+# one never gets more than its one try.
 setenv envaddr 0x50000000
 setenv envsize 0x200
 setenv envsector 0x800
@@ -13,16 +14,16 @@ virtio dev 0
 setenv BOOT_ORDER "A B"
 setenv BOOT_A_LEFT 3
 setenv BOOT_B_LEFT 3
+setenv BOOT_TRIAL none
 setenv BOOT_ONCE ""
 if virtio read ${envaddr} ${envsector} 1; then
-  env import -c ${envaddr} ${envsize} BOOT_ORDER BOOT_A_LEFT BOOT_B_LEFT BOOT_ONCE;
+  env import -c ${envaddr} ${envsize} BOOT_ORDER BOOT_A_LEFT BOOT_B_LEFT BOOT_TRIAL BOOT_ONCE;
 fi
 setenv slot ""
 setenv tryboot 0
-# a slot that was asked for once: `reboot "0 tryboot"`
+# a slot that was asked for once: `reboot "0 tryboot"`; what is not exported below is forgotten
 if test -n "${BOOT_ONCE}"; then
   setenv slot ${BOOT_ONCE};
-  setenv BOOT_ONCE "";
   setenv tryboot 1;
 fi
 for one in "${BOOT_ORDER}"; do
@@ -37,16 +38,16 @@ for one in "${BOOT_ORDER}"; do
   fi;
 done
 if test -z "${slot}"; then
-  echo "edgehil: no slot has tries left; giving each three";
-  setenv BOOT_A_LEFT 3;
-  setenv BOOT_B_LEFT 3;
+  echo "edgehil: no slot has tries left; giving three to each that is not on trial";
+  if test "${BOOT_TRIAL}" != "A"; then
+    setenv BOOT_A_LEFT 3;
+  fi;
+  if test "${BOOT_TRIAL}" != "B"; then
+    setenv BOOT_B_LEFT 3;
+  fi;
 fi
 mw.b ${envaddr} 0 ${envsize}
-if test -n "${BOOT_ONCE}"; then
-  env export -c -s ${envsize} ${envaddr} BOOT_ORDER BOOT_A_LEFT BOOT_B_LEFT BOOT_ONCE;
-else
-  env export -c -s ${envsize} ${envaddr} BOOT_ORDER BOOT_A_LEFT BOOT_B_LEFT;
-fi
+env export -c -s ${envsize} ${envaddr} BOOT_ORDER BOOT_A_LEFT BOOT_B_LEFT BOOT_TRIAL
 virtio write ${envaddr} ${envsector} 1
 if test -z "${slot}"; then
   reset;

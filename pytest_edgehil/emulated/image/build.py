@@ -282,7 +282,7 @@ class _Builder:
 
     def _slots(self) -> bytes:
         """From the factory, slot A holds the firmware and slot B nothing."""
-        variables = {"BOOT_ORDER": "A B", "BOOT_A_LEFT": "3", "BOOT_B_LEFT": "0"}
+        variables = {"BOOT_ORDER": "A", "BOOT_A_LEFT": "3", "BOOT_B_LEFT": "0", "BOOT_TRIAL": "none"}
         return pack_environment(variables, SLOT_ENVIRONMENT_BYTES)
 
     def _flash(self) -> None:

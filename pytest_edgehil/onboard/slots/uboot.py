@@ -2,11 +2,15 @@
 
 The boot script takes the first slot of ``BOOT_ORDER`` that has tries left, takes one of them away, saves the
 environment and boots it with ``rauc.slot=<name>`` on the kernel's command line (RAUC's reference script; rauc.slot as
-in its documentation, "U-Boot"). Here a slot has
+in its documentation, "U-Boot"). When no slot has tries left, it gives them to all and begins anew. Here a slot is
 
-- `TRIES` tries once it is committed; a boot that reaches us gives them back (`State.wears`);
-- one try while it is armed, so that it runs with none left: the next boot takes the other one, unless it is committed;
-- none when it is retired.
+- committed: the first one of ``BOOT_ORDER`` that is not on trial. It has `TRIES` tries; a boot that comes up gives them
+  back, by the board's own image or by us (`State.wears`). One that has failed so often is left for the other slot, if
+  that is in ``BOOT_ORDER``;
+- armed, and on trial once it has booted: named by ``BOOT_TRIAL``, in front, with one try, so that it runs with none
+  left and the next boot takes the other one, unless it is committed. The variable is our own, since a committed slot
+  may be at its last try, too;
+- retired: not in ``BOOT_ORDER`` at all, or a boot script that gives everybody tries would take it.
 
 The environment is read and written with ``fw_printenv`` and ``fw_setenv`` (u-boot-tools or libubootenv). All variables
 of one change are set by one script in one write: with a redundant environment, a power cut leaves the old or the new.
@@ -25,6 +29,7 @@ from ..problem import Problem
 from . import State
 
 TRIES = 3
+TRIAL, NONE = "BOOT_TRIAL", "none"
 TOOL_TIMEOUT_S = 30.0
 
 Run = Callable[[Sequence[str]], str]
@@ -45,33 +50,37 @@ class UBoot:
 
     def state(self) -> State:
         """See `Chooser`."""
-        order, left = self._order_and_left()
+        order, left, trial = self._read()
         running = self._running()
-        spare = [name for name in order if left[name] > 0]
-        armed = [name for name in spare if left[name] == 1 and name != running]
-        default = next((name for name in spare if name not in armed), next(iter(spare), None))
+        committed = next((name for name in order if name != trial), None)
+        default = next((name for name in order if name != trial and left[name] > 0), committed)
+        on_trial = running is not None and running == trial and left[running] == 0
         return State(
             running=None if running is None else self._names[running],
-            on_trial=running is not None and left[running] == 0,
+            on_trial=on_trial,
             default=None if default is None else self._names[default],
-            wears=running is not None and running == default and left[running] < TRIES,
+            wears=running in {committed, default} and running is not None and left[running] < TRIES,
         )
 
     def arm(self, partition: int) -> tuple[str, ...]:
         """See `Chooser`."""
         name, other = self._pair(partition)
-        self._set({"BOOT_ORDER": f"{name} {other}", f"BOOT_{name}_LEFT": "1", f"BOOT_{other}_LEFT": str(TRIES)})
+        tries = {f"BOOT_{name}_LEFT": "1", f"BOOT_{other}_LEFT": str(TRIES)}
+        self._set({"BOOT_ORDER": f"{name} {other}", **tries, TRIAL: name})
         return ()
 
     def commit(self, partition: int) -> None:
         """See `Chooser`."""
         name, other = self._pair(partition)
-        self._set({"BOOT_ORDER": f"{name} {other}", f"BOOT_{name}_LEFT": str(TRIES)})
+        order, _, trial = self._read()
+        kept = [other] if other in order and other != trial else []
+        self._set({"BOOT_ORDER": " ".join([name, *kept]), f"BOOT_{name}_LEFT": str(TRIES), TRIAL: NONE})
 
     def retire(self, partition: int) -> None:
         """See `Chooser`."""
         name, other = self._pair(partition)
-        self._set({"BOOT_ORDER": f"{other} {name}", f"BOOT_{name}_LEFT": "0", f"BOOT_{other}_LEFT": str(TRIES)})
+        tries = {f"BOOT_{name}_LEFT": "0", f"BOOT_{other}_LEFT": str(TRIES)}
+        self._set({"BOOT_ORDER": other, **tries, TRIAL: NONE})
 
     # --- inside --------------------------------------------------------------------------------------
 
@@ -89,11 +98,14 @@ class UBoot:
         found = re.findall(r"(?:^|\s)rauc\.slot=(\S+)", line)
         return found[-1] if found and found[-1] in self._names else None
 
-    def _order_and_left(self) -> tuple[list[str], dict[str, int]]:
+    def _read(self) -> tuple[list[str], dict[str, int], str | None]:
+        """``BOOT_ORDER``, the tries that are left, and the slot that is armed or on trial."""
         variables = self._variables()
         order = [name for name in variables.get("BOOT_ORDER", "").split() if name in self._names]
         left = {name: _number(variables.get(f"BOOT_{name}_LEFT", str(TRIES))) for name in self._names}
-        return order or list(self._names), left  # without the variables the boot script takes the same defaults
+        trial = variables.get(TRIAL)
+        # without the variables the boot script takes the same defaults
+        return order or list(self._names), left, trial if trial in self._names else None
 
     def _variables(self) -> dict[str, str]:
         lines = self._run(["fw_printenv"]).splitlines()
