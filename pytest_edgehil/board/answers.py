@@ -35,6 +35,7 @@ class Hello:
         clock_cost_ns: median cost of one reading of the clock.
         temperature_c: of its SoC, when it said hello.
         time_s: seconds since the epoch by its clock, when it said hello.
+        timing: ``wall`` or ``icount``; only boards that we emulate tell.
     """
 
     serial: str
@@ -56,6 +57,7 @@ class Hello:
     firmware_floor: str | None = None
     temperature_c: float | None = None
     time_s: float | None = None
+    timing: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +278,7 @@ def hello(fields: Fields) -> Hello:
         firmware_floor=fields.text_or_none("firmware_floor"),
         temperature_c=fields.number_or_none("temperature_c"),
         time_s=fields.number_or_none("time_s"),
+        timing=fields.text_or_none("timing"),
     )
 
 

@@ -162,6 +162,14 @@ class BoardSession:
                 f"boards.{self.board.id}.environment: the lab says hardware, but the board reads its sensors and its "
                 "identity below a directory of another system: it imitates a board; say environment: virtual"
             )
+        told = client.hello.timing
+        if told is not None and told != self.board.timing.value:
+            client.close()
+            raise LabFileError(
+                f"boards.{self.board.id}.timing: the lab says {self.board.timing.value}, but the board that answers "
+                f"was started with timing {told}: what it measures would be taken for something else; end it, or say "
+                f"timing: {told}"
+            )
         return client
 
     def _fenced(self, timeout_s: float) -> Transport:

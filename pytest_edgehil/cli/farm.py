@@ -57,7 +57,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
     sense = actions.add_parser("sense", help="set what a running emulated board measures of itself")
     sense.add_argument("--temperature", type=float, metavar="CELSIUS", help="of its die; 110 switches it off")
-    sense.add_argument("--throttled", type=lambda text: int(text, 0), metavar="BITS", help="such as 0x50005")
+    sense.add_argument("--throttled", type=_bits, metavar="BITS", help="such as 0x50005")
     sense.set_defaults(run=_sense)
 
     for action in (status, power, fault, clear, sense):
@@ -70,6 +70,13 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     fault.add_argument(
         "--option", action="append", default=[], metavar="NAME=NUMBER", help="such as rate_bytes_per_s=20000"
     )
+
+
+def _bits(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number: expected bits such as 0x50005") from None
 
 
 def _up(options: argparse.Namespace) -> int:

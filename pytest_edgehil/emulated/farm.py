@@ -7,8 +7,6 @@ starts a board gets a clean one: what an earlier one had written is gone. A powe
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import re
 import time
@@ -20,11 +18,11 @@ from pytest_edgehil.board.qmp import Qmp
 from pytest_edgehil.emulated.image.build import find_image
 from pytest_edgehil.emulated.layout import Endpoint, Layout, StartedAs
 from pytest_edgehil.emulated.machine import QEMU, Machine, make_overlay, qemu_version, require
-from pytest_edgehil.emulated.process import POLL_S, Process
+from pytest_edgehil.emulated.process import Process, end_another, is_served
 from pytest_edgehil.emulated.seed import Seed, write_seed
 from pytest_edgehil.emulated.sensors import Sensors
 from pytest_edgehil.emulated.template import restore, template_of
-from pytest_edgehil.errors import BoardError, ConfigError, PowerError
+from pytest_edgehil.errors import BoardError, ConfigError
 from pytest_edgehil.model.board import Board, ConsoleAccess, EmulatedSpec, QmpPower, SshAccess
 from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.virtual.blueprint import write_private
@@ -120,9 +118,9 @@ def start(
             if not (for_lease and is_of_a_lease(layout.leased, endpoint.warden_pid)):
                 _check_joined(board, endpoint, wanted=_started_as(board, spec, machine))
                 return _running(board, layout, endpoint, process=None)
-            with contextlib.suppress(PowerError), Qmp(layout.qmp, what=f"board {board.id}") as qemu:
-                qemu.do("quit")  # it is ending by itself
-            time.sleep(POLL_S)
+            end_another(
+                layout, warden_pid=endpoint.warden_pid, what=f"emulated board {board.id}", deadline_s=deadline_s
+            )
         process, endpoint = _launch(
             board, spec, machine, layout, deadline_s=deadline_s, cold=cold, disk=disk, write_log=write_log
         )
@@ -135,11 +133,8 @@ def _served(layout: Layout) -> Endpoint | None:
     """The endpoint, if a warden lives that serves it."""
     if not layout.endpoint.exists():
         return None
-    with layout.lock.open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return Endpoint.read(layout.endpoint)
+    if is_served(layout):
+        return Endpoint.read(layout.endpoint)
     layout.endpoint.unlink(missing_ok=True)  # its warden was killed, and QEMU with it
     return None
 

@@ -23,6 +23,7 @@ from pytest_edgehil.emulated.image.build import Image
 from pytest_edgehil.emulated.image.device_tree import cells, parse, phandles, serialise, text, wide
 from pytest_edgehil.emulated.layout import Layout
 from pytest_edgehil.errors import ConfigError
+from pytest_edgehil.model.requirement import Timing
 
 QEMU = "qemu-system-aarch64"
 INSTALL = "apt-get install --no-install-recommends qemu-system-arm qemu-utils"
@@ -49,7 +50,8 @@ class Machine:
 
     def key(self) -> str:
         """Of everything that a template depends on."""
-        whole = f"{self.image.key} {self.memory_bytes} {self.icount} {qemu_version()} {self._hardware(Path(), '')}"
+        hardware = f"{self._hardware(Path(), '')} {_without_seeds(self._tree())}"
+        whole = f"{self.image.key} {self.memory_bytes} {self.icount} {qemu_version()} {hardware}"
         return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
     def argv(
@@ -87,7 +89,11 @@ class Machine:
 
     def write_device_tree(self, path: Path) -> None:
         """Describe the machine to whatever boots on it."""
-        path.write_bytes(_device_tree(tuple(self._hardware(Path("/dev/zero"), "")), self.memory_bytes))
+        path.write_bytes(self._tree())
+
+    def _tree(self) -> bytes:
+        hardware = tuple(self._hardware(Path("/dev/zero"), ""))
+        return _device_tree(hardware, self.memory_bytes, Timing.ICOUNT if self.icount else Timing.WALL)
 
     def _hardware(self, shared: Path, backend: str) -> list[str]:
         """What the guest can tell, and with it what a template can be restored into."""
@@ -123,11 +129,14 @@ def require(program: str) -> str:
 @functools.cache
 def qemu_version() -> str:
     """As ``7.2.22``, with the distribution's own version behind it."""
-    said = subprocess.run(
-        [require(QEMU), "--version"], capture_output=True, text=True, check=True, timeout=_TIMEOUT_S
-    ).stdout
-    found = re.search(r"version (.+)", said)
-    return said if found is None else found[1]
+    done = _run([require(QEMU), "--version"])
+    found = re.search(r"version (.+)", done.stdout)
+    if done.returncode != 0 or found is None:
+        raise ConfigError(
+            f"{require(QEMU)} does not tell its version (exit status {done.returncode}): "
+            f"{(done.stderr or done.stdout).strip()[-200:] or 'it says nothing'}; run '{INSTALL}'"
+        )
+    return found[1]
 
 
 def make_overlay(path: Path, *, on: Path, kind: str) -> None:
@@ -137,16 +146,31 @@ def make_overlay(path: Path, *, on: Path, kind: str) -> None:
         ConfigError: it cannot be made.
     """
     path.unlink(missing_ok=True)
-    done = subprocess.run(
-        [require("qemu-img"), "create", "-q", "-f", "qcow2", "-b", str(on), "-F", kind, str(path)],
-        capture_output=True, text=True, check=False, timeout=_TIMEOUT_S,
-    )  # fmt: skip
+    done = _run([require("qemu-img"), "create", "-q", "-f", "qcow2", "-b", str(on), "-F", kind, str(path)])
     if done.returncode != 0:
         raise ConfigError(f"{path} cannot be made: {done.stderr.strip()[-200:]}")
 
 
+def _run(argv: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False, timeout=_TIMEOUT_S)
+    except OSError as problem:
+        raise ConfigError(f"{argv[0]} cannot be run: {problem.strerror}; run '{INSTALL}'") from problem
+    except subprocess.TimeoutExpired as problem:
+        raise ConfigError(f"{' '.join(argv[:2])} was not done within {_TIMEOUT_S:g} s") from problem
+
+
+def _without_seeds(blob: bytes) -> str:
+    """Digest of a device tree, without what QEMU draws anew each time."""
+    root = parse(blob)
+    for node in root.walk():
+        for name in ("rng-seed", "kaslr-seed"):
+            node.properties.pop(name, None)
+    return hashlib.sha256(serialise(root)).hexdigest()
+
+
 @functools.cache
-def _device_tree(hardware: tuple[str, ...], memory_bytes: int) -> bytes:
+def _device_tree(hardware: tuple[str, ...], memory_bytes: int, timing: Timing) -> bytes:
     with tempfile.TemporaryDirectory(prefix="edgehil-") as name:
         dumped = Path(name) / "base.dtb"
         argv = list(hardware[: hardware.index("-device")])
@@ -155,10 +179,7 @@ def _device_tree(hardware: tuple[str, ...], memory_bytes: int) -> bytes:
             if one.startswith("memory-backend") or not one:
                 size = memory_bytes if not one else sensors.SHARED_BYTES
                 argv[at] = f"memory-backend-ram,id={'shared' if one else 'ram'},size={size}"
-        done = subprocess.run(
-            [require(QEMU), *argv, "-display", "none"],
-            capture_output=True, text=True, check=False, timeout=_TIMEOUT_S,
-        )  # fmt: skip
+        done = _run([require(QEMU), *argv, "-display", "none"])
         if not dumped.exists():
             raise ConfigError(f"{QEMU} does not describe its machine: {done.stderr.strip()[-300:]}")
         root = parse(dumped.read_bytes())
@@ -194,6 +215,7 @@ def _device_tree(hardware: tuple[str, ...], memory_bytes: int) -> bytes:
         }
     root.child("edgehil-sensors").properties["throttled"] = wide(sensor_at + sensors.THROTTLED)
     root.properties["model"] = text("edgehil emulated board (QEMU virt, Cortex-A76)")
+    root.properties["edgehil-timing"] = text(timing.value)  # so that the board itself can contradict a lab file
     root.properties["serial-number"] = text("0000000000000000")  # each board lays its own over it
     return serialise(root)
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest_edgehil
+from pytest_edgehil.board.qmp import TIMEOUT_S as QMP_S
 from pytest_edgehil.board.qmp import Qmp
 from pytest_edgehil.emulated.layout import Layout
 from pytest_edgehil.errors import BoardError, ConnectFailed, PowerError
 
 POLL_S = 0.01
 STOP_S = 20.0
+ASK_S, WARDEN_S = 2.0, 5.0
+"""So long a QEMU of somebody else that is to end is asked, and then its warden, before it is made to."""
+_WARDEN = "pytest_edgehil.emulated.warden"
 
 
 class Process:
@@ -45,7 +51,7 @@ class Process:
         with layout.log.open("wb") as log:
             layout.log.chmod(0o600)
             self._warden = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pytest_edgehil.emulated.warden", str(layout.root), str(os.getpid())],
+                [sys.executable, "-P", "-m", _WARDEN, str(layout.root), str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -71,7 +77,8 @@ class Process:
         """A connection to QEMU, which may have been started just now."""
         while True:
             try:
-                return Qmp(self._layout.qmp, what=self._what)
+                left_s = self._deadline_s - time.monotonic()
+                return Qmp(self._layout.qmp, what=self._what, timeout_s=min(max(left_s, ASK_S), QMP_S))
             except PowerError:
                 self._go_on("QEMU does not answer")
 
@@ -136,3 +143,68 @@ class Process:
         answer = json.loads(line)
         if not answer["ok"]:
             raise BoardError(f"{self._what} did not start: {answer['error']}")
+
+
+def end_another(layout: Layout, *, warden_pid: int, what: str, deadline_s: float) -> None:
+    """End a QEMU that somebody else has started: it is asked to, then its warden is, then both are killed.
+
+    Args:
+        warden_pid: as that one wrote it down; a process that is no warden of these files is left alone.
+        deadline_s: of `time.monotonic`.
+
+    Raises:
+        ConnectFailed: it still runs then.
+    """
+    asked = False
+    ask_s = max(min(deadline_s - time.monotonic(), ASK_S), POLL_S)
+    with contextlib.suppress(PowerError), Qmp(layout.qmp, what=what, timeout_s=ask_s) as qemu:  # else it hangs, or ends
+        qemu.do("quit")
+        asked = True
+    if asked and _ends(layout, until_s=min(time.monotonic() + ASK_S, deadline_s)):
+        return
+    for number, patience_s in ((signal.SIGTERM, WARDEN_S), (signal.SIGKILL, STOP_S)):
+        _signal_warden(layout, warden_pid, number)
+        if _ends(layout, until_s=min(time.monotonic() + patience_s, deadline_s)):
+            return
+    raise ConnectFailed(
+        f"{what}: the QEMU of whoever had the board before hangs and did not end in time; kill its warden, process "
+        f"{warden_pid}, and look at {layout.log}"
+    )
+
+
+def _ends(layout: Layout, *, until_s: float) -> bool:
+    while is_served(layout):
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def is_served(layout: Layout) -> bool:
+    """Whether a warden lives that serves these files."""
+    with layout.lock.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _signal_warden(layout: Layout, pid: int, number: signal.Signals) -> None:
+    """Signal the warden of these files, and no process that has got its number since."""
+    descriptor = None
+    with contextlib.suppress(OSError):  # none on old kernels and in some sandboxes; or it is gone
+        descriptor = os.pidfd_open(pid)
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if _WARDEN.encode() not in arguments or os.fsencode(layout.root) not in arguments:
+            return
+        if descriptor is None:
+            os.kill(pid, number)
+        else:
+            signal.pidfd_send_signal(descriptor, number)
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)

@@ -51,7 +51,13 @@ class Sensors:
             self._write(AT + register, step)
 
     def set_throttled(self, bits: int) -> None:
-        """Set the bits of ``vcgencmd get_throttled``."""
+        """Set the bits of ``vcgencmd get_throttled``.
+
+        Raises:
+            ConfigError: they are not of 32 bits.
+        """
+        if not 0 <= bits < 2**32:
+            raise ConfigError(f"throttled {bits:#x} is beyond its 32 bits: expected 0x0 to 0xffffffff, such as 0x50005")
         self._write(AT + THROTTLED, bits)
 
     def _write(self, at: int, value: int) -> None:

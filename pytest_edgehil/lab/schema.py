@@ -66,13 +66,17 @@ def _duration(*, at_least: str, at_most: str) -> BeforeValidator:
     return BeforeValidator(seconds)
 
 
-def _size(*, at_least: str) -> BeforeValidator:
+def _size(*, at_least: str, whole: str | None = None) -> BeforeValidator:
     low = size_bytes(at_least)
+    unit = 1 if whole is None else size_bytes(f"1 {whole}")
 
     def size(text: object) -> int:
         value = size_bytes(text)
         if value < low:
             raise ValueError(f"{text!r} is too little: expected {format_size(low)} or more")
+        if value % unit:
+            below, above = value // unit, value // unit + 1
+            raise ValueError(f"{text!r} is no whole number of {whole}: expected {below} {whole} or {above} {whole}")
         return value
 
     return BeforeValidator(size)
@@ -357,7 +361,10 @@ class EmulatedSection(Section):
         Field(description="serial number in the device tree; made from the names of lab and board when left out"),
     ] = None
     memory: Annotated[
-        int, _size(at_least="256 MiB"), _quantity("2 GiB"), _field("memory of the board", default="2 GiB")
+        int,
+        _size(at_least="256 MiB", whole="MiB"),
+        _quantity("2 GiB"),
+        _field("memory of the board, in whole MiB", default="2 GiB"),
     ] = 2 * 2**30
     cores: Annotated[
         int,

@@ -39,6 +39,7 @@ def platform_facts(home: Home, program: Path, slots: Slots) -> Message:
     known = _remembered(home, program) or {}
     return {
         "serial": sensors.serial(),
+        "timing": sensors.timing(),
         "imitated": sysroot() != Path("/"),
         "hardware_model": sensors.hardware_model(),
         "machine": os.uname().machine,

@@ -147,6 +147,11 @@ def boot_id() -> str | None:
     return text_of("proc/sys/kernel/random/boot_id")
 
 
+def timing() -> str | None:
+    """What the time of an emulated board is, ``wall`` or ``icount``, where its device tree says so."""
+    return text_of("proc/device-tree/edgehil-timing")
+
+
 def serial() -> str:
     """The serial number in the device tree; empty when there is none."""
     return text_of("proc/device-tree/serial-number") or ""

@@ -18,9 +18,10 @@ import pytest
 from support.processes import alive, until
 
 from pytest_edgehil.board.power import QmpSwitch, open_power
+from pytest_edgehil.emulated import process as process_module
 from pytest_edgehil.emulated.layout import Layout
-from pytest_edgehil.emulated.process import Process
-from pytest_edgehil.errors import BoardError, PowerError
+from pytest_edgehil.emulated.process import Process, end_another, is_served
+from pytest_edgehil.errors import BoardError, ConnectFailed, PowerError
 from pytest_edgehil.model.board import Board, Environment, QmpPower
 
 pytestmark = pytest.mark.needs("qemu")
@@ -114,6 +115,46 @@ def test_a_qemu_that_does_not_start_is_told_with_what_it_said(tmp_path: Path) ->
     with pytest.raises(BoardError, match=r"board e: QEMU ended: .*unsupported machine"):
         process.qmp()
     process.stop()
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_qemu_of_somebody_else_is_ended_also_when_it_hangs(
+    running: tuple[Process, Layout], hangs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_module, "ASK_S", 0.2)
+    process, layout = running
+    qemu = qemu_of(process.warden_pid)
+    if hangs:
+        os.kill(qemu, signal.SIGSTOP)
+    end_another(layout, warden_pid=process.warden_pid, what="board e", deadline_s=time.monotonic() + 120)
+    assert not is_served(layout)
+    until(lambda: not alive(qemu))
+
+
+def test_a_warden_that_hangs_is_killed_and_takes_qemu_along(
+    running: tuple[Process, Layout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_module, "ASK_S", 0.2)
+    monkeypatch.setattr(process_module, "WARDEN_S", 0.2)
+    process, layout = running
+    qemu = qemu_of(process.warden_pid)
+    for pid in (qemu, process.warden_pid):
+        os.kill(pid, signal.SIGSTOP)
+    end_another(layout, warden_pid=process.warden_pid, what="board e", deadline_s=time.monotonic() + 120)
+    assert not is_served(layout)
+    until(lambda: not alive(qemu))
+
+
+def test_a_process_that_has_got_the_wardens_number_since_is_left_alone(running: tuple[Process, Layout]) -> None:
+    process, layout = running
+    os.kill(qemu_of(process.warden_pid), signal.SIGSTOP)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        with pytest.raises(ConnectFailed, match=rf"board e: .*did not end in time; .* process {stranger.pid}"):
+            end_another(layout, warden_pid=stranger.pid, what="board e", deadline_s=time.monotonic() + 0.2)
+        assert stranger.poll() is None
+        stranger.communicate(b"\n")
+    assert stranger.returncode == 0
+    assert is_served(layout)
 
 
 def test_power_is_switched_and_told_over_qmp(running: tuple[Process, Layout]) -> None:

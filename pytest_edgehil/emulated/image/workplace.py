@@ -56,7 +56,10 @@ def one_at_a_time(lock: Path, *, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _is_held(directory: Path) -> bool:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # its maker has just put it in its place, or removed it
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -75,6 +75,10 @@ def test_counting_instructions_is_another_machine_and_takes_a_template_of_its_ow
         ("environment: emulated, emulated: {image: i}, power: {backend: command, on: [a], off: [b]}", "by its QEMU"),
         ("environment: emulated, emulated: {image: i}, ssh: {host: h}", "only 'port' may be given"),
         ("environment: emulated, emulated: {image: i, memory: 1 MiB}", "too little"),
+        (
+            "environment: emulated, emulated: {image: i, memory: 1 GB}",
+            "3: boards.e.emulated.memory: '1 GB' is no whole number of MiB: expected 953 MiB or 954 MiB",
+        ),
         ("environment: virtual, power: {backend: qmp}", "power by qmp on a board without 'emulated'"),
         ("environment: emulated, timing: icount, emulated: {image: i, cores: 2}", "expected 1, more cannot be counted"),
         ("environment: emulated, emulated: {image: i, cores: 0}", "cores"),

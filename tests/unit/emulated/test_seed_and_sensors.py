@@ -76,6 +76,13 @@ def test_throttled_bits_are_a_word_of_their_own(tmp_path: Path) -> None:
     assert word(path, sensors.AT + sensors.THROTTLED) == 0x50005
 
 
+@pytest.mark.parametrize("bits", [-1, 0x1FFFFFFFF])
+def test_throttled_bits_beyond_its_word_are_refused(tmp_path: Path, bits: int) -> None:
+    with pytest.raises(ConfigError, match="beyond its 32 bits"):
+        Sensors(tmp_path / "sensors.bin").set_throttled(bits)
+    assert word(tmp_path / "sensors.bin", sensors.AT + sensors.THROTTLED) == 0
+
+
 def test_a_temperature_beyond_the_sensor_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="beyond the sensor"):
         Sensors(tmp_path / "sensors.bin").set_temperature(400.0)

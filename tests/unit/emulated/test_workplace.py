@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+
+import pytest
 
 from pytest_edgehil.emulated.image.build import _key
 from pytest_edgehil.emulated.image.workplace import one_at_a_time, workplace
@@ -45,6 +48,22 @@ def test_what_a_killed_maker_has_left_goes_and_what_is_being_made_stays(tmp_path
         mine.rename(tmp_path / "whole")
     assert (tmp_path / "whole").is_dir()
     assert not list(tmp_path.glob(".build-[!l]*"))
+
+
+def test_what_has_just_been_put_in_its_place_is_held_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / ".build-old"
+    old.mkdir()
+    looked_at = os.open
+
+    def renamed_meanwhile(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        if path == old and old.exists():
+            old.rename(tmp_path / "whole")
+        return looked_at(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", renamed_meanwhile)
+    with workplace(tmp_path, prefix=".build-") as work:
+        assert work.is_dir()
+    assert (tmp_path / "whole").is_dir()
 
 
 def test_only_one_makes_it_and_who_waits_is_told(tmp_path: Path) -> None:
