@@ -46,10 +46,10 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _firmware(options: argparse.Namespace) -> int:
-    from pytest_edgehil.emulated.image.build import find_image
+    from pytest_edgehil.emulated.image.built import find_image
     from pytest_edgehil.emulated.image.disk import copy_sparsely
 
-    image = find_image(options.image)
+    image = find_image(options.image, whole=True)
     options.out.mkdir(parents=True, exist_ok=True)
     root, path = options.out / f"{image.name}-{image.version}.ext4", options.out / f"{image.name}-{image.version}.yaml"
     with image.root.open("rb") as source, root.open("wb") as target:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pytest_edgehil.board.qmp import Qmp
-from pytest_edgehil.emulated.image.build import find_image
+from pytest_edgehil.emulated.image.built import find_image
 from pytest_edgehil.emulated.layout import Endpoint, Layout, StartedAs
 from pytest_edgehil.emulated.machine import QEMU, Machine, make_overlay, qemu_version, require
 from pytest_edgehil.emulated.process import Process, end_another, is_served

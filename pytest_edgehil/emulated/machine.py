@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_edgehil.emulated import sensors
-from pytest_edgehil.emulated.image.build import Image
+from pytest_edgehil.emulated.image.built import Image
 from pytest_edgehil.emulated.image.device_tree import cells, parse, phandles, serialise, text, wide
 from pytest_edgehil.emulated.layout import Layout
 from pytest_edgehil.errors import ConfigError

@@ -31,7 +31,7 @@ from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.board.ssh import connect
 from pytest_edgehil.board.transport import Transport
 from pytest_edgehil.emulated.farm import RunningBoard, start
-from pytest_edgehil.emulated.image.build import Image
+from pytest_edgehil.emulated.image.built import Image
 from pytest_edgehil.emulated.image.disk import MIB, copy_sparsely
 from pytest_edgehil.errors import BoardError
 from pytest_edgehil.model.artifact import Artifact, Combo

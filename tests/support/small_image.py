@@ -10,7 +10,8 @@ from pathlib import Path
 
 from support.boards import bundle
 
-from pytest_edgehil.emulated.image.build import Image, build_image
+from pytest_edgehil.emulated.image.build import build_image
+from pytest_edgehil.emulated.image.built import Image
 from pytest_edgehil.emulated.image.disk import MIB
 from pytest_edgehil.model.artifact import Artifact, Track
 

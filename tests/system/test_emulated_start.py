@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import socket
 import time
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from support.emulated import START_S, emulated_board, image_directory
 from pytest_edgehil.board.command import Command
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.emulated.farm import start
-from pytest_edgehil.emulated.image.build import build_image, find_image
+from pytest_edgehil.emulated.image.build import build_image
+from pytest_edgehil.emulated.image.built import find_image
 from pytest_edgehil.model.board import Board
 from pytest_edgehil.places import cache_directory
 
@@ -34,6 +36,8 @@ date +%s
 def said(board: Board, directory: Path, *argv: str, cold: bool = False) -> str:
     """What a board prints that is started for it."""
     with start(board, directory=directory, wait_s=START_S, cold=cold) as running:
+        with socket.create_connection((running.endpoint.host, running.endpoint.port), COMMAND_S) as link:
+            assert link.recv(4) == b"SSH-"  # "returns when it can be reached": the first connection is served
         session = BoardSession(running.board, token=1, holder="test")
         with contextlib.closing(session):
             outcome = session.transport.run(Command(argv=argv, timeout_s=COMMAND_S))

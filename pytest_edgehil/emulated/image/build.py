@@ -6,20 +6,26 @@ its own, and the sources of this package. It is put there whole or not at all.
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import os
 import shutil
 import time
 import uuid
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from pytest_edgehil.emulated.image import recipe as recipes
 from pytest_edgehil.emulated.image import tree as trees
 from pytest_edgehil.emulated.image.boot_environment import boot_command, pack_environment
+from pytest_edgehil.emulated.image.built import (
+    DESCRIPTION,
+    DamagedImage,
+    Image,
+    check_contents,
+    contents,
+    image_key,
+    read_image,
+)
 from pytest_edgehil.emulated.image.cpio import initramfs
 from pytest_edgehil.emulated.image.deb import read_deb, unpack_deb, unpack_wheel
 from pytest_edgehil.emulated.image.disk import MIB, Partition, write_disk
@@ -54,110 +60,78 @@ for path in sys.stdin.read().splitlines():
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
-    """An image that has been built.
-
-    Args:
-        directory: where its files are; they are never written to again.
-        key: of what it is made of.
-        digests: file → SHA-256 of its contents in hexadecimal; see `_contents`.
-    """
-
-    directory: Path
-    name: str
-    version: str
-    key: str
-    root_bytes: int
-    digests: dict[str, str]
-
-    @property
-    def disk(self) -> Path:
-        """The disk, raw and sparse."""
-        return self.directory / "disk.raw"
-
-    @property
-    def flash(self) -> Path:
-        """The flash chip with U-Boot's environment."""
-        return self.directory / "flash.raw"
-
-    @property
-    def bootloader(self) -> Path:
-        """U-Boot."""
-        return self.directory / "u-boot.bin"
-
-    @property
-    def root(self) -> Path:
-        """The root file system, as a slot holds it."""
-        return self.directory / "root.ext4"
-
-    @property
-    def digest(self) -> str:
-        """Of everything: what two builds are compared by."""
-        whole = "".join(f"{name} {digest}\n" for name, digest in sorted(self.digests.items()))
-        return f"sha256:{hashlib.sha256(whole.encode()).hexdigest()}"
-
-
-def find_image(directory: Path, *, cache: Path | None = None) -> Image:
-    """An image that has been built.
-
-    Args:
-        directory: with ``image.yaml``.
-
-    Raises:
-        ConfigError: it has not, or not since something of it changed.
-    """
-    key = _key(directory)
-    built = (cache or cache_directory()) / "images" / key
-    try:
-        fields: dict[str, Any] = json.loads((built / "image.json").read_bytes())
-    except FileNotFoundError:
-        raise ConfigError(
-            f"the image {directory} has not been built as it is now; run 'edgehil image build {directory}'"
-        ) from None
-    return Image(directory=built, **fields)
-
-
 def build_image(directory: Path, *, say: Say, cache: Path | None = None, anew: bool = False) -> Image:
-    """Build an image, or find it built.
+    """Build an image, or find it built; what is found is hashed, and built again when it is damaged.
 
     Args:
         directory: with ``image.yaml`` and ``image.lock``.
         anew: build it also when it is there; what comes out must then be the same.
 
     Raises:
-        ConfigError: recipe or lock are malformed, something pinned is not to be had, or the image does not fit.
+        ConfigError: recipe or lock are malformed, something pinned is not to be had, the image does not fit, or the
+            cache is full.
     """
     cache = cache or cache_directory()
-    recipe, lock, key = recipes.load_recipe(directory), recipes.load_lock(directory), _key(directory)
+    try:
+        return _build_image(directory, say=say, cache=cache, anew=anew)
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ConfigError(
+            f"the cache {cache} is full, and {directory} is not built; remove images and templates that are not needed "
+            "from it, or name another place with EDGEHIL_CACHE_DIR"
+        ) from problem
+
+
+def _build_image(directory: Path, *, say: Say, cache: Path, anew: bool) -> Image:
+    recipe, lock, key = recipes.load_recipe(directory), recipes.load_lock(directory), image_key(directory)
     recipes.check_lock(recipe, lock)
     target = cache / "images" / key
-    if (target / "image.json").exists() and not anew:
-        return find_image(directory, cache=cache)
+    if not anew and (found := _usable(target, say)) is not None:
+        return found
     pinned = Pinned(recipe, cache / "packages", say=say)
     pinned.fetch(lock)
     target.parent.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(target.with_suffix(".lock"), say=say), workplace(target.parent, prefix=".build-") as work:
-        if (target / "image.json").exists() and not anew:
-            return find_image(directory, cache=cache)  # somebody else has built it meanwhile
+        before = _usable(target, say)
+        if before is not None and not anew:
+            return before  # somebody else has built it meanwhile
         digests = _Builder(recipe, lock, pinned, work, say=say).build()
-        fields = {
-            "name": recipe.name,
-            "version": recipe.version,
-            "key": key,
-            "root_bytes": recipe.slot_bytes,
-            "digests": digests,
-        }
-        (work / "out" / "image.json").write_text(json.dumps(fields, indent=2) + "\n")
-        built = Image(directory=target, **fields)  # type: ignore[arg-type]
-        if (target / "image.json").exists():
-            before = find_image(directory, cache=cache)
+        out = work / "out"
+        built = Image(
+            directory=target,
+            name=recipe.name,
+            version=recipe.version,
+            key=key,
+            root_bytes=recipe.slot_bytes,
+            digests=digests,
+            sizes={name: (out / name).stat().st_size for name in digests},
+        )
+        if before is not None:
             if before.digest != built.digest:
                 changed = sorted(name for name in digests if digests[name] != before.digests.get(name))
                 raise ConfigError(f"{directory}: two builds differ in {', '.join(changed)}; that is a bug of ours")
             return before
-        (work / "out").replace(target)
+        (out / DESCRIPTION).write_text(built.describe())
+        for path in out.iterdir():  # what is told to be whole must be so after a power cut of this host, too
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if target.exists():
+            target.replace(work / "damaged")
+        out.replace(target)
     return built
+
+
+def _usable(target: Path, say: Say) -> Image | None:
+    """The image in a directory, if there is one and it is what was built."""
+    try:
+        found = read_image(target)
+        if found is not None:
+            check_contents(found)
+    except DamagedImage as damaged:
+        say(f"{damaged}; it is built again")
+        return None
+    return found
 
 
 class _Builder:
@@ -203,7 +177,7 @@ class _Builder:
         )
         self._flash()
         self._say("hashing")
-        digests = {path.name: _contents(path) for path in sorted(self._out.iterdir())}
+        digests = {path.name: contents(path) for path in sorted(self._out.iterdir())}
         self._say("done")
         return digests
 
@@ -213,7 +187,7 @@ class _Builder:
     def _tools(self) -> Tools:
         tree = self._work / "tools"
         for one in self._lock.tools:
-            unpack_deb(self._pinned.path(one), tree, label=str(one), only=None, leave_out=("usr/share/*",))
+            unpack_deb(self._pinned.read(one), tree, label=str(one), only=None, leave_out=("usr/share/*",))
         return Tools(tree)
 
     def _unpack(self) -> None:
@@ -224,9 +198,9 @@ class _Builder:
             (tree / link).symlink_to(target)
         for one in self._lock.packages:
             only = recipe.packages.get(one.name)
-            unpack_deb(self._pinned.path(one), tree, label=str(one), only=only, leave_out=recipe.leave_out)
+            unpack_deb(self._pinned.read(one), tree, label=str(one), only=only, leave_out=recipe.leave_out)
         for wheel in self._lock.wheels:
-            unpack_wheel(self._pinned.path(wheel), tree, _WHEELS, leave_out=recipe.leave_out)
+            unpack_wheel(self._pinned.read(wheel), tree, _WHEELS, label=str(wheel), leave_out=recipe.leave_out)
         asked = recipe.directory / recipes.RECIPE
         busybox = trees.read(tree, _BUSYBOX, label=f"{asked}: applets") if recipe.applets else b""
         for name in recipe.applets:
@@ -260,7 +234,7 @@ class _Builder:
 
     def _boot(self) -> None:
         recipe, tree = self._recipe, self._tree
-        kernel = read_kernel(self._pinned.path(self._lock.kernel), recipe.modules, label=str(self._lock.kernel))
+        kernel = read_kernel(self._pinned.read(self._lock.kernel), recipe.modules, label=str(self._lock.kernel))
         label = str(recipe.directory)
         trees.place(tree, "boot/vmlinuz", label=label).write_bytes(kernel.image)
         names = [f"lib/modules/{number:02}-{name}.ko" for number, name in enumerate(kernel.modules)]
@@ -287,8 +261,8 @@ class _Builder:
 
     def _flash(self) -> None:
         label = str(self._lock.bootloader)
-        path = self._pinned.path(self._lock.bootloader)
-        (self._out / "u-boot.bin").write_bytes(read_deb(path, "usr/lib/u-boot/qemu_arm64/u-boot.bin", label=label))
+        package = self._pinned.read(self._lock.bootloader)
+        (self._out / "u-boot.bin").write_bytes(read_deb(package, "usr/lib/u-boot/qemu_arm64/u-boot.bin", label=label))
         script = (self._recipe.directory / "boot.cmd").read_text(encoding="utf-8")
         variables = {"bootcmd": boot_command(script), "bootdelay": "-2"}
         with (self._out / "flash.raw").open("wb") as flash:
@@ -307,51 +281,3 @@ def _overlay(source: Path, tree: Path) -> None:
             trees.place(tree, name, label=str(source)).symlink_to(path.readlink())
         elif path.is_file() and "__pycache__" not in path.parts:
             shutil.copy(path, trees.place(tree, name, label=str(source)))
-
-
-def _key(directory: Path) -> str:
-    """Of everything that the image is made of, this package's sources included."""
-    digest = hashlib.sha256()
-    listed = [recipes.RECIPE, recipes.LOCK, "boot.cmd", "init"]
-    own = [path.relative_to(directory).as_posix() for path in (directory / "root").rglob("*")]
-    try:
-        for name in [*listed, *sorted(one for one in own if "__pycache__" not in one)]:
-            path = directory / name
-            if path.is_symlink():  # it goes into the image as a link, wherever that leads on this host
-                digest.update(f"{name}\0link\0{path.readlink()}\n".encode())
-            elif not path.is_dir():
-                executable = bool(path.stat().st_mode & 0o100)
-                digest.update(f"{name}\0{executable}\0{_sha256(path)}\n".encode())
-    except FileNotFoundError as problem:
-        if problem.filename and problem.filename.endswith(recipes.LOCK):
-            raise ConfigError(
-                f"{problem.filename} is missing; run 'edgehil image pin {directory}' to write it"
-            ) from problem
-        raise ConfigError(f"{directory} is no image: {problem.filename} is missing") from problem
-    sources = resources.files("pytest_edgehil.emulated.image")
-    for source in sorted(sources.iterdir(), key=lambda one: one.name):
-        if source.name.endswith(".py"):
-            digest.update(source.read_bytes())
-    return digest.hexdigest()[:32]
-
-
-def _contents(path: Path) -> str:
-    """Digest of a sparse file: of each MiB that is not all zeros, with its place, and of the size.
-
-    Reading zeros is quick and hashing a gigabyte of them is not.
-    """
-    digest, zeros = hashlib.sha256(), bytes(MIB)
-    at = 0
-    with path.open("rb") as file:
-        while block := file.read(MIB):
-            if block != zeros[: len(block)]:
-                digest.update(at.to_bytes(8, "big"))
-                digest.update(block)
-            at += len(block)
-    digest.update(at.to_bytes(8, "big"))
-    return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import io
 import os
+import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from pytest_edgehil.errors import ConfigError
 _MERGED = ("bin", "sbin", "lib")  # links into usr: https://wiki.debian.org/UsrMerge
 
 
-def unpack_deb(package: Path, tree: Path, *, label: str, only: Sequence[str] | None, leave_out: Sequence[str]) -> None:
+def unpack_deb(package: bytes, tree: Path, *, label: str, only: Sequence[str] | None, leave_out: Sequence[str]) -> None:
     """Put a package's files onto a tree.
 
     Args:
@@ -46,7 +47,7 @@ def unpack_deb(package: Path, tree: Path, *, label: str, only: Sequence[str] | N
             raise ConfigError(f"{label}: no file of it is like {pattern!r}")
 
 
-def read_deb(package: Path, pattern: str, *, label: str) -> bytes:
+def read_deb(package: bytes, pattern: str, *, label: str) -> bytes:
     """The one file of a package that is like a pattern.
 
     Raises:
@@ -62,38 +63,43 @@ def read_deb(package: Path, pattern: str, *, label: str) -> bytes:
     return found[0][1]
 
 
-def unpack_wheel(wheel: Path, tree: Path, directory: str, *, leave_out: Sequence[str]) -> None:
+def unpack_wheel(wheel: bytes, tree: Path, directory: str, *, label: str, leave_out: Sequence[str]) -> None:
     """Put a wheel's files into a directory of packages on a tree; the scripts that it may have are left out.
 
     Raises:
         ConfigError: a file would lie outside of the tree.
     """
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         for entry in archive.infolist():
             if entry.is_dir() or any(fnmatch.fnmatchcase(entry.filename, one) for one in leave_out):
                 continue
             if ".data/" in entry.filename:
                 continue
-            path = trees.place(tree, f"{directory}/{entry.filename}", label=str(wheel))
+            path = trees.place(tree, f"{directory}/{entry.filename}", label=label)
             path.write_bytes(archive.read(entry))
             path.chmod(0o755 if entry.filename.endswith(".so") else 0o644)
 
 
-def members(package: Path, label: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """What a package holds: each member, and its bytes if it is a file."""
+def members(package: bytes, label: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """What a package holds: each member, and its bytes if it is a file.
+
+    Raises:
+        ConfigError: it is no package, or compressed as this Python cannot read it (``data.tar.zst`` before 3.14).
+    """
     with tarfile.open(fileobj=io.BytesIO(_data(package, label))) as archive:
         for member in archive:
             file = archive.extractfile(member) if member.isreg() else None
             yield member, b"" if file is None else file.read()
 
 
-def _data(package: Path, label: str) -> bytes:
-    data = package.read_bytes()
+def _data(data: bytes, label: str) -> bytes:
     at = 8
     if data[:at] != b"!<arch>\n":
         raise ConfigError(f"{label}: no Debian package")
     while at < len(data):
         name, size = data[at : at + 16].strip(b" /"), int(data[at + 48 : at + 58])
+        if name == b"data.tar.zst" and sys.version_info < (3, 14):
+            raise ConfigError(f"{label}: Python before 3.14 cannot read its data.tar.zst; build with 3.14 or later")
         if name.startswith(b"data.tar"):
             return data[at + 60 : at + 60 + size]
         at += 60 + size + size % 2

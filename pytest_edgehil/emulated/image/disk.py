@@ -6,10 +6,12 @@ Specification 2.10, chapter 5. Zeros are holes of the file.
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -72,11 +74,26 @@ def write_disk(path: Path, partitions: Sequence[Partition]) -> None:
 
 def copy_sparsely(source: BinaryIO, target: BinaryIO, at: int, *, block_bytes: int = 65536) -> None:
     """Copy a file into another one at a place, leaving out blocks of zeros: the target is a hole there already."""
-    zeros = bytes(block_bytes)
-    while block := source.read(block_bytes):
+    for place, block in data_blocks(source, block_bytes):
+        target.seek(at + place)
+        target.write(block)
+
+
+def data_blocks(file: BinaryIO, block_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """A file's blocks that are not all zeros, with their places; holes are not read (lseek(2), SEEK_DATA)."""
+    descriptor, zeros, at = file.fileno(), bytes(block_bytes), 0
+    while True:
+        try:
+            at = os.lseek(descriptor, at, os.SEEK_DATA) // block_bytes * block_bytes
+        except OSError as problem:
+            if problem.errno == errno.ENXIO:  # nothing but a hole is left
+                return
+            raise
+        block = os.pread(descriptor, block_bytes, at)
+        if not block:
+            return
         if block != zeros[: len(block)]:
-            target.seek(at)
-            target.write(block)
+            yield at, block
         at += len(block)
 
 

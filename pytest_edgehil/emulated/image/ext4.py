@@ -7,6 +7,8 @@ debugfs sets them on every inode afterwards. Inodes are numbered from 12 on, in 
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from pathlib import Path
 
@@ -32,6 +34,7 @@ class Tools:
 
         Raises:
             ConfigError: it fails.
+            OSError: there is no room left for what it writes.
         """
         loader = self._libraries / "ld-linux-x86-64.so.2"
         argv = [str(loader), "--library-path", str(self._libraries), str(self._tree / program), *arguments]
@@ -42,6 +45,8 @@ class Tools:
         except OSError as problem:
             raise ConfigError(f"{program} cannot be run here: {problem}; images are built on x86-64") from problem
         if done.returncode != 0:
+            if os.strerror(errno.ENOSPC) in done.stderr + done.stdout:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise ConfigError(f"{program} ended with status {done.returncode}: {(done.stderr or done.stdout)[-300:]}")
         return done.stdout
 

@@ -42,20 +42,55 @@ class Pinned:
         self._cache = cache
         self._say = say
 
-    def path(self, one: Package | Wheel) -> Path:
-        """Where a file is kept."""
-        return self._cache / one.sha256
+    def read(self, one: Package | Wheel) -> bytes:
+        """The bytes of a file, which are those that were pinned.
+
+        Raises:
+            ConfigError: the file in the cache is not what it was when it was fetched.
+        """
+        data = self._path(one).read_bytes()
+        if hashlib.sha256(data).hexdigest() != one.sha256:
+            raise ConfigError(
+                f"{self._path(one)} has been damaged since it was fetched ({one}); "
+                f"run 'edgehil image build {self._recipe.directory}' again, which fetches it again"
+            )
+        return data
 
     def fetch(self, lock: Lock) -> None:
-        """Have everything of a lock in the cache.
+        """Have everything of a lock in the cache, with the bytes that it pins: what is damaged there is fetched again.
 
         Raises:
             ConfigError: a pinned version is not to be had any more, has other bytes, or the sources do not answer.
         """
         self._cache.mkdir(parents=True, exist_ok=True)
-        wanted = (lock.kernel, lock.bootloader, *lock.packages, *lock.tools)
-        packages = [one for one in wanted if not self.path(one).exists()]
-        wheels = [one for one in lock.wheels if not self.path(one).exists()]
+        wanted = dict.fromkeys((lock.kernel, lock.bootloader, *lock.packages, *lock.tools))
+        damaged: list[Package | Wheel] = []
+        packages = [one for one in wanted if not self._is_there(one, damaged)]
+        wheels = [one for one in lock.wheels if not self._is_there(one, damaged)]
+        for one in damaged:
+            self._say(f"{self._path(one)} is damaged: it is not {one}, and fetched again")
+        try:
+            self._fetch(packages, wheels)
+        except ConfigError as problem:
+            if not damaged:
+                raise
+            raise ConfigError(
+                f"{self._path(damaged[0])} is damaged: it is not {damaged[0]}, and cannot be fetched again: {problem}"
+            ) from problem
+
+    def _path(self, one: Package | Wheel) -> Path:
+        return self._cache / one.sha256
+
+    def _is_there(self, one: Package | Wheel, damaged: list[Package | Wheel]) -> bool:
+        try:
+            found = _sha256(self._path(one))
+        except FileNotFoundError:
+            return False
+        if found != one.sha256:
+            damaged.append(one)
+        return found == one.sha256
+
+    def _fetch(self, packages: Sequence[Package], wheels: Sequence[Wheel]) -> None:
         if packages:
             self._say(f"fetching {len(packages)} packages")
             with tempfile.TemporaryDirectory(dir=self._cache, prefix=".apt-") as state:
@@ -81,7 +116,7 @@ class Pinned:
                     f"{self._recipe.directory / LOCK}: {one} has other bytes than were pinned; expected SHA-256 "
                     f"{one.sha256}; run 'edgehil image pin {self._recipe.directory}' if that is meant"
                 )
-            shutil.move(came[one.sha256], self.path(one))
+            shutil.move(came[one.sha256], self._path(one))
 
 
 class Apt:
@@ -232,7 +267,13 @@ def pin(recipe: Recipe, cache: Path, *, say: Say) -> Lock:
             project, version = path.name.split("-")[:2]
             wheels.append(Wheel(name=project, version=version, file=path.name, sha256=_sha256(path)))
     return Lock(
-        kernel=kernel, bootloader=bootloader, packages=tuple(packages), tools=tuple(tools), wheels=tuple(wheels)
+        kernel_of=recipe.kernel,
+        python=recipe.python,
+        kernel=kernel,
+        bootloader=bootloader,
+        packages=tuple(packages),
+        tools=tuple(tools),
+        wheels=tuple(wheels),
     )
 
 

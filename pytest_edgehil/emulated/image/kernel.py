@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from pytest_edgehil.emulated.image.deb import members
 from pytest_edgehil.errors import ConfigError
@@ -22,7 +22,7 @@ class Kernel:
     modules: dict[str, bytes]
 
 
-def read_kernel(package: Path, wanted: tuple[str, ...], *, label: str) -> Kernel:
+def read_kernel(package: bytes, wanted: tuple[str, ...], *, label: str) -> Kernel:
     """Take a kernel and its modules, with what they need, out of a package.
 
     Raises:
@@ -34,7 +34,7 @@ def read_kernel(package: Path, wanted: tuple[str, ...], *, label: str) -> Kernel
         if re.search(r"boot/vmlinuz-", member.name):
             image = data
         elif member.name.endswith(".ko"):
-            found[_name(Path(member.name).stem)] = data
+            found[_name(PurePosixPath(member.name).stem)] = data
     if not image:
         raise ConfigError(f"{label}: no kernel in it")
     ordered: dict[str, bytes] = {}

@@ -7,6 +7,7 @@ as they lie on the image, where ``bin``, ``sbin`` and ``lib`` are links into ``u
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -17,8 +18,11 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pytest_edgehil.documents.checking import Section, checked
 from pytest_edgehil.documents.reading import FileKind, read_document
 from pytest_edgehil.errors import ConfigError
-from pytest_edgehil.model.quantity import size_bytes
+from pytest_edgehil.model.quantity import format_size, size_bytes
 
+SMALLEST_BYTES = 16 * 2**20  # a journal and its file system's own tables fit
+LARGEST_SLOT_BYTES, LARGEST_DATA_BYTES = 16 * 2**30, 64 * 2**30
+LATEST_S = 2**31 - 1  # of 32 bits with a sign, which every file system and tool knows: in 2038
 RECIPE = "image.yaml"
 LOCK = "image.lock"
 
@@ -63,11 +67,22 @@ FileName = Annotated[str, AfterValidator(_name_of_a_file)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+def _within(least_bytes: int, most_bytes: int) -> Callable[[int], int]:
+    def check(found_bytes: int) -> int:
+        if not least_bytes <= found_bytes <= most_bytes:
+            raise ValueError(
+                f"expected {format_size(least_bytes)} to {format_size(most_bytes)}, found {format_size(found_bytes)}"
+            )
+        return found_bytes
+
+    return check
+
+
 class SizesSection(Section):
     """How large the partitions are."""
 
-    slot: Size = 256 * 2**20
-    data: Size = 1024 * 2**20
+    slot: Annotated[Size, AfterValidator(_within(SMALLEST_BYTES, LARGEST_SLOT_BYTES))] = 256 * 2**20
+    data: Annotated[Size, AfterValidator(_within(SMALLEST_BYTES, LARGEST_DATA_BYTES))] = 1024 * 2**20
 
 
 class RecipeSection(Section):
@@ -75,7 +90,9 @@ class RecipeSection(Section):
 
     image: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
     version: FileName
-    epoch: Annotated[int, Field(ge=0, description="seconds since 1970 that every file of the image carries")]
+    epoch: Annotated[
+        int, Field(ge=0, le=LATEST_S, description="seconds since 1970 that every file of the image carries")
+    ]
     architecture: Literal["arm64"]
     python: Annotated[str, Field(pattern=r"^3\.\d+$")]
     kernel: str
@@ -111,6 +128,8 @@ class WheelSection(Section):
 class LockSection(Section):
     """The whole lock."""
 
+    kernel_of: Annotated[str, Field(description="the recipe's 'kernel:', which 'edgehil image pin' writes")]
+    python: Annotated[str, Field(description="the recipe's 'python:', which 'edgehil image pin' writes")]
     kernel: PackageSection
     bootloader: PackageSection
     packages: list[PackageSection]
@@ -182,8 +201,15 @@ class Wheel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
-    """Exactly which bytes go into an image, and which programs make it."""
+    """Exactly which bytes go into an image, and which programs make it.
 
+    Args:
+        kernel_of: what the recipe named; `kernel` is that, or the package with a version in its name that it led to.
+        python: whose wheels these are.
+    """
+
+    kernel_of: str
+    python: str
     kernel: Package
     bootloader: Package
     packages: tuple[Package, ...]
@@ -229,6 +255,8 @@ def load_lock(directory: Path) -> Lock:
         raise ConfigError(f"{directory / LOCK} is missing; run 'edgehil image pin {directory}' to write it")
     section = checked(read_document(directory / LOCK, _LOCK_FILE), LockSection)
     return Lock(
+        kernel_of=section.kernel_of,
+        python=section.python,
         kernel=Package(**dict(section.kernel)),
         bootloader=Package(**dict(section.bootloader)),
         packages=tuple(Package(**dict(one)) for one in section.packages),
@@ -245,7 +273,9 @@ def check_lock(recipe: Recipe, lock: Lock) -> None:
     """
     wheels = {_normal(one.name): one.version for one in lock.wheels}
     named = {_normal(name): version for name, _, version in (one.partition("==") for one in recipe.wheels)}
+    same = ((recipe.kernel, lock.kernel_of), (recipe.bootloader, lock.bootloader.name), (recipe.python, lock.python))
     wrong = [
+        *(mine for mine, pinned in same if mine != pinned),
         *(set(recipe.packages) ^ {one.name for one in lock.packages}),
         *(set(recipe.tools) ^ {one.name for one in lock.tools}),
         *(set(named) ^ set(wheels)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import shutil
 import struct
 import subprocess
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from pytest_edgehil.emulated.image.boot_environment import boot_command, pack_environment, unpack_environment
+from pytest_edgehil.emulated.image.built import contents
 from pytest_edgehil.emulated.image.cpio import initramfs
 from pytest_edgehil.emulated.image.deb import read_deb, unpack_deb
-from pytest_edgehil.emulated.image.disk import MIB, Partition, first_byte, write_disk
+from pytest_edgehil.emulated.image.disk import MIB, Partition, data_blocks, first_byte, write_disk
 from pytest_edgehil.emulated.image.elf import missing_libraries, needed_libraries
 from pytest_edgehil.emulated.image.ext4 import make_ext4
 from pytest_edgehil.errors import ConfigError
@@ -28,7 +30,7 @@ PARTITIONS = [
 ]
 
 
-def deb(path: Path, files: dict[str, bytes | str]) -> Path:
+def deb(files: dict[str, bytes | str]) -> bytes:
     """A package; a file whose content is text is a link to it."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:xz") as tar:
@@ -44,8 +46,7 @@ def deb(path: Path, files: dict[str, bytes | str]) -> Path:
         packed += (
             f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(body):<10}`\n".encode() + body + b"\n" * (len(body) % 2)
         )
-    path.write_bytes(packed)
-    return path
+    return packed
 
 
 def test_an_environment_has_the_size_asked_for_and_a_checksum() -> None:
@@ -153,14 +154,14 @@ def test_cpio_reads_the_initial_file_system(tmp_path: Path) -> None:
 
 
 def test_a_package_is_laid_onto_the_tree_with_merged_directories(tmp_path: Path) -> None:
-    package = deb(tmp_path / "p.deb", {"./bin/tool": b"x", "./lib/libx.so.1": "libx.so.1.0", "./usr/share/doc/c": b"y"})
+    package = deb({"./bin/tool": b"x", "./lib/libx.so.1": "libx.so.1.0", "./usr/share/doc/c": b"y"})
     unpack_deb(package, tmp_path / "tree", label="p", only=None, leave_out=("usr/share/*",))
     found = {path.relative_to(tmp_path / "tree").as_posix() for path in (tmp_path / "tree").rglob("*")}
     assert found == {"usr", "usr/bin", "usr/bin/tool", "usr/lib", "usr/lib/libx.so.1"}
 
 
 def test_only_what_is_asked_for_is_taken_and_what_takes_nothing_is_refused(tmp_path: Path) -> None:
-    package = deb(tmp_path / "p.deb", {"./usr/bin/a": b"a", "./usr/bin/b": b"b"})
+    package = deb({"./usr/bin/a": b"a", "./usr/bin/b": b"b"})
     unpack_deb(package, tmp_path / "tree", label="p", only=["usr/bin/a"], leave_out=())
     assert [path.name for path in (tmp_path / "tree/usr/bin").iterdir()] == ["a"]
     with pytest.raises(ConfigError, match="no file of it is like 'usr/bin/c'"):
@@ -168,13 +169,13 @@ def test_only_what_is_asked_for_is_taken_and_what_takes_nothing_is_refused(tmp_p
 
 
 def test_a_file_outside_of_the_image_is_refused(tmp_path: Path) -> None:
-    package = deb(tmp_path / "p.deb", {"../outside": b"x"})
+    package = deb({"../outside": b"x"})
     with pytest.raises(ConfigError, match="outside of the image"):
         unpack_deb(package, tmp_path / "tree", label="p", only=None, leave_out=())
 
 
-def test_one_file_is_read_out_of_a_package(tmp_path: Path) -> None:
-    package = deb(tmp_path / "p.deb", {"./usr/lib/u-boot/u-boot.bin": b"boot"})
+def test_one_file_is_read_out_of_a_package() -> None:
+    package = deb({"./usr/lib/u-boot/u-boot.bin": b"boot"})
     assert read_deb(package, "usr/lib/u-boot/*.bin", label="p") == b"boot"
     with pytest.raises(ConfigError, match="expected one file"):
         read_deb(package, "usr/bin/*", label="p")
@@ -192,6 +193,37 @@ def test_a_program_that_lacks_a_library_is_named(tmp_path: Path) -> None:
     assert missing["libc.so.6"] == ["ls"]
     (tmp_path / "libc.so.6").write_bytes(b"")
     assert "libc.so.6" not in missing_libraries(tmp_path)
+
+
+def test_blocks_of_a_file_are_found_wherever_its_holes_are(tmp_path: Path) -> None:
+    whole = bytearray(20 * 4096 + 5)
+    for at, data in ((4096 * 3 + 7, b"a"), (4096 * 9, b"b" * 5000), (len(whole) - 2, b"c")):
+        whole[at : at + len(data)] = data
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(len(whole))
+        for at in range(0, len(whole), 4096):
+            if any(whole[at : at + 4096]):
+                file.seek(at)
+                file.write(whole[at : at + 4096])
+    (tmp_path / "written").write_bytes(whole)  # the same, with zeros in place of holes
+    (tmp_path / "hole").touch()
+    os.truncate(tmp_path / "hole", 10 * MIB)
+    for name in ("sparse", "written"):
+        found = bytearray(len(whole))
+        with (tmp_path / name).open("rb") as file:
+            for at, block in data_blocks(file, 4096):
+                assert any(block)
+                found[at : at + len(block)] = block
+        assert found == whole
+    assert contents(tmp_path / "sparse") == contents(tmp_path / "written")
+    with (tmp_path / "hole").open("rb") as file:
+        assert list(data_blocks(file, 4096)) == []
+
+
+def test_a_package_that_this_python_cannot_unpack_is_named() -> None:
+    package = deb({"./usr/bin/a": b"a"}).replace(b"data.tar.xz ", b"data.tar.zst")
+    with pytest.raises((ConfigError, tarfile.ReadError), match=r"p: Python before 3\.14|not a|could not be opened"):
+        unpack_deb(package, Path(), label="p", only=None, leave_out=())
 
 
 class FullTools:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_edgehil.emulated.farm import _started_as, start
-from pytest_edgehil.emulated.image.build import _key, find_image
+from pytest_edgehil.emulated.image.built import find_image, image_key
 from pytest_edgehil.emulated.layout import Endpoint, Layout
 from pytest_edgehil.emulated.machine import Machine
 from pytest_edgehil.errors import ConfigError
@@ -29,7 +29,7 @@ def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (directory / "root").mkdir(parents=True)
     for name in ("image.yaml", "image.lock", "boot.cmd", "init"):
         (directory / name).touch()
-    key = _key(directory)
+    key = image_key(directory)
     built = tmp_path / "cache/images" / key
     built.mkdir(parents=True)
     fields = {"name": "edge", "version": "2026.11", "key": key, "root_bytes": 0, "digests": {}}
@@ -89,7 +89,7 @@ def test_a_board_that_was_started_as_something_else_is_not_joined(
 
 def test_a_board_of_an_image_that_has_changed_is_not_joined(counting: Board, layout: Layout, image: Path) -> None:
     (image / "init").write_text("another one")
-    key = _key(image)
+    key = image_key(image)
     built = layout.root.parent / "cache/images" / key
     built.mkdir()
     fields = {"name": "edge", "version": "2026.11", "key": key, "root_bytes": 0, "digests": {}}

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_edgehil.emulated.farm import start
-from pytest_edgehil.emulated.image.build import Image, build_image, find_image
+from pytest_edgehil.emulated.image.build import build_image
+from pytest_edgehil.emulated.image.built import Image, find_image
 from pytest_edgehil.emulated.image.recipe import LOCK, load_lock, load_recipe, lock_text
 from pytest_edgehil.emulated.layout import Layout
 from pytest_edgehil.emulated.machine import Machine
@@ -126,6 +127,16 @@ def test_an_image_without_a_lock_says_how(repository: Path, tmp_path: Path) -> N
         ),
         ("  zlib1g:\n", "", "they differ in zlib1g; run 'edgehil image pin"),
         ("tools: [", "tools: [mtools, ", "they differ in mtools; run 'edgehil image pin"),
+        ("kernel: linux-image-", "kernel: linux-nonsense-", "they differ in linux-nonsense-cloud-arm64; run 'edgehil"),
+        (
+            "bootloader: u-boot-qemu",
+            "bootloader: grub-nonsense",
+            "they differ in grub-nonsense; run 'edgehil image pin",
+        ),
+        ('python: "3.11"', 'python: "3.12"', "they differ in 3.12; run 'edgehil image pin"),
+        ("slot: 200 MiB", "slot: 0 B", "sizes.slot: expected 16 MiB to 16 GiB, found 0 B"),
+        ("data: 768 MiB", "data: 900 GiB", "sizes.data: expected 16 MiB to 64 GiB, found 900 GiB"),
+        ("epoch: 1793491200", "epoch: 17934912000", "epoch: expected at most 2147483647"),
         ('"numpy==2.4.6"', '"numpy==2.4.5"', "they differ in numpy==2.4.5; run 'edgehil image pin"),
         ('"numpy==2.4.6"', '"numpy==2.4.6", "Ms_gpack==1.1.1"', "they differ in ms-gpack; run 'edgehil image pin"),
         ("architecture: arm64", "architecture: riscv64", r"architecture: unknown value 'riscv64'; expected arm64"),

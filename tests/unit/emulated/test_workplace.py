@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_edgehil.emulated.image.build import _key
+from pytest_edgehil.emulated.image.built import image_key
 from pytest_edgehil.emulated.image.workplace import one_at_a_time, workplace
 from pytest_edgehil.emulated.layout import Layout
 from pytest_edgehil.emulated.template import restore
@@ -96,5 +96,5 @@ def test_an_image_whose_links_have_changed_is_another_image(tmp_path: Path) -> N
     for leads_to in ("/run/one", "/run/another"):
         (root / "resolv.conf").unlink(missing_ok=True)
         (root / "resolv.conf").symlink_to(leads_to)
-        keys.add(_key(tmp_path))
+        keys.add(image_key(tmp_path))
     assert len(keys) == 2
