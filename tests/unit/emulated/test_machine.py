@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_edgehil.emulated import machine as machines
-from pytest_edgehil.emulated.image.build import Image
+from pytest_edgehil.emulated.image.built import Image
 from pytest_edgehil.emulated.image.device_tree import parse
 from pytest_edgehil.emulated.machine import Machine, qemu_version
 from pytest_edgehil.errors import ConfigError
