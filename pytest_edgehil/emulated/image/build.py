@@ -93,7 +93,7 @@ def _build_image(directory: Path, *, say: Say, cache: Path, anew: bool) -> Image
     pinned.fetch(lock)
     target.parent.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(target.with_suffix(".lock"), say=say), workplace(target.parent, prefix=".build-") as work:
-        before = _usable(target, say)
+        before = _usable(target, say if anew else _told_already)
         if before is not None and not anew:
             return before  # somebody else has built it meanwhile
         digests = _Builder(recipe, lock, pinned, work, say=say).build()
@@ -132,6 +132,10 @@ def _usable(target: Path, say: Say) -> Image | None:
         say(f"{damaged}; it is built again")
         return None
     return found
+
+
+def _told_already(_line: str) -> None:
+    """Of damage that was found before the lock was taken."""
 
 
 class _Builder:

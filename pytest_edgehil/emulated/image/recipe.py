@@ -64,6 +64,10 @@ def _plain(text: str) -> bool:
 Size = Annotated[int, BeforeValidator(size_bytes)]
 OnImage = Annotated[str, AfterValidator(_path)]
 FileName = Annotated[str, AfterValidator(_name_of_a_file)]
+# these become words of apt's and pip's command lines, where one that begins with a dash would be an option
+Debian = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]*$")]  # Debian Policy, 5.6.1
+Requirement = Annotated[str, Field(pattern=r"^[A-Za-z0-9][^\n]*$")]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9]\S*$")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -95,11 +99,11 @@ class RecipeSection(Section):
     ]
     architecture: Literal["arm64"]
     python: Annotated[str, Field(pattern=r"^3\.\d+$")]
-    kernel: str
-    bootloader: str
-    packages: dict[str, list[str] | None]
-    tools: list[str]
-    wheels: list[str]
+    kernel: Debian
+    bootloader: Debian
+    packages: dict[Debian, list[str] | None]
+    tools: list[Debian]
+    wheels: list[Requirement]
     modules: list[str]
     applets: list[FileName] = []
     links: dict[OnImage, Annotated[str, AfterValidator(_leads_to)]] = {}
@@ -110,18 +114,18 @@ class RecipeSection(Section):
 class PackageSection(Section):
     """A pinned package."""
 
-    name: str
-    version: str
-    architecture: str
+    name: Debian
+    version: Word
+    architecture: Word
     sha256: Sha256
 
 
 class WheelSection(Section):
     """A pinned wheel."""
 
-    name: str
-    version: str
-    file: str
+    name: Word
+    version: Word
+    file: FileName
     sha256: Sha256
 
 

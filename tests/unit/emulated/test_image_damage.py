@@ -96,7 +96,7 @@ def test_a_damaged_image_is_built_again_instead_of_being_told_the_old_digest(
     directory: Path, built: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fetch(_pinned: Pinned, _lock: Lock) -> None:
-        raise ConfigError("it is built")
+        raise ConfigError("it is built")  # that is, it would be: this is no test of building
 
     monkeypatch.setattr(Pinned, "fetch", fetch)
     built.root.write_bytes(b"rOOt")
