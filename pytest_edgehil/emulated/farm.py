@@ -7,6 +7,8 @@ starts a board gets a clean one: what an earlier one had written is gone. A powe
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import re
 import time
@@ -21,7 +23,7 @@ from pytest_edgehil.emulated.machine import QEMU, Machine, make_overlay, qemu_ve
 from pytest_edgehil.emulated.process import Process, end_another, is_served
 from pytest_edgehil.emulated.seed import Seed, write_seed
 from pytest_edgehil.emulated.sensors import Sensors
-from pytest_edgehil.emulated.template import restore, template_of
+from pytest_edgehil.emulated.template import Unrestorable, restore, template_of
 from pytest_edgehil.errors import BoardError, ConfigError
 from pytest_edgehil.model.board import Board, ConsoleAccess, EmulatedSpec, QmpPower, SshAccess
 from pytest_edgehil.model.requirement import Timing
@@ -29,6 +31,7 @@ from pytest_edgehil.virtual.blueprint import write_private
 from pytest_edgehil.virtual.keys import BoardKeys, board_keys
 from pytest_edgehil.virtual.starting import exclusively, is_of_a_lease
 
+_log = logging.getLogger("edgehil.emulated")
 HOST = "127.0.0.1"
 USER = "root"
 START_S = 300.0
@@ -178,8 +181,30 @@ def _launch(
     disk: Path | None,
     write_log: Path | None,
 ) -> tuple[Process, Endpoint]:
+    launch = functools.partial(
+        _launch_of, board, spec, machine, layout, deadline_s=deadline_s, disk=disk, write_log=write_log
+    )
+    if cold or disk is not None:
+        return launch(template=None)
+    try:
+        return launch(template=template_of(machine, deadline_s=deadline_s))
+    except Unrestorable as problem:
+        _log.warning("emulated board %s: %s", board.id, problem)
+        return launch(template=template_of(machine, deadline_s=deadline_s, instead_of=problem))
+
+
+def _launch_of(
+    board: Board,
+    spec: EmulatedSpec,
+    machine: Machine,
+    layout: Layout,
+    *,
+    template: Layout | None,
+    deadline_s: float,
+    disk: Path | None,
+    write_log: Path | None,
+) -> tuple[Process, Endpoint]:
     keys = board_keys(layout.keys)
-    template = None if cold or disk is not None else template_of(machine, deadline_s=deadline_s)
     for old in (layout.console_log, layout.sensors, layout.seed, layout.leased, layout.qmp):
         old.unlink(missing_ok=True)
     sensors = Sensors(layout.sensors)
@@ -199,9 +224,7 @@ def _launch(
     try:
         with process.qmp() as qemu:
             if template is not None:
-                restore(qemu, template)
-                process.wait_for_migration(qemu)
-                process.wait_for_state(qemu, "paused")
+                restore(qemu, template, process)
                 qemu.do("cont")
             write_seed(layout.seed, seed.pack(epoch_ns=time.time_ns()))
             endpoint = _endpoint(

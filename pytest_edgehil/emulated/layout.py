@@ -47,6 +47,11 @@ class Layout:
         return self.root / "state.bin"
 
     @property
+    def state_digest(self) -> Path:
+        """SHA-256 of `state`, in hexadecimal."""
+        return self.root / "state.sha256"
+
+    @property
     def sensors(self) -> Path:
         """Memory that this host shares with the board."""
         return self.root / "sensors.bin"

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest_edgehil
@@ -94,6 +95,15 @@ class Process:
                 raise BoardError(f"{self._what}: QEMU cannot move its state; see {self._layout.log}")
             self._go_on("its state is still being moved")
 
+    def wait_until(self, happens: Callable[[], bool], why: str) -> None:
+        """Wait until something has happened; `why` says what has not, for people."""
+        while not happens():
+            self._go_on(why)
+
+    def last_words(self) -> str:
+        """What QEMU and its warden have said, as far as it fits into a message; empty where they have not."""
+        return " ".join(self._layout.log.read_text(errors="replace").split())[-300:]
+
     def wait_for_line(self, pattern: str) -> None:
         """Wait until the board has said something on its console, since it was started."""
         while True:
@@ -121,8 +131,8 @@ class Process:
 
     def _go_on(self, why: str) -> None:
         if self._warden.poll() is not None:
-            said = " ".join(self._layout.log.read_text(errors="replace").split())[-300:]
-            raise BoardError(f"{self._what}: QEMU ended: {said or 'it said nothing'}; see {self._layout.log}")
+            said = self.last_words() or "it said nothing"
+            raise BoardError(f"{self._what}: QEMU ended: {said}; see {self._layout.log}")
         if time.monotonic() > self._deadline_s:
             raise ConnectFailed(f"{self._what} did not come up in time: {why}; see {self._layout.console_log}")
         time.sleep(POLL_S)

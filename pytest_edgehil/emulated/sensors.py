@@ -8,6 +8,7 @@ region takes QEMU's device tree at every reset). Conversion: drivers/thermal/his
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pytest_edgehil.errors import ConfigError
 SHARED_BYTES = 16 * 2**20
 AT = 8 * 2**20
 THROTTLED = 0x1000
+_OURS_BYTES = 0x2000
 _TEMPERATURES = (0x1C, 0x5C)  # of sensors 0 and 1
 _BASE_MILLI_C, _STEP_MILLI_C = -63_780, 205
 _COOLEST_C, _HOTTEST_C = -40.0, 145.0
@@ -33,6 +35,9 @@ class Sensors:
         if not path.exists():
             with path.open("wb") as file:
                 file.truncate(SHARED_BYTES)
+                os.posix_fallocate(
+                    file.fileno(), AT, _OURS_BYTES
+                )  # a full disk is an error here, and a bus error later
             self.set_temperature(45.0)
             self.set_throttled(0)
 

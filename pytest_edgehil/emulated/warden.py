@@ -99,7 +99,10 @@ def _watch(qemu: int, starter: int, pidfd: int | None, stop_reader: int) -> None
         woken = os.read(stop_reader, 4096) if stop_reader in ready else b""
         if bytes([signal.SIGTERM]) in woken:
             return
-        if os.waitpid(qemu, os.WNOHANG)[0] == qemu:
+        ended, status = os.waitpid(qemu, os.WNOHANG)
+        if ended == qemu:
+            if os.WIFSIGNALED(status):  # such as a bus error: the disk under its memory is full
+                print(f"QEMU was killed: {signal.strsignal(os.WTERMSIG(status))}", file=sys.stderr, flush=True)
             return
 
 

@@ -81,7 +81,9 @@ def test_only_one_makes_it_and_who_waits_is_told(tmp_path: Path) -> None:
 def test_a_template_below_any_directory_is_restored() -> None:
     asked: dict[str, object] = {}
     template = Layout(root=Path("/home/a user/it's cache/templates/1"))
-    restore(SimpleNamespace(do=lambda verb, **arguments: asked.update({verb: arguments})), template)  # type: ignore[arg-type]
+    qemu = SimpleNamespace(do=lambda verb, **arguments: asked.update({verb: arguments}))
+    process = SimpleNamespace(wait_for_migration=lambda _qemu: None, wait_for_state=lambda _qemu, _state: None)
+    restore(qemu, template, process)  # type: ignore[arg-type]
     uri = asked["migrate-incoming"]["uri"]  # type: ignore[index]
     said = subprocess.run(["/bin/sh", "-c", uri.removeprefix("exec:")], capture_output=True, text=True, check=False)
     assert f"{template.state}" in said.stderr
