@@ -194,11 +194,9 @@ class Conversation:
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Say goodbye and end the program. Safe to call twice, and on a dead link."""
-        if self._closing.is_set():
-            self._hang_up()
-            return
+        all_is_well = self._error is None and not self._closing.is_set()
         self._closing.set()
-        if self._error is None:
+        if all_is_well:
             with contextlib.suppress(BoardError):  # it ends in any case
                 self._channel.send(wire.encode({"op": "bye"}), timeout_s=timeout_s)
                 self._channel.close_input()

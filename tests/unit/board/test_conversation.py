@@ -259,6 +259,28 @@ def test_closing_twice_or_after_a_loss_is_quiet(talk):
     lost.close()
 
 
+def test_closing_waits_for_the_reader_also_when_the_conversation_was_given_up():
+    may_end = threading.Event()
+
+    class Slow(FakeChannel):
+        def receive(self, max_bytes: int, timeout_s: float) -> bytes:
+            if self.said.empty():
+                may_end.wait()
+                return b""
+            return self.said.get()
+
+    link = Conversation(Slow(answer(1)), board_id="pi5-01")
+    with pytest.raises(ProtocolError, match="expected hello"):
+        link.hello(5)
+    closing = threading.Thread(target=link.close, args=(300,))
+    closing.start()
+    closing.join(0.1)
+    assert closing.is_alive()
+    may_end.set()
+    closing.join()
+    assert not link._reader.is_alive()
+
+
 @given(st.lists(st.binary(max_size=60) | st.just(HELLO) | st.just(answer(1)), max_size=6), st.integers(0, 255))
 @settings(max_examples=60, deadline=None)
 def test_whatever_a_board_says_ends_in_an_answer_or_in_one_of_our_errors(said, status):
