@@ -51,6 +51,7 @@ def test_it_is_an_arm_board_with_an_identity_of_its_own(bench: Bench) -> None:
     said = bench.shell("uname -m; hostname; cat /proc/device-tree/serial-number | tr -d '\\0'; echo; date +%s")
     machine, name, serial, _ = said.splitlines()
     assert (machine, name, serial) == ("aarch64", "emu-01", "e000000000000001")
+    assert bench.session.client.hello.timing == "wall"
 
 
 def test_whoever_wants_a_board_that_counts_does_not_get_this_one(bench: Bench) -> None:
