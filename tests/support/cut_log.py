@@ -79,8 +79,9 @@ def summary(cuts: Iterable[Cut]) -> list[str]:
             f"{ended['new']} new combo, {ended['wrong']} wrong"
         )
     killed = sum("killed" in one.how for one in cuts)
-    again = sum("next run" in one.outcome for one in cuts)
+    again, repaired = (sum(word in one.outcome for one in cuts) for word in ("next run", "repaired"))
     lines.append(f"  {killed} by killing QEMU; after {again} the deployment was run again, and ended well")
+    lines.append(f"  after {repaired} the kernel refused the file system of /data, and the board repaired it")
     if cuts:
         _, most = clopper_pearson(len(cuts), sum(bool(one.faults) for one in cuts), ALPHA)
         lines.append(f"  wrong: at most {most:.1%} (Clopper-Pearson, one-sided, {1 - ALPHA:.0%})")

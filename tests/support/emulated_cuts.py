@@ -12,17 +12,18 @@ import dataclasses
 import hashlib
 import os
 import random
+import re
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.emulated import START_S, emulated_board
 from support.small_image import SLOT_MIB, firmware, model, small_image
-from support.write_log import Medium, WriteLog
+from support.write_log import BLOCK, SECTOR, Medium, WriteLog
 
 from pytest_edgehil.board.command import Command
 from pytest_edgehil.board.firmware_trial import leave_trial
@@ -42,6 +43,10 @@ COMMAND_S = 300.0
 PATHS = ("model write", "firmware write", "commit")
 """Commit: all from the slot that is written and read back: its mark, the bootloader told, the trial, the switch."""
 VARIABLES_AT = MIB  # the slots' variables: the first sector of the first partition
+REPAIRED = "/data cannot be mounted and is repaired"
+"""What the board says on its console then."""
+COMMIT_RECORD = bytes.fromhex("c03b3998 00000002")
+"""How a block of a journal begins that ends a transaction: jbd2's magic and type (linux/include/linux/jbd2.h)."""
 DATA_AT = (2 + 2 * SLOT_MIB) * MIB  # the partition behind the slots: what outlives a firmware
 
 
@@ -236,6 +241,28 @@ class Stand:
                 how = f"before write {at} of {len(self.log.writes)} (seed {seed}; {told})"
                 yield self._look(name, how, medium.path, next_run=number in followed)
 
+    def with_a_torn_commit_record(self) -> Path:
+        """The disk after a cut within the write that ends a transaction of ext4's: only its first sector is there."""
+        assert self.log is not None
+        medium, torn = self._medium(), self.directory / "torn.raw"
+        with self.log.path.open("rb") as log:
+            for number in range(*self.spans["commit"]):
+                one = self.log.writes[number]
+                log.seek(one.data_at)
+                new = log.read(one.size)
+                if one.size != BLOCK or not new.startswith(COMMIT_RECORD):
+                    continue
+                with medium.cut(number, None), medium.path.open("rb") as disk:
+                    disk.seek(one.at)
+                    if disk.read(one.size)[SECTOR:] == new[SECTOR:]:
+                        continue  # nothing would be torn
+                    copy_sparse(medium.path, torn)
+                with torn.open("r+b") as disk:
+                    disk.seek(one.at)
+                    disk.write(new[:SECTOR])
+                return torn
+        raise ValueError("no transaction ended while the combo was committed")
+
     # --- cuts by killing QEMU --------------------------------------------------------------------------------
 
     def kill(self, name: str, chance: random.Random, *, next_run: bool = True) -> Cut:
@@ -287,6 +314,7 @@ class Stand:
                     on = next((one for one in (old, new) if one.combo.digests == digests), None)
                     outcome = f"{'neither' if on is None else 'new' if on is new else 'old'} combo"
                     outcome += ", after a trial that nobody had committed" if left_trial else ""
+                    outcome += ", its file system repaired" if REPAIRED in _console(running) else ""
                     if next_run and not found:
                         found, outcome = self._go_on(session, new), f"{outcome}, and the next run ends well"
                 finally:
@@ -334,7 +362,7 @@ class Stand:
             echo '= left'; find . -name '.*.tmp'; test -e journal && echo journal
             echo '= store'; find store -type f ! -name '.*' -exec sha256sum {{}} +
             echo '= trees'; find trees ! -path '*/.*' -name {file.path} -exec sha256sum {{}} +
-            echo '= kernel'; dmesg | grep -E 'EXT4-fs.* error|EXT4-fs.*with errors|I/O error'
+            echo '= kernel'; dmesg | grep -E 'EXT4-fs|I/O error'
             echo '= end'""",
         )
         sections = {name: lines.splitlines() for name, _, lines in (one.partition("\n") for one in said.split("= "))}
@@ -347,7 +375,7 @@ class Stand:
         found += [f"{one} is no model" for one in sections["trees"] if f"sha256:{_names(one)[0]}" not in models]
         if not sections["store"] or not sections["trees"] or "end" not in sections:
             found.append(f"the board could not be looked at: {said!r}")
-        return found + [f"the kernel says {one!r}" for one in sections["kernel"]]
+        return found + [f"the kernel says {one!r}" for one in complaints(sections["kernel"])]
 
     def _slot(self, disk: Path, partition: int) -> str:
         """SHA-256 of what a partition holds."""
@@ -359,10 +387,30 @@ class Stand:
             return hashlib.sha256(file.read(SLOT_MIB * MIB)).hexdigest()
 
 
+def _console(running: RunningBoard) -> str:
+    return running.layout.console_log.read_text(errors="replace")
+
+
 def _names(line: str) -> list[str]:
     """Of a line of ``sha256sum``: the digest and the file's own name."""
     digest, path = line.split(maxsplit=1)
     return [digest, path.rpartition("/")[2]]
+
+
+def complaints(kernel: Sequence[str]) -> list[str]:
+    """What a kernel's lines say of damage, without what it said of `/data` before it mounted it.
+
+    A file system that it refuses is repaired by the board, and mounted then. It refuses one with a torn superblock, and
+    one with a torn commit record in its journal (jbd2: "journal transaction … is corrupt"), which is that of a
+    transaction that nobody has been told to be safe.
+    """
+    mounted = max((at for at, line in enumerate(kernel) if "(vda4): mounted filesystem" in line), default=0)
+    return [
+        line
+        for at, line in enumerate(kernel)
+        if re.search(r"EXT4-fs.* error|EXT4-fs.*with errors|I/O error", line)
+        and not ("EXT4-fs (vda4)" in line and at < mounted)
+    ]
 
 
 def shell(session: BoardSession, script: str) -> str:

@@ -12,8 +12,9 @@ import secrets
 
 import pytest
 from support.emulated import START_S, image_directory
-from support.emulated_cuts import BOOT_S, DATA_AT, PATHS, Stand, copy_sparse, shell
+from support.emulated_cuts import BOOT_S, DATA_AT, PATHS, REPAIRED, Stand, copy_sparse, shell
 
+from pytest_edgehil.board.firmware_trial import leave_trial
 from pytest_edgehil.board.flash import plan_flash
 from pytest_edgehil.emulated.farm import start
 
@@ -41,6 +42,19 @@ def test_a_power_cut_at_any_moment_leaves_one_whole_combo(stand: Stand, path: st
         cuts.append(stand.kill(path, chance, next_run=False))
     wrong = [str(cut) for cut in cuts if cut.faults]
     assert not wrong, f"seed {seed}: {wrong}"
+
+
+def test_a_commit_record_of_the_journal_that_was_torn_is_dropped_and_the_board_is_whole(stand: Stand) -> None:
+    torn = stand.with_a_torn_commit_record()
+    with (
+        start(stand.board, directory=stand.directory / "recovered", wait_s=START_S, disk=torn) as running,
+        contextlib.closing(stand.session(running)) as session,
+    ):
+        said = running.layout.console_log.read_text(errors="replace")
+        assert "JBD2: journal transaction" in said
+        assert REPAIRED in said
+        leave_trial(session, boot_timeout_s=BOOT_S)
+        assert stand.faults_on(session, *stand.allowed("commit")) == []
 
 
 def test_a_superblock_that_was_torn_while_it_was_mounted_is_repaired_when_the_board_boots(stand: Stand) -> None:
