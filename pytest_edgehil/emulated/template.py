@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_edgehil.board.qmp import Qmp
-from pytest_edgehil.emulated.image.workplace import workplace
+from pytest_edgehil.emulated.image.workplace import flush, workplace
 from pytest_edgehil.emulated.layout import Layout
 from pytest_edgehil.emulated.machine import Machine, make_overlay
 from pytest_edgehil.emulated.process import Process
@@ -91,7 +91,7 @@ def template_of(
                 with _failing_in(work, kept=directory / f"{key}.failed"):
                     _make(machine, Layout(root=work), deadline_s=deadline_s)
                 work.replace(found.root)
-                _sync(directory)
+                flush(directory)
     finally:
         os.close(lock)
     return found
@@ -177,15 +177,7 @@ def _make(machine: Machine, layout: Layout, *, deadline_s: float) -> None:
         raise BoardError(f"template of {machine.image.name}: its state cannot be written; see {layout.log}")
     layout.state_digest.write_text(_digest(layout.state))
     for path in (layout.memory, layout.state, layout.state_digest, layout.disk, layout.device_tree, layout.root):
-        _sync(path)  # else a power cut of this host leaves a whole directory of files with holes
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(path)  # else a power cut of this host leaves a whole directory of files with holes
 
 
 def restore(qemu: Qmp, template: Layout, process: Process) -> None:

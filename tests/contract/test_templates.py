@@ -6,17 +6,16 @@ its restoring and its warden are real.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.empty_image import empty_image
 
 from pytest_edgehil.emulated import farm, sensors, template
 from pytest_edgehil.emulated.farm import start
-from pytest_edgehil.emulated.image.built import image_key
 from pytest_edgehil.emulated.layout import Layout
 from pytest_edgehil.emulated.machine import QEMU, Machine
 from pytest_edgehil.emulated.template import Unrestorable, template_of
@@ -58,16 +57,7 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
     """Of an image that counts as built: nothing boots it."""
     monkeypatch.setenv("EDGEHIL_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(farm, "Machine", Empty)
-    directory = tmp_path / "image"
-    (directory / "root").mkdir(parents=True)
-    for name in ("image.yaml", "image.lock", "boot.cmd", "init"):
-        (directory / name).touch()
-    key = image_key(directory)
-    built = tmp_path / "cache/images" / key
-    built.mkdir(parents=True)
-    (built / "disk.raw").write_bytes(bytes(2**20))
-    fields = {"name": "edge", "version": "1", "key": key, "root_bytes": 0, "digests": {}}
-    (built / "image.json").write_text(json.dumps(fields))
+    directory = empty_image(tmp_path / "image", cache=tmp_path / "cache", files={"disk.raw": 2**20})
     spec = EmulatedSpec(image=directory, serial="e1", memory_bytes=MEMORY_BYTES)
     yield Board(id="emu-01", cls="c", environment=Environment.EMULATED, emulated=spec)
     Empty.made, Empty.alien, Empty.cannot_start = 0, False, False

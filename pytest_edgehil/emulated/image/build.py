@@ -33,7 +33,7 @@ from pytest_edgehil.emulated.image.elf import missing_libraries
 from pytest_edgehil.emulated.image.ext4 import Tools, make_ext4
 from pytest_edgehil.emulated.image.fetch import Pinned, Say
 from pytest_edgehil.emulated.image.kernel import read_kernel
-from pytest_edgehil.emulated.image.workplace import one_at_a_time, workplace
+from pytest_edgehil.emulated.image.workplace import flush, one_at_a_time, workplace
 from pytest_edgehil.errors import ConfigError
 from pytest_edgehil.places import cache_directory
 
@@ -113,12 +113,12 @@ def _build_image(directory: Path, *, say: Say, cache: Path, anew: bool) -> Image
                 raise ConfigError(f"{directory}: two builds differ in {', '.join(changed)}; that is a bug of ours")
             return before
         (out / DESCRIPTION).write_text(built.describe())
-        for path in out.iterdir():  # what is told to be whole must be so after a power cut of this host, too
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        for path in (*out.iterdir(), out):  # what is told to be whole must be so after a power cut of this host, too
+            flush(path)
         if target.exists():
             target.replace(work / "damaged")
         out.replace(target)
+        flush(target.parent)
     return built
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from pytest_edgehil.documents.checking import Section
 from pytest_edgehil.emulated.image import recipe as recipes
@@ -83,7 +83,7 @@ class _Description(Section):
     key: str
     root_bytes: int
     digests: dict[str, str]
-    sizes: dict[str, int] = Field(default_factory=dict)
+    sizes: dict[str, int]
 
 
 class DamagedImage(ConfigError):

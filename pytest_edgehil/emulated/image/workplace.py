@@ -67,3 +67,12 @@ def _is_held(directory: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def flush(path: Path) -> None:
+    """Have a file's bytes, or the names in a directory, on this host's disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.empty_image import count_as_built, empty_image
 
 from pytest_edgehil.emulated.farm import _started_as, start
 from pytest_edgehil.emulated.image.built import find_image, image_key
@@ -25,16 +26,7 @@ pytestmark = pytest.mark.needs("qemu")
 def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An image that counts as built: nothing boots it."""
     monkeypatch.setenv("EDGEHIL_CACHE_DIR", str(tmp_path / "cache"))
-    directory = tmp_path / "image"
-    (directory / "root").mkdir(parents=True)
-    for name in ("image.yaml", "image.lock", "boot.cmd", "init"):
-        (directory / name).touch()
-    key = image_key(directory)
-    built = tmp_path / "cache/images" / key
-    built.mkdir(parents=True)
-    fields = {"name": "edge", "version": "2026.11", "key": key, "root_bytes": 0, "digests": {}}
-    (built / "image.json").write_text(json.dumps(fields))
-    return directory
+    return empty_image(tmp_path / "image", cache=tmp_path / "cache")
 
 
 @pytest.fixture
@@ -89,11 +81,8 @@ def test_a_board_that_was_started_as_something_else_is_not_joined(
 
 def test_a_board_of_an_image_that_has_changed_is_not_joined(counting: Board, layout: Layout, image: Path) -> None:
     (image / "init").write_text("another one")
+    count_as_built(image, cache=layout.root.parent / "cache")
     key = image_key(image)
-    built = layout.root.parent / "cache/images" / key
-    built.mkdir()
-    fields = {"name": "edge", "version": "2026.11", "key": key, "root_bytes": 0, "digests": {}}
-    (built / "image.json").write_text(json.dumps(fields))
     with pytest.raises(ConfigError, match=rf"with image edge 2026\.11 \(.*the lab file says .*\({key[:8]}\)"):
         start(counting, directory=layout.root)
 
