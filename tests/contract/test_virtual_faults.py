@@ -233,7 +233,7 @@ def test_power_goes_at_exactly_so_many_bytes_and_the_file_is_torn(up):
     with client(up) as one, terminal(up) as console:
         channel = one.get_transport().open_session()
         channel.settimeout(DEADLINE_S)
-        channel.exec_command("echo $$; exec cat > pushed")
+        channel.exec_command("exec 3> pushed; echo $$; exec cat >&3")
         pid = int(channel.recv(100))
         up.control.inject(Fault(kind="power-cut", after_bytes=300_000))
         push_until_it_breaks(channel)
