@@ -19,6 +19,12 @@ from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.emulated.farm import start
 from pytest_edgehil.emulated.image.build import build_image
 from pytest_edgehil.emulated.image.built import find_image
+from pytest_edgehil.emulated.image.deb import unpack_deb
+from pytest_edgehil.emulated.image.ext4 import Tools
+from pytest_edgehil.emulated.image.fetch import Pinned
+from pytest_edgehil.emulated.image.modules import compile_modules
+from pytest_edgehil.emulated.image.recipe import load_lock, load_recipe
+from pytest_edgehil.errors import ConfigError
 from pytest_edgehil.model.board import Board
 from pytest_edgehil.places import cache_directory
 
@@ -76,3 +82,21 @@ def test_an_image_that_is_built_from_scratch_elsewhere_has_the_same_digest(tmp_p
     built = build_image(directory, say=print, cache=tmp_path)
     assert built.directory.is_relative_to(tmp_path)
     assert built.digest == find_image(directory).digest
+
+
+def test_modules_are_compiled_by_the_pinned_tools_whatever_python_this_host_has(tmp_path: Path) -> None:
+    directory = image_directory()
+    pinned = Pinned(load_recipe(directory), cache_directory() / "packages", say=print)
+    for one in load_lock(directory).tools:
+        unpack_deb(pinned.read(one), tmp_path / "tools", label=str(one), only=None, leave_out=())
+    module = tmp_path / "tree/usr/lib/module.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("x = 1\n")
+    compile_modules(Tools(tmp_path / "tools"), tmp_path / "tree", python="3.11")
+    compiled = module.parent / "__pycache__/module.cpython-311.pyc"
+    assert compiled.read_bytes()[4:8] == b"\1\0\0\0"  # by hash, and never held against the source (PEP 552)
+    compiled.unlink()
+    (tmp_path / "tools/usr/lib/python3.11/contextlib.py").unlink()  # this host may have one of its own
+    with pytest.raises(ConfigError, match="No module named 'contextlib'"):
+        compile_modules(Tools(tmp_path / "tools"), tmp_path / "tree", python="3.11")
+    assert not compiled.exists()

@@ -33,6 +33,7 @@ from pytest_edgehil.emulated.image.elf import missing_libraries
 from pytest_edgehil.emulated.image.ext4 import Tools, make_ext4
 from pytest_edgehil.emulated.image.fetch import Pinned, Say
 from pytest_edgehil.emulated.image.kernel import read_kernel
+from pytest_edgehil.emulated.image.modules import compile_modules
 from pytest_edgehil.emulated.image.workplace import flush, one_at_a_time, workplace
 from pytest_edgehil.errors import ConfigError
 from pytest_edgehil.places import cache_directory
@@ -45,19 +46,6 @@ _BUSYBOX = "usr/bin/busybox"
 _WHEELS = "usr/lib/python3/dist-packages"
 _LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib"}
 _DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "data", "root", "var", "boot", "usr/bin", "usr/sbin", "usr/lib")
-_COMPILE = """
-import importlib.util, importlib._bootstrap_external as external, sys
-for path in sys.stdin.read().splitlines():
-    with open(path, "rb") as file: source = file.read()
-    shown = path[len(sys.argv[1]):]
-    try: code = compile(source, shown, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError): continue
-    target = importlib.util.cache_from_source(path)
-    import os
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    with open(target, "wb") as file:
-        file.write(external._code_to_hash_pyc(code, importlib.util.source_hash(source), False))
-"""
 
 
 def build_image(directory: Path, *, say: Say, cache: Path | None = None, anew: bool = False) -> Image:
@@ -155,7 +143,7 @@ class _Builder:
         self._say("unpacking packages and wheels")
         self._unpack()
         self._say("compiling Python modules")
-        self._compile(tools)
+        compile_modules(tools, self._tree, python=recipe.python)
         self._say("kernel, modules and initial RAM file system")
         self._boot()
         self._settle()
@@ -222,19 +210,6 @@ class _Builder:
                 f"{recipe.directory / recipes.RECIPE}: {users[0]} needs {library}, which no package of the image has; "
                 "add the one that has it, or take the program out with 'leave_out'"
             )
-
-    def _compile(self, tools: Tools) -> None:
-        """With the pinned interpreter, so that it does not matter which one this host has."""
-        library = self._tree / "usr/lib"
-        for cached in (*library.rglob("__pycache__"), *library.rglob("*.pyc")):
-            if cached.is_symlink():  # what is compiled would be written wherever on this host it leads
-                cached.unlink()
-        sources = sorted(str(path) for path in library.rglob("*.py") if path.is_file() and not path.is_symlink())
-        tools.run(
-            f"usr/bin/python{self._recipe.python}", "-I", "-S", "-c", _COMPILE, str(self._tree),
-            env={"PYTHONHOME": str(self._tree / "usr"), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
-            stdin="\n".join(sources),
-        )  # fmt: skip
 
     def _boot(self) -> None:
         recipe, tree = self._recipe, self._tree

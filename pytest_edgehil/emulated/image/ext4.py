@@ -29,6 +29,10 @@ class Tools:
         self._tree = tree
         self._libraries = tree / "usr/lib/x86_64-linux-gnu"
 
+    def path(self, name: str) -> Path:
+        """Where a file of the tools is."""
+        return self._tree / name
+
     def run(self, program: str, *arguments: str, env: dict[str, str], stdin: str = "") -> str:
         """Run one; returns what it said.
 

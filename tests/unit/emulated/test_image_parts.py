@@ -20,7 +20,8 @@ from pytest_edgehil.emulated.image.cpio import initramfs
 from pytest_edgehil.emulated.image.deb import read_deb, unpack_deb
 from pytest_edgehil.emulated.image.disk import MIB, Partition, data_blocks, first_byte, write_disk
 from pytest_edgehil.emulated.image.elf import missing_libraries, needed_libraries
-from pytest_edgehil.emulated.image.ext4 import make_ext4
+from pytest_edgehil.emulated.image.ext4 import Tools, make_ext4
+from pytest_edgehil.emulated.image.modules import compile_modules
 from pytest_edgehil.errors import ConfigError
 
 PARTITIONS = [
@@ -247,3 +248,17 @@ def test_a_tree_that_does_not_fit_says_how_large_it_is_and_what_to_raise(tmp_pat
             epoch_s=0,
             tree=tmp_path / "tree",
         )
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [((), "python3.11-minimal"), (("usr/bin/python3.11",), "libpython3.11-minimal")],
+)
+def test_tools_that_cannot_compile_modules_say_what_is_missing(
+    tmp_path: Path, there: tuple[str, ...], missing: str
+) -> None:
+    for name in there:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=f"add {missing} to 'tools:' in image.yaml and run 'edgehil image pin'"):
+        compile_modules(Tools(tmp_path), tmp_path / "tree", python="3.11")
