@@ -181,9 +181,8 @@ def _sense(options: argparse.Namespace) -> int:
 
 def _control(options: argparse.Namespace) -> VirtualControl:
     from pytest_edgehil.cli.lab import chosen_lab
-    from pytest_edgehil.virtual.blueprint import Endpoint, Layout
     from pytest_edgehil.virtual.control import VirtualControl
-    from pytest_edgehil.virtual.farm import board_directory
+    from pytest_edgehil.virtual.farm import board_directory, served_endpoint
 
     lab = chosen_lab(options.lab)
     board = lab.board(options.board)
@@ -191,7 +190,7 @@ def _control(options: argparse.Namespace) -> VirtualControl:
         raise ConfigError(
             f"{lab.path}: boards.{board.id} is {board.environment}: only virtual boards have a supervisor"
         )
-    endpoint = Endpoint.read(Layout(root=board_directory(lab.state_dir, board.id)).endpoint)
+    endpoint = served_endpoint(board_directory(lab.state_dir, board.id))
     if endpoint is None:
         raise PowerError(
             f"virtual board {board.id} is not running; start it with 'edgehil farm up {lab.path} {board.id}'"

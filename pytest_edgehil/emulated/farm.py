@@ -21,6 +21,7 @@ from pytest_edgehil.emulated.image.built import find_image
 from pytest_edgehil.emulated.layout import Endpoint, Layout, StartedAs
 from pytest_edgehil.emulated.machine import QEMU, Machine, make_overlay, qemu_version, require
 from pytest_edgehil.emulated.process import Process, end_another, is_served
+from pytest_edgehil.emulated.pruning import mark_used
 from pytest_edgehil.emulated.seed import Seed, write_seed
 from pytest_edgehil.emulated.sensors import Sensors
 from pytest_edgehil.emulated.template import Unrestorable, restore, template_of
@@ -29,7 +30,7 @@ from pytest_edgehil.model.board import Board, ConsoleAccess, EmulatedSpec, QmpPo
 from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.virtual.blueprint import write_private
 from pytest_edgehil.virtual.keys import BoardKeys, board_keys
-from pytest_edgehil.virtual.starting import exclusively, is_of_a_lease
+from pytest_edgehil.virtual.starting import check_same, exclusively, is_of_a_lease
 
 _log = logging.getLogger("edgehil.emulated")
 HOST = "127.0.0.1"
@@ -108,6 +109,7 @@ def start(
         raise ConfigError(f"board {board.id} has no 'emulated' section, so there is nothing to start")
     require(QEMU)
     image = find_image(spec.image)
+    mark_used(image.directory)
     machine = Machine(
         image=image, memory_bytes=spec.memory_bytes, cores=spec.cores, icount=board.timing is Timing.ICOUNT
     )
@@ -160,14 +162,10 @@ def _check_joined(board: Board, endpoint: Endpoint, *, wanted: StartedAs) -> Non
     Raises:
         ConfigError: it is not.
     """
-    apart = endpoint.started_as.told_apart(wanted)
-    if apart is not None:
-        runs, said = apart
-        raise ConfigError(
-            f"emulated board {board.id} runs already, with {runs}; the lab file says {said}: end it where it was "
-            f"started (process {endpoint.starter_pid}; Ctrl-C in 'edgehil farm up'), or use the lab file that it was "
-            "started with"
-        )
+    runs, said = endpoint.started_as.words(), wanted.words()
+    if runs == said and endpoint.started_as != wanted:
+        runs["device tree"], said["device tree"] = "of another version of pytest-edgehil", "of this one"
+    check_same(f"emulated board {board.id}", runs, said, process=endpoint.starter_pid)
 
 
 def _launch(
@@ -187,7 +185,9 @@ def _launch(
     if cold or disk is not None:
         return launch(template=None)
     try:
-        return launch(template=template_of(machine, deadline_s=deadline_s))
+        template = template_of(machine, deadline_s=deadline_s)
+        mark_used(template.root)
+        return launch(template=template)
     except Unrestorable as problem:
         _log.warning("emulated board %s: %s", board.id, problem)
         return launch(template=template_of(machine, deadline_s=deadline_s, instead_of=problem))

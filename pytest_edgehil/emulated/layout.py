@@ -6,11 +6,11 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
-from pytest_edgehil.errors import ConfigError
 from pytest_edgehil.model.quantity import format_size
 from pytest_edgehil.virtual.blueprint import write_private
+from pytest_edgehil.virtual.starting import read_endpoint
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -124,18 +124,8 @@ class StartedAs:
     serial: str
     qemu: str
 
-    def told_apart(self, other: StartedAs) -> tuple[str, str] | None:
-        """What only this one is, and what only the other one is, in words; None when they are the same."""
-        if self == other:
-            return None
-        here, there = self._words(), other._words()
-        differing = [name for name in here if here[name] != there[name]]
-        if not differing:
-            return "the device tree of another version of pytest-edgehil", "the device tree of this one"
-        mine, others = (", ".join(f"{name} {words[name]}" for name in differing) for words in (here, there))
-        return mine, others
-
-    def _words(self) -> dict[str, str]:
+    def words(self) -> dict[str, str]:
+        """For people; of the machine's key nothing that is not told by what it is made of."""
         return {
             "timing": self.timing,
             "image": self.image,
@@ -184,15 +174,4 @@ class Endpoint:
         Raises:
             ConfigError: the file is damaged, or another version has written it.
         """
-        try:
-            return TypeAdapter(cls).validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValidationError as problem:
-            first = problem.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the whole"
-            raise ConfigError(
-                f"{path} is damaged, or another version of pytest-edgehil has written it ({where}: "
-                f"{first['msg'].lower()}): end whoever runs the board (Ctrl-C in 'edgehil farm up'), then start it "
-                "again"
-            ) from problem
+        return read_endpoint(cls, path)

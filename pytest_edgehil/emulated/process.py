@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from pytest_edgehil.board.qmp import TIMEOUT_S as QMP_S
 from pytest_edgehil.board.qmp import Qmp
 from pytest_edgehil.emulated.layout import Layout
 from pytest_edgehil.errors import BoardError, ConnectFailed, PowerError
+from pytest_edgehil.virtual.starting import if_free
 
 POLL_S = 0.01
 STOP_S = 20.0
@@ -192,12 +192,8 @@ def _ends(layout: Layout, *, until_s: float) -> bool:
 
 def is_served(layout: Layout) -> bool:
     """Whether a warden lives that serves these files."""
-    with layout.lock.open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    with if_free(layout.lock) as free:
+        return not free
 
 
 def _signal_warden(layout: Layout, pid: int, number: signal.Signals) -> None:

@@ -145,8 +145,8 @@ def _failing_in(work: Path, *, kept: Path) -> Iterator[None]:
         said = str(problem).replace(str(work), str(kept))
         if free_bytes < _ROOM_BYTES:
             raise ConfigError(
-                f"no template can be made: only {format_size(free_bytes)} are left for it in {work.parent}: make room, "
-                f"or have the cache elsewhere with EDGEHIL_CACHE_DIR ({said})"
+                f"no template can be made: only {format_size(free_bytes)} are left for it in {work.parent}: make room "
+                f"with 'edgehil image prune', or have the cache elsewhere with EDGEHIL_CACHE_DIR ({said})"
             ) from problem
         if isinstance(problem, OSError):
             raise ConfigError(f"no template can be made in {work.parent}: {said}") from problem

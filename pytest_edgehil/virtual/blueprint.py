@@ -9,12 +9,18 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
 
 from pytest_edgehil.errors import ConfigError
 from pytest_edgehil.model.board import Board, Fault, ThermalModel
+from pytest_edgehil.model.quantity import format_size
+from pytest_edgehil.virtual.starting import read_endpoint
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +93,8 @@ class Blueprint:
         authorized_key: private or public key file of a client that may log in besides the board's own client key.
     """
 
+    __pydantic_config__ = _STRICT
+
     board_id: str
     board_class: str
     tags: tuple[str, ...]
@@ -108,12 +116,25 @@ class Blueprint:
     @classmethod
     def from_json(cls, text: str) -> Blueprint:
         """Inverse of `to_json`."""
-        fields: dict[str, Any] = json.loads(text)
-        for name in ("tags", "partitions", "runtimes"):
-            fields[name] = tuple(fields[name])
-        fields["thermal"] = ThermalModel(**fields["thermal"])
-        fields["faults"] = tuple(Fault(**fault) for fault in fields["faults"])
-        return cls(**fields)
+        return TypeAdapter(cls).validate_json(text)
+
+    def words(self) -> dict[str, str]:
+        """For people, by the lab file's names; two boards with the same words behave alike."""
+        return {
+            "id": self.board_id,
+            "class": self.board_class,
+            "tags": _listed(self.tags),
+            "accelerator": str(self.accelerator).lower(),
+            "slots.partitions": _listed(map(str, self.partitions)),
+            "ssh.user": self.ssh_user,
+            "ssh_port": str(self.ssh_port),
+            "ssh.key": str(self.authorized_key).lower(),
+            "serial": self.serial,
+            "memory": format_size(self.memory_bytes, digits=12),
+            "thermal": json.dumps(asdict(self.thermal)),
+            "runtimes": _listed(self.runtimes),
+            "faults": json.dumps([asdict(fault) for fault in self.faults], sort_keys=True),
+        }
 
 
 def blueprint_of(board: Board) -> Blueprint:
@@ -155,7 +176,10 @@ class Endpoint:
         console: path of the pty.
         identity_key: PEM public key that the board signs evidence with.
         pid: the supervisor's; `warden_pid` its warden's.
+        blueprint: what the board was started as.
     """
+
+    __pydantic_config__ = _STRICT
 
     board_id: str
     host: str
@@ -168,6 +192,16 @@ class Endpoint:
     identity_key: str
     pid: int
     warden_pid: int
+    blueprint: Blueprint
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Endpoint:
+        """Inverse of `to_json`."""
+        return TypeAdapter(cls).validate_json(text)
 
     def write(self, path: Path) -> None:
         """Write atomically, readable by the owner only."""
@@ -175,11 +209,16 @@ class Endpoint:
 
     @classmethod
     def read(cls, path: Path) -> Endpoint | None:
-        """The endpoint, None when nobody serves the board."""
-        try:
-            return cls(**json.loads(path.read_bytes()))
-        except FileNotFoundError:
-            return None
+        """The endpoint, None when nobody serves the board.
+
+        Raises:
+            ConfigError: the file is damaged, or another version has written it.
+        """
+        return read_endpoint(cls, path)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:

@@ -8,7 +8,6 @@ has joined a board loses it then.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import select
@@ -29,7 +28,7 @@ from pytest_edgehil.virtual.blueprint import Blueprint, Endpoint, Layout, bluepr
 from pytest_edgehil.virtual.control import VirtualControl
 from pytest_edgehil.virtual.faults import check_fault
 from pytest_edgehil.virtual.processes import marker_of, sweep
-from pytest_edgehil.virtual.starting import POLL_S, exclusively, is_of_a_lease
+from pytest_edgehil.virtual.starting import POLL_S, check_same, exclusively, if_free, is_of_a_lease
 
 STOP_S = 20.0
 
@@ -99,7 +98,8 @@ def start(board: Board, *, directory: Path, wait_s: float = 30.0, for_lease: Bea
             more. Power and faults are asked for under this lease from then on.
 
     Raises:
-        ConfigError: the board is not virtual, or something that lab.yaml says of it cannot be.
+        ConfigError: the board is not virtual, something that lab.yaml says of it cannot be, or it runs already and was
+            started as something else than the lab file says.
         BoardError: the supervisor did not come up.
         ConnectFailed: not within `wait_s`.
         Fenced: somebody with a later lease has started the board, or switched its power.
@@ -119,6 +119,7 @@ def start(board: Board, *, directory: Path, wait_s: float = 30.0, for_lease: Bea
             joined = _join(board, layout, for_lease)
             if joined is not None:
                 if for_lease is None or not is_of_a_lease(layout.leased, joined.endpoint.pid):
+                    _check_joined(board, joined.endpoint, wanted=blueprint)
                     return joined
                 with contextlib.suppress(PowerError):  # it is ending by itself
                     joined.control.stop()
@@ -130,9 +131,22 @@ def start(board: Board, *, directory: Path, wait_s: float = 30.0, for_lease: Bea
                 return started
 
 
+def served_endpoint(directory: Path) -> Endpoint | None:
+    """How to reach the board of this directory, None when nobody serves it.
+
+    Raises:
+        ConfigError: whoever serves it is of another version, or its endpoint is damaged.
+    """
+    layout = Layout(root=directory.absolute())
+    if not layout.endpoint.exists():
+        return None
+    with if_free(layout.lock) as free:
+        return None if free else Endpoint.read(layout.endpoint)
+
+
 def running_control(directory: Path) -> VirtualControl | None:
     """The control of a board that somebody runs from this directory, None when nobody does; for looking only."""
-    endpoint = Endpoint.read(Layout(root=directory.absolute()).endpoint)
+    endpoint = served_endpoint(directory)
     if endpoint is None:
         return None
     control = VirtualControl(Path(endpoint.socket))
@@ -145,16 +159,13 @@ def running_control(directory: Path) -> VirtualControl | None:
 
 def _sweep_unless_served(layout: Layout) -> None:
     """End what a killed warden may have left; nothing if somebody else serves the board by now."""
-    with layout.lock.open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        sweep(marker_of(layout.root))
+    with if_free(layout.lock) as free:
+        if free:
+            sweep(marker_of(layout.root))
 
 
 def _join(board: Board, layout: Layout, bearer: Bearer | None) -> RunningBoard | None:
-    endpoint = Endpoint.read(layout.endpoint)
+    endpoint = served_endpoint(layout.root)
     if endpoint is None:
         return None
     control = VirtualControl(Path(endpoint.socket), bearer=bearer)
@@ -163,6 +174,15 @@ def _join(board: Board, layout: Layout, bearer: Bearer | None) -> RunningBoard |
     except PowerError:
         return None  # it is just ending, or was killed: the warden removes the endpoint
     return _running(board, layout, endpoint, control, warden=None)
+
+
+def _check_joined(board: Board, endpoint: Endpoint, *, wanted: Blueprint) -> None:
+    """Refuse a board that is not what the lab file says: a gate on its memory would judge another board's.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    check_same(f"virtual board {board.id}", endpoint.blueprint.words(), wanted.words(), process=endpoint.warden_pid)
 
 
 def _launch(
@@ -188,9 +208,8 @@ def _launch(
             warden.stdin.write(blueprint.to_json().encode() + b"\n")
             warden.stdin.flush()
         answer = _report_of(warden, board_id=board.id, layout=layout, deadline_s=deadline_s)
-        if answer.pop("ok"):
-            answer.pop("state")
-            endpoint = Endpoint(**answer)
+        if answer["ok"]:
+            endpoint = Endpoint.from_json(answer["endpoint"])
             control = VirtualControl(Path(endpoint.socket), bearer=bearer)
             return _running(board, layout, endpoint, control, warden=warden)
     except BaseException:

@@ -1,4 +1,4 @@
-"""Who may start a board of this host, and on whose behalf it runs: the same for virtual and emulated boards."""
+"""Who may start or join a board of this host, and on whose behalf it runs: the same for virtual and emulated boards."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from pytest_edgehil.errors import ConnectFailed
+from pydantic import TypeAdapter, ValidationError
+
+from pytest_edgehil.errors import ConfigError, ConnectFailed
 
 POLL_S = 0.02
+_Endpoint = TypeVar("_Endpoint")
 
 
 @contextlib.contextmanager
@@ -40,6 +44,61 @@ def exclusively(start_lock: Path, *, what: str, log: Path, deadline_s: float) ->
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def if_free(lock: Path) -> Iterator[bool]:
+    """Hold a lock if nobody else does, and tell whether: a board's warden holds one as long as it lives."""
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def read_endpoint(kind: type[_Endpoint], path: Path) -> _Endpoint | None:
+    """How to reach a board, as whoever serves it has written it down; None when nobody does.
+
+    Args:
+        kind: a dataclass that JSON is checked against.
+
+    Raises:
+        ConfigError: the file is damaged, or another version has written it.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as problem:
+        first = problem.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise ConfigError(
+            f"{path} is damaged, or another version of pytest-edgehil has written it ({where}: "
+            f"{first['msg'].lower()}): end whoever runs the board (Ctrl-C in 'edgehil farm up'), then start it again"
+        ) from problem
+
+
+def check_same(what: str, runs: dict[str, str], wanted: dict[str, str], *, process: int) -> None:
+    """Refuse to join a board that is not what the lab file says: what it measures would be taken for what that says.
+
+    Args:
+        what: the board, for people.
+        runs: what it was started as, in words, by the lab file's names.
+        wanted: what the lab file says, with the same names.
+        process: the one to end.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    differing = [name for name, value in wanted.items() if runs[name] != value]
+    if differing:
+        here, there = (", ".join(f"{name} {words[name]}" for name in differing) for words in (runs, wanted))
+        raise ConfigError(
+            f"{what} runs already, with {here}; the lab file says {there}: end it where it was started (process "
+            f"{process}; Ctrl-C in 'edgehil farm up'), or use the lab file that it was started with"
+        )
 
 
 def is_of_a_lease(leased: Path, pid: int) -> bool:

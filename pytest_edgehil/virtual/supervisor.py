@@ -53,7 +53,7 @@ async def _main(blueprint: Blueprint, layout: Layout, *, lifeline: int, report: 
     loop.add_reader(lifeline, stop.set)
     async with contextlib.AsyncExitStack() as stack:
         try:
-            board, endpoint = await _assemble(blueprint, layout, stop, stack)
+            endpoint = await _assemble(blueprint, layout, stop, stack)
         except EdgehilError as problem:
             kind = "config" if isinstance(problem, ConfigError) else "board"
             report(json.dumps({"ok": False, "kind": kind, "error": str(problem)}))
@@ -61,13 +61,13 @@ async def _main(blueprint: Blueprint, layout: Layout, *, lifeline: int, report: 
         except Exception as problem:
             report(json.dumps({"ok": False, "kind": "board", "error": f"{type(problem).__name__}: {problem}"}))
             raise
-        report(json.dumps({"ok": True, **asdict(endpoint), "state": board.state}))
+        report(json.dumps({"ok": True, "endpoint": endpoint.to_json()}))
         await stop.wait()
 
 
 async def _assemble(
     blueprint: Blueprint, layout: Layout, stop: asyncio.Event, stack: contextlib.AsyncExitStack
-) -> tuple[Machine, Endpoint]:
+) -> Endpoint:
     """Put the board together and switch it on; returns once it runs, or will not by itself."""
     sysroot.provision(blueprint, layout)
     keys = board_keys(layout.keys)
@@ -128,6 +128,7 @@ async def _assemble(
         identity_key=str(keys.identity_public_path),
         pid=os.getpid(),
         warden_pid=os.getppid(),
+        blueprint=blueprint,
     )
     stack.push_async_callback(machine.power_off, reason="supervisor ends")
     await machine.power_on()
@@ -141,7 +142,7 @@ async def _assemble(
     await asyncio.wait({ended, settled}, return_when=asyncio.FIRST_COMPLETED)
     for waiting in (ended, settled):
         waiting.cancel()
-    return machine, endpoint
+    return endpoint
 
 
 def _socket_path(layout: Layout) -> Path:

@@ -201,6 +201,8 @@ def _tidy(directory: Path) -> None:
         socket_path = Path(json.loads(endpoint.read_bytes())["socket"])
     except FileNotFoundError:
         return
+    except (ValueError, LookupError, TypeError):  # it is damaged: its socket is where most have it
+        socket_path = directory / "control.sock"
     socket_path.unlink(missing_ok=True)
     if socket_path.parent != directory:
         with contextlib.suppress(OSError):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import struct
 import subprocess
-import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -739,40 +737,7 @@ def test_the_journal_tells_who_spoke_to_the_board(fresh):
     assert [line.details["session"] for line in closed] == [1, 2, 3, 4]
 
 
-# --- joining -------------------------------------------------------------------------------------------
-
-STARTER = """
-import sys
-from pathlib import Path
-from support.virtual_boards import board
-from pytest_edgehil.virtual.farm import start
-with start(board(), directory=Path(sys.argv[1])) as up:
-    print(up.owned, up.endpoint.pid, flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_of_two_that_start_a_board_at_once_one_wins_and_one_joins(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", STARTER, str(tmp_path / "board")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    try:
-        answers = [one.stdout.readline().split() for one in both]
-        assert sorted(owned for owned, _ in answers) == ["False", "True"]
-        assert answers[0][1] == answers[1][1]
-        joined = both[[owned for owned, _ in answers].index("False")]
-        joined.communicate(timeout=DEADLINE_S)
-        assert alive(int(answers[0][1])), "who has joined a board does not end it"
-    finally:
-        for one in both:
-            one.send_signal(signal.SIGTERM) if one.poll() is None else None
-            one.communicate(timeout=DEADLINE_S)
-    eventually(lambda: not alive(int(answers[0][1])))
+# --- from start to start --------------------------------------------------------------------------------
 
 
 def test_a_board_keeps_keys_and_disk_from_start_to_start(tmp_path):

@@ -66,8 +66,8 @@ def build_image(directory: Path, *, say: Say, cache: Path | None = None, anew: b
         if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ConfigError(
-            f"the cache {cache} is full, and {directory} is not built; remove images and templates that are not needed "
-            "from it, or name another place with EDGEHIL_CACHE_DIR"
+            f"the cache {cache} is full, and {directory} is not built; remove what is not needed any more with "
+            "'edgehil image prune --unused-for 7d', or name another place with EDGEHIL_CACHE_DIR"
         ) from problem
 
 

@@ -25,9 +25,8 @@ def workplace(parent: Path, *, prefix: str) -> Iterator[Path]:
     """
     with (parent / f"{prefix}lock").open("ab") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)  # nobody looks between its making and its locking
-        for old in parent.glob(f"{prefix}*"):
-            if old.is_dir() and not _is_held(old):
-                shutil.rmtree(old, ignore_errors=True)
+        for old in leftovers(parent, prefix=prefix):
+            shutil.rmtree(old, ignore_errors=True)
         work = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         held = os.open(work, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -36,6 +35,11 @@ def workplace(parent: Path, *, prefix: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(work, ignore_errors=True)
         os.close(held)
+
+
+def leftovers(parent: Path, *, prefix: str) -> list[Path]:
+    """What makers that were killed have left; the next `workplace` there removes it."""
+    return [old for old in sorted(parent.glob(f"{prefix}*")) if old.is_dir() and not _is_held(old)]
 
 
 @contextlib.contextmanager

@@ -93,7 +93,7 @@ def test_a_board_of_another_hardware_is_not_joined_though_its_lab_file_is_the_sa
     document = json.loads(layout.endpoint.read_text())
     document["started_as"]["machine"] = "another"
     layout.endpoint.write_text(json.dumps(document))
-    with pytest.raises(ConfigError, match="with the device tree of another version of pytest-edgehil; the lab"):
+    with pytest.raises(ConfigError, match="with device tree of another version of pytest-edgehil; the lab"):
         start(counting, directory=layout.root)
 
 
