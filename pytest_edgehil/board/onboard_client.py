@@ -7,7 +7,6 @@ the session is over and every further call raises the same again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +22,12 @@ from pytest_edgehil.board.answers import (
     Measured,
     Piece,
     PlatformFacts,
-    TensorInfo,
     Timed,
 )
 from pytest_edgehil.board.conversation import Conversation, EndedBeforeHello
 from pytest_edgehil.board.fields import Fields
+from pytest_edgehil.board.gathered import Gathered
+from pytest_edgehil.board.intake import Intake, Items
 from pytest_edgehil.board.program import put_program
 from pytest_edgehil.board.transport import Transport
 from pytest_edgehil.board.wire import Message
@@ -35,7 +35,6 @@ from pytest_edgehil.board.zipapp import onboard_zipapp
 from pytest_edgehil.errors import FlashError, ModelError, ProtocolError
 from pytest_edgehil.model.board import Slots
 from pytest_edgehil.model.sample import ColdStart, SensorReading
-from pytest_edgehil.model.series import OpenLoop
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-STAGE_BYTES = 16 * 2**20
-"""Feeds go over in frames of about this size."""
 PROBE_S = 300.0
 """For importing what the board has; the board itself gives up after 120 s of its own."""
 
@@ -224,7 +221,7 @@ class OnboardClient:
 
     def run_timed(self, feeds: Mapping[str, Array], *, timeout_s: float = 60.0) -> Timed:
         """As `run`, with when and under which conditions."""
-        arrays = self._checked(feeds)
+        arrays = self._intake.one(feeds)
         specs, blob = wire.pack_tensors(arrays, per_item=False)
         message, out = self._conversation.ask("run", {"tensors": specs}, blob=blob, timeout_s=timeout_s)
         tensors = wire.unpack_tensors(message.get("tensors"), out, board_id=self._board_id)
@@ -331,7 +328,7 @@ class OnboardClient:
         keep = 0
         if keep_outputs:
             keep = number - first % number if inferences is None else min(number - first % number, inferences)
-        gathered = _Gathered(self._board_id)
+        gathered = Gathered(self._board_id)
 
         def tick() -> None:
             if on_progress is not None:
@@ -374,7 +371,8 @@ class OnboardClient:
             append: they come behind those that were staged before.
             timeout_s: deadline.
         """
-        self._send_items("job-stage", *self._items(feeds, batched=batched), append=append, timeout_s=timeout_s)
+        items = self._intake.items(feeds, batched=batched)
+        self._send(items, "job-stage", append=append, timeout_s=timeout_s)
 
     def start_detached(self, asked: Message, *, timeout_s: float) -> str:
         """Begin a measurement that needs no link (`onboard/detached.py`); this session's model's process ends.
@@ -486,6 +484,14 @@ class OnboardClient:
             partition=fields.integer("partition"), block_bytes=block, digest_bytes=width, digests=bytes(digests)
         )
 
+    def check(self, feeds: Mapping[str, Array], *, batched: bool) -> None:
+        """Would the model take these items, as `measure` feeds them?
+
+        Raises:
+            ModelError: it would not; says what it takes.
+        """
+        self._intake.items(feeds, batched=batched)
+
     def close(self) -> None:
         """End the session and the model's process on the board. Safe to call twice."""
         self._conversation.close()
@@ -505,179 +511,35 @@ class OnboardClient:
         """A request, saying which of the two models it is about."""
         return asked if self._role is None else {**asked, "as": self._role}
 
-    def check(self, feeds: Mapping[str, Array], *, batched: bool) -> None:
-        """Would the model take these items, as `measure` feeds them?
+    @property
+    def _intake(self) -> Intake:
+        """What the model that is loaded takes.
 
         Raises:
-            ModelError: it would not; says what it takes.
+            ProtocolError: none is.
         """
-        first = {name: np.asarray(value)[:1] if batched else np.asarray(value)[0] for name, value in feeds.items()}
-        self._checked(first)
+        if self._loaded is None:
+            raise ProtocolError(f"{self._board_id}: no model is loaded; load one first")
+        return Intake(inputs=self._loaded.inputs, whose=self._role or "model", board_id=self._board_id)
 
     def _stage(self, feeds: Mapping[str, Array], *, batched: bool, timeout_s: float) -> int:
         """Bring the items to the board, unless they are there already; returns their number."""
-        arrays, number = self._items(feeds, batched=batched)
-        key = _key_of(arrays)
-        if key != self._staged:
+        items = self._intake.items(feeds, batched=batched)
+        if (key := items.key) != self._staged:
             self._staged = None
-            self._send_items("stage", arrays, number, append=False, timeout_s=timeout_s)
+            self._send(items, "stage", append=False, timeout_s=timeout_s)
             self._staged = key
-        return number
+        return items.number
 
-    def _items(self, feeds: Mapping[str, Array], *, batched: bool) -> tuple[dict[str, Array], int]:
-        """Items that fit the model, as they travel, and how many there are."""
-        arrays = {name: np.asarray(value) for name, value in feeds.items()}
-        lengths = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
-        if len(lengths) != 1 or 0 in lengths:
-            raise ModelError(f"{self._board_id}: feeds must have the same number of items on axis 0, got {lengths}")
-        (number,) = lengths
-        if batched:
-            arrays = {name: array[:, np.newaxis] for name, array in arrays.items()}
-        self._checked({name: array[0] for name, array in arrays.items()})
-        return arrays, int(number)
-
-    def _send_items(
-        self, operation: str, arrays: Mapping[str, Array], number: int, *, append: bool, timeout_s: float
-    ) -> None:
-        item_bytes = sum(array.nbytes for array in arrays.values()) // number
-        step = max(1, STAGE_BYTES // max(1, item_bytes))
+    def _send(self, items: Items, operation: str, *, append: bool, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        for at in range(0, number, step):
-            piece = {name: array[at : at + step] for name, array in arrays.items()}
-            specs, blob = wire.pack_tensors(piece, per_item=True)
-            asked: Message = {"tensors": specs, "items": min(step, number - at), "append": append or at > 0}
+        for asked, blob in items.frames():
+            asked["append"] = append or asked["append"]
             left = max(0.1, deadline - time.monotonic())
             self._conversation.ask(operation, self._about(asked), blob=blob, timeout_s=left)
-
-    def _checked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Do the feeds fit the model? The message says what it takes."""
-        arrays = {name: np.asarray(value) for name, value in feeds.items()}
-        if self._loaded is None:
-            raise ProtocolError(f"{self._board_id}: no model is loaded; load one first")
-        inputs = self._loaded.inputs
-        if not inputs:
-            return arrays  # a recording that takes any feed
-        wanted = ", ".join(map(str, inputs))
-        whose = "model" if self._role is None else self._role
-        if {one.name for one in inputs} != set(arrays):
-            raise ModelError(
-                f"{self._board_id}: the {whose} takes {wanted}; the feeds are {', '.join(arrays) or 'empty'}"
-            )
-        for one in inputs:
-            array = arrays[one.name]
-            if array.dtype.name != one.dtype or not _fits(array.shape, one):
-                raise ModelError(
-                    f"{self._board_id}: the {whose} takes {wanted}; feed {one.name!r} is {array.dtype} {array.shape}"
-                )
-        return arrays
-
-
-class _Gathered:
-    """What a measurement sends while it goes on."""
-
-    def __init__(self, board_id: str) -> None:
-        self._board_id = board_id
-        self.inferences = 0
-        self._starts: list[Array] = []
-        self._latencies: list[Array] = []
-        self._intended: list[Array] = []
-        self._late: list[Array] = []
-        self._outputs: list[dict[str, Array]] = []
-        self._kept = 0
-
-    def add(self, message: Message, blob: bytes) -> None:
-        """One frame."""
-        fields = Fields(message, board_id=self._board_id)
-        count = fields.integer("count")
-        match message.get("type"):
-            case "samples":
-                starts, latencies = self._rows(blob, count, rows=2)
-                self._note(count, starts, latencies)
-            case "arrivals":
-                intended, starts, latencies, late = self._rows(blob, count, rows=4)
-                self._intended.append(intended)
-                self._late.append(late)
-                self._note(count, starts, latencies)
-            case "outputs":
-                if fields.integer("first") != self._kept or count < 1:
-                    raise ProtocolError(f"{self._board_id}: outputs of other items came than were expected")
-                self._outputs.append(
-                    wire.unpack_tensors(message.get("tensors"), blob, items=count, board_id=self._board_id)
-                )
-                self._kept += count
-            case other:
-                raise ProtocolError(f"{self._board_id}: unexpected {str(other)[:40]!r} during a measurement")
-
-    def _rows(self, blob: bytes, count: int, *, rows: int) -> Array:
-        if count < 1 or len(blob) != 8 * rows * count:
-            raise ProtocolError(f"{self._board_id}: {count} samples came in {len(blob)} bytes")
-        return np.frombuffer(blob, dtype="<i8").reshape(rows, count)
-
-    def _note(self, count: int, starts: Array, latencies: Array) -> None:
-        self._starts.append(starts)
-        self._latencies.append(latencies)
-        self.inferences += count
-
-    def at_rate(self, rate_hz: float) -> OpenLoop:
-        """The same inferences with when they were due."""
-        return OpenLoop(
-            rate_hz=rate_hz,
-            intended_ns=_joined(self._intended),
-            starts_ns=self.starts_ns(),
-            latencies_ns=self.latencies_ns(),
-            late_ns=_joined(self._late),
-        )
-
-    def starts_ns(self) -> Array:
-        """Shape (n,), int64."""
-        return _joined(self._starts)
-
-    def latencies_ns(self) -> Array:
-        """Shape (n,), int64."""
-        return _joined(self._latencies)
-
-    def outputs(self) -> dict[str, Array]:
-        """Item by item on axis 0.
-
-        Raises:
-            ModelError: the outputs of two items differ in shape, so that they cannot be stacked.
-        """
-        if not self._outputs:
-            return {}
-        joined = {}
-        for name in self._outputs[0]:
-            pieces = [piece[name] for piece in self._outputs]
-            shapes = {piece.shape[1:] for piece in pieces}
-            if len(shapes) != 1:
-                raise ModelError(
-                    f"{self._board_id}: output {name!r} has the shapes {sorted(shapes)} for different items; "
-                    "compare such a model item by item with run()"
-                )
-            whole = np.concatenate(pieces)
-            # an item was fed as a batch of one: its output's first axis is that batch
-            joined[name] = whole[:, 0] if whole.ndim > 1 and whole.shape[1] == 1 else whole
-        return joined
 
 
 def declared(slots: Slots) -> str:
     """What the on-board program is told of the slots (`onboard/slots`)."""
     declared = {"backend": slots.backend, "partitions": slots.partitions, "names": slots.names}
     return json.dumps({**declared, "devices": dict(slots.devices)})
-
-
-def _joined(pieces: list[Array]) -> Array:
-    return np.concatenate(pieces).astype(np.int64) if pieces else np.empty(0, dtype=np.int64)
-
-
-def _fits(shape: tuple[int, ...], info: TensorInfo) -> bool:
-    return len(shape) == len(info.shape) and all(
-        wanted is None or side == wanted for side, wanted in zip(shape, info.shape, strict=True)
-    )
-
-
-def _key_of(arrays: Mapping[str, Array]) -> str:
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).data if array.size else b"")
-    return digest.hexdigest()
