@@ -37,8 +37,8 @@ def quantity(value: float | None, unit: str, *, digits: int = 3) -> str:
     ('12.3 ms', '99.3 %', '5 MiB/h')
     >>> quantity(71.25, "°C"), quantity(None, "ns"), quantity(float("inf"), "bytes")
     ('71.2 °C', '–', '∞')
-    >>> quantity(1.0312, "ratio")
-    '×1.03'
+    >>> quantity(1.0312, "ratio"), quantity(1.005, "ratio"), quantity(2.2731, "ratio")
+    ('×1.031', '×1.005', '×2.27')
     """
     if value is None:
         return NOTHING
@@ -58,7 +58,7 @@ _WRITERS: Final[Mapping[str, Callable[[float, int], str]]] = {
     "1/s": lambda value, digits: format_rate(value, digits=digits),
     "J": lambda value, digits: format_energy(value, digits=digits),
     "fraction": lambda value, digits: f"{_nearly_all(value * 100, digits)} %",
-    "ratio": lambda value, digits: f"×{format_number(value, digits=digits)}",
+    "ratio": lambda value, digits: f"×{_near_one(value, digits)}",
 }
 
 
@@ -264,6 +264,14 @@ _STATUS_URGENCY: Final = {
 
 def _urgency(record: TestRecord) -> tuple[int, str, int]:
     return _STATUS_URGENCY[record.status], record.nodeid, record.attempt
+
+
+def _near_one(ratio: float, digits: int) -> str:
+    """A ratio is read by how far it is from 1: two digits of that, or a limit of 1.005 would be written as 1."""
+    apart = abs(ratio - 1)
+    if not 1e-6 < apart < 0.1:
+        return format_number(ratio, digits=digits)
+    return format_number(ratio, digits=max(digits, 1 - math.floor(math.log10(apart)) + (ratio > 1)))
 
 
 def _nearly_all(percent: float, digits: int) -> str:

@@ -29,7 +29,8 @@ def line(sample: Sample, verdicts: Sequence[Verdict]) -> str:
     if sample.link_drops:
         told.append(f"link lost {len(sample.link_drops)} times")
     said = [f"{one.gate}: {_short(one.reason)}" for one in verdicts if not one.decided]
-    return "; ".join([f"minute {format_number(sample.duration_s / 60.0)}: {', '.join(told)}", *said])
+    minute = format_number(round(sample.duration_s / 60.0, 2))
+    return "; ".join([f"minute {minute}: {', '.join(told)}", *said])
 
 
 def _short(reason: str) -> str:

@@ -46,6 +46,11 @@ def test_an_agreement_just_below_one_is_not_written_as_one() -> None:
     assert text == "99.996 % < 100 %"
 
 
+@pytest.mark.parametrize(("ratio", "told"), [(1.005, "×1.005"), (0.995, "×0.995"), (1.0, "×1"), (1 + 1e-9, "×1")])
+def test_a_limit_of_half_a_percent_is_not_written_as_none(ratio: float, told: str) -> None:
+    assert fmt.quantity(ratio, "ratio") == told
+
+
 def test_a_missing_observation_is_a_dash_and_no_comparison() -> None:
     assert fmt.comparison(verdict(budget=15e6)) == "– (budget 15 ms)"
     assert fmt.relation(verdict(observed=math.nan, budget=15e6)) == ""

@@ -28,3 +28,7 @@ def test_gates_that_have_decided_are_not_repeated_and_reasons_are_cut():
 def test_a_board_without_sensors_has_progress_too():
     sample = Sample.empty().replace(duration_s=90.0, readings=(reading(1.0, rss_bytes=None, temperature_c=None),))
     assert line(sample, ()) == "minute 1.5: 0 inferences, no crash"
+
+
+def test_a_measurement_that_has_just_begun_is_at_minute_nought() -> None:
+    assert line(Sample.empty().replace(duration_s=0.00093), ()).startswith("minute 0: ")
