@@ -156,6 +156,12 @@ class BoardSession:
             timeout_s=timeout_s,
             silence_s=None if self.board.timing is Timing.WALL else COUNTED_SILENCE_S,
         )
+        if client.hello.timing is not None and self.board.environment is Environment.HARDWARE:
+            client.close()
+            raise LabFileError(
+                f"boards.{self.board.id}.environment: the lab says hardware, but the board that answers is emulated "
+                "(it has /proc/device-tree/edgehil-timing): say environment: emulated"
+            )
         if client.hello.imitated and self.board.environment is Environment.HARDWARE:
             client.close()
             raise LabFileError(

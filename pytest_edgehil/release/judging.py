@@ -25,6 +25,10 @@ from pytest_edgehil.model.verdict import Outcome, Verdict
 from pytest_edgehil.release.policy import Limit, Policy, RequiredGate
 
 ABOUT_LATENCY = frozenset({"p95_latency", "quantile_latency"})
+_OTHER_TIME = {
+    Timing.ICOUNT: "it was timed in counted instructions (timing: icount), which are no seconds",
+    Timing.WALL: "it was timed on a clock (timing: wall), and the policy takes counted instructions only",
+}
 """Gates that can be decided on counted instructions, by a ratio; others about time are INVALID there, whoever asks."""
 
 
@@ -232,7 +236,7 @@ def _gate_missing(
                 continue
             reason = next(_looseness(gate, verdict, claim.use.arguments), None)
             if one.sample.timing not in timings and verdict.gate in ABOUT_LATENCY:
-                reason = f"it was timed in counted instructions (timing: {one.sample.timing}), which are no seconds"
+                reason = _OTHER_TIME[one.sample.timing]
             if reason is None:
                 return None  # if it did not pass, `_not_passed` has said so
     return reason

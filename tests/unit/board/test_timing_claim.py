@@ -10,7 +10,7 @@ from support.rebooting import Rebooting
 
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.errors import LabFileError
-from pytest_edgehil.model.requirement import Timing
+from pytest_edgehil.model.requirement import Environment, Timing
 
 
 @pytest.mark.parametrize(("lab", "told"), [(Timing.WALL, "icount"), (Timing.ICOUNT, "wall")])
@@ -33,3 +33,12 @@ def test_a_board_that_says_the_same_or_nothing_is_used(
     if told is not None:
         bench.put("proc/device-tree/edgehil-timing", told)
     assert session.client.hello.timing == (told and told.rstrip("\0"))
+
+
+def test_an_emulated_board_is_not_taken_for_hardware_whatever_the_lab_says(bench: BenchBoard, world: Rebooting) -> None:
+    bench.put("proc/device-tree/edgehil-timing", "wall\0")
+    claimed = dataclasses.replace(bench.board, environment=Environment.HARDWARE)
+    session = BoardSession(claimed, token=1, holder="me", connect=world.connect)
+    with pytest.raises(LabFileError, match=r"boards\.bench\.environment: the lab says hardware.* is emulated"):
+        session.client.status()
+    session.close()

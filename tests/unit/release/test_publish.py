@@ -441,6 +441,16 @@ def test_a_ratio_of_counted_instructions_is_no_time_unless_the_policy_takes_it(t
         )
 
 
+def test_a_time_on_a_clock_is_named_where_the_policy_takes_counted_instructions_only(tmp_path: Path) -> None:
+    policy = "policy: p\nenvironments: [virtual]\nboard_classes: ['*']\ngates: {p95_latency: {}}\ntimings: [icount]\n"
+    shop = Shop(tmp_path, policy=policy)
+    shop.init()
+    shop.write(shop.record())
+    assert reasons(shop).endswith(
+        "it was timed on a clock (timing: wall), and the policy takes counted instructions only"
+    )
+
+
 # --- nonces, seq, idempotence, interruption -----------------------------------------------------------
 
 
