@@ -25,11 +25,11 @@ from pytest_edgehil.model.verdict import Outcome, Verdict
 from pytest_edgehil.release.policy import Limit, Policy, RequiredGate
 
 ABOUT_LATENCY = frozenset({"p95_latency", "quantile_latency"})
+"""Gates that can be decided on counted instructions, by a ratio; others about time are INVALID there, whoever asks."""
 _OTHER_TIME = {
     Timing.ICOUNT: "it was timed in counted instructions (timing: icount), which are no seconds",
     Timing.WALL: "it was timed on a clock (timing: wall), and the policy takes counted instructions only",
 }
-"""Gates that can be decided on counted instructions, by a ratio; others about time are INVALID there, whoever asks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
