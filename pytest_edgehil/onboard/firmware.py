@@ -74,6 +74,8 @@ def write(
     found = identity(home, partition)
     if found is not None and found["digest"] == digest and not _differences(slots, manifest, partition):
         return {"written_bytes": 0, "skipped": True, "read_back": None}
+    if manifest.format == IMAGES:
+        images.check_room(slots, manifest, partition)  # before the slot is retired: what it holds may yet be needed
     slots.chooser.retire(partition)  # half of a firmware must not boot
     if manifest.format == IMAGES:
         how = images.write(home, slots, manifest, digest, partition=partition, tell=tell)

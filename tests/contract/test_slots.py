@@ -271,6 +271,17 @@ def test_an_image_that_does_not_fit_is_refused_before_a_byte_is_written(home, be
     assert set(bench.carries(3)) == {0}
 
 
+@pytest.mark.parametrize("bench", ["uboot"], indirect=True)
+def test_an_image_that_does_not_fit_leaves_the_firmware_to_fall_back_to(home, bench, slots, tmp_path):
+    bench.power_cycle(*slots.chooser.arm(3))
+    slots.chooser.commit(3)
+    digest = stored(home, bench.firmware(tmp_path, padding=DEVICE_BYTES))
+    with pytest.raises(Problem, match="only"):
+        firmware.write(home, slots, digest, 2)
+    assert bench.environment()["BOOT_ORDER"] == "B A"
+    assert [bench.power_cycle() for _ in range(4)] == [3, 3, 3, 2]
+
+
 @pytest.mark.parametrize("bench", ["tryboot", "uboot"], indirect=True)
 def test_an_image_that_is_not_what_its_manifest_says_is_never_a_firmware(home, bench, slots, tmp_path):
     """As a bundle it is whole and has the digest that was told; only the manifest in it lies."""

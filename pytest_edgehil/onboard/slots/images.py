@@ -72,6 +72,16 @@ def forget(home: Home, partition: int) -> None:
             fsync_directory(path.parent)
 
 
+def check_room(slots: Slots, manifest: Manifest, partition: int) -> None:
+    """Do the images of a bundle fit onto the devices of a slot?
+
+    Raises:
+        Problem: ``wrong-target``: no such device, or it is too small.
+    """
+    for one in manifest.images:
+        _check_room(slots.device(name_of(one), partition), one)
+
+
 def write(home: Home, slots: Slots, manifest: Manifest, digest: str, *, partition: int, tell: Told) -> str:
     """Write the images of a bundle to the devices of a slot, and read them back.
 
@@ -79,11 +89,9 @@ def write(home: Home, slots: Slots, manifest: Manifest, digest: str, *, partitio
         How they were read back.
 
     Raises:
-        Problem: ``wrong-target``: no such device, or it is too small. ``digest-mismatch``, ``storage``.
+        Problem: ``wrong-target``: no such device. ``digest-mismatch``, ``storage``.
     """
     total, how = sum(one.size_bytes for one in manifest.images), DIRECT
-    for one in manifest.images:
-        _check_room(slots.device(name_of(one), partition), one)
     forget(home, partition)
     done = 0
     for one in manifest.images:
