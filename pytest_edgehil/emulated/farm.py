@@ -100,7 +100,7 @@ def start(
 
     Raises:
         ConfigError: QEMU is not installed, the image has not been built, the board is none of ours, or it runs already
-            and was started as something else than the lab file says.
+            and was started as something else than the lab file says, or is to be booted, with a disk or a log.
         BoardError: it does not start.
         ConnectFailed: not within `wait_s`.
     """
@@ -122,6 +122,11 @@ def start(
         while (endpoint := _served(layout)) is not None:
             if not (for_lease and is_of_a_lease(layout.leased, endpoint.warden_pid)):
                 _check_joined(board, endpoint, wanted=_started_as(board, spec, machine))
+                if cold or disk is not None or write_log is not None:
+                    raise ConfigError(
+                        f"emulated board {board.id} runs already, so it can be given neither another boot nor a disk or a "
+                        f"log of its own: end it where it was started (process {endpoint.starter_pid})"
+                    )
                 return _running(board, layout, endpoint, process=None)
             end_another(
                 layout, warden_pid=endpoint.warden_pid, what=f"emulated board {board.id}", deadline_s=deadline_s

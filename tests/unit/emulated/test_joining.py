@@ -59,6 +59,14 @@ def test_who_wants_what_runs_joins_it(counting: Board, layout: Layout) -> None:
     assert running.board.ssh.port == 1
 
 
+@pytest.mark.parametrize("asked", [{"cold": True}, {"disk": Path("left.qcow2")}, {"write_log": Path("writes.log")}])
+def test_who_wants_it_booted_or_with_a_disk_of_his_own_does_not_get_what_runs(
+    counting: Board, layout: Layout, asked: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=r"emu-01 runs already, so it can be given .*\(process 4711\)"):
+        start(counting, directory=layout.root, **asked)
+
+
 @pytest.mark.parametrize(
     ("timing", "spec", "told"),
     [
