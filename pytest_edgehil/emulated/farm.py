@@ -124,8 +124,8 @@ def start(
                 _check_joined(board, endpoint, wanted=_started_as(board, spec, machine))
                 if cold or disk is not None or write_log is not None:
                     raise ConfigError(
-                        f"emulated board {board.id} runs already, so it can be given neither another boot nor a disk or a "
-                        f"log of its own: end it where it was started (process {endpoint.starter_pid})"
+                        f"emulated board {board.id} runs already, so it can be given neither a boot nor a disk or "
+                        f"a log of its own: end it where it was started (process {endpoint.starter_pid})"
                     )
                 return _running(board, layout, endpoint, process=None)
             end_another(
