@@ -96,8 +96,8 @@ def _up(options: argparse.Namespace) -> int:
                 print(_told(stack.enter_context(virtual.start(board, directory=directory))), flush=True)
             else:
                 print(_told_emulated(stack.enter_context(emulated.start(board, directory=directory))), flush=True)
-        print(f"{len(boards)} boards of {lab.name} are up; Ctrl-C takes them down", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt):  # whoever reads that line may press Ctrl-C at once
+            print(f"{len(boards)} boards of {lab.name} are up; Ctrl-C takes them down", flush=True)
             while True:
                 signal.pause()
         print("taking them down", file=sys.stderr)

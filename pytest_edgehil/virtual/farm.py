@@ -31,6 +31,9 @@ from pytest_edgehil.virtual.processes import marker_of, sweep
 from pytest_edgehil.virtual.starting import POLL_S, check_same, exclusively, if_free, is_of_a_lease
 
 STOP_S = 20.0
+START_S = 180.0
+"""A board starts in less than a second; several at once on a busy host may take a hundred times as long. One that
+cannot start says so, or dies, and is not waited for."""
 
 
 def board_directory(lab_state_dir: Path, board_id: str) -> Path:
@@ -84,7 +87,7 @@ class RunningBoard:
         self.stop()
 
 
-def start(board: Board, *, directory: Path, wait_s: float = 30.0, for_lease: Bearer | None = None) -> RunningBoard:
+def start(board: Board, *, directory: Path, wait_s: float = START_S, for_lease: Bearer | None = None) -> RunningBoard:
     """Start a virtual board, or join whoever serves it already.
 
     Returns when the board runs, or will not by itself (a fault of its blueprint took its power, or it hangs in its

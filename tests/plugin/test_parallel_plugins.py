@@ -177,7 +177,7 @@ def test_an_interrupt_in_the_middle_of_flashing_leaves_a_board_that_the_next_run
 
 
 def test_an_interrupt_gives_the_boards_of_all_workers_back_at_once(farm: Farm):
-    farm.lab.write_text(farm.lab.read_text().replace("lease_expiry: 5 s", "lease_expiry: 10 min"))
+    farm.boards(2, expiry="10 min")
     farm.pytester.makepyfile(HANG.replace("BODY", "stop_here(board)"))
     status, output, board = interrupted(farm, "-n2")
     assert status == pytest.ExitCode.INTERRUPTED, output

@@ -24,8 +24,13 @@ MS = 1_000_000
 NOTHING = "sha256:" + "0" * 64
 
 
-def lab_text(*, name: str, boards: int, expiry: str = "5 s", **virtual: Any) -> str:
-    """A lab of virtual boards ``b1`` …; odd ones are of class ``pi5-8gb-hat2``, even ones ``pi5-4gb``."""
+def lab_text(*, name: str, boards: int, expiry: str = "60 s", **virtual: Any) -> str:
+    """A lab of virtual boards ``b1`` …; odd ones are of class ``pi5-8gb-hat2``, even ones ``pi5-4gb``.
+
+    Args:
+        expiry: of leases. On a busy machine a heartbeat comes seconds late, and a test that is not about that must not
+            lose its board by it.
+    """
     # no board that a test has broken comes back while the test looks, however slow the machine
     lines = [f"lab: {name}", f"lease_expiry: {expiry}", "health: {recheck: 1 d, longest_recheck: 1 d}", "boards:"]
     for number in range(1, boards + 1):
@@ -98,9 +103,9 @@ class Farm:
         self.lab = pytester.path / "lab.yaml"
         self.report = pytester.path / "report"
 
-    def boards(self, count: int, **virtual: Any) -> None:
+    def boards(self, count: int, *, expiry: str = "60 s", **virtual: Any) -> None:
         """Write the lab file; the boards have been used before."""
-        self.lab.write_text(lab_text(name="farm", boards=count, **virtual))
+        self.lab.write_text(lab_text(name="farm", boards=count, expiry=expiry, **virtual))
         for number in range(1, count + 1):
             leave_program(Layout(root=self.state / f"labs/farm/boards/b{number}").home / ".edgehil")
 

@@ -121,7 +121,7 @@ def lab(*, wrong_host_key: str) -> str:
     }
     boards["k1"]["ssh"] = {"host_key": wrong_host_key}
     boards["r1"]["virtual"]["runtimes"] = []
-    return json.dumps({"lab": "bad", "lease_expiry": "5 s", "boards": boards})
+    return json.dumps({"lab": "bad", "lease_expiry": "60 s", "boards": boards})
 
 
 def bad_artifacts(directory: Path) -> None:

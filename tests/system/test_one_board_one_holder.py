@@ -20,7 +20,7 @@ from support.farm import Farm
 from pytest_edgehil.virtual.journal import read_journal
 from pytest_edgehil.virtual.processes import marked, marker_of
 
-EXPIRY_S = 5.0  # of support.farm's labs
+EXPIRY_S = 5.0
 
 SUITE = """
     import numpy as np
@@ -157,6 +157,7 @@ def test_a_killed_worker_frees_its_board_and_the_run_goes_on(farm: Farm):
 @pytest.mark.timeout(450)
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
 def test_a_killed_controller_frees_its_boards_within_the_expiry_and_leaves_no_process(farm: Farm, workers):
+    farm.boards(2, expiry=f"{EXPIRY_S:g} s")
     farm.pytester.makepyfile(HANG)
     run = start(farm, *workers)
     hanging(farm, run)
