@@ -15,30 +15,31 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from pytest_edgehil.board import tokens
-from pytest_edgehil.board.answers import Generation, Loaded, Measured, PlatformFacts
+from pytest_edgehil.board.answers import Generation, Loaded, PlatformFacts
 from pytest_edgehil.board.delivery import Way
-from pytest_edgehil.board.detached import PICK_UP_S, DetachedMeasurement, Plan
+from pytest_edgehil.board.detached import PICK_UP_S
 from pytest_edgehil.board.diagnosis import Console, Witnesses
 from pytest_edgehil.board.evaluation import Baseline, Course, Evaluation, heldout_of, is_recorded
 from pytest_edgehil.board.fed import Fed, Group, Prompt
 from pytest_edgehil.board.firmware_trial import BOOT_S, leave_trial
 from pytest_edgehil.board.flash import FlashPlan, FlashProgress, FlashReport, flash, plan_flash
+from pytest_edgehil.board.model_under_test import LOAD_S, RUN_S, FirstFailure, ModelUnderTest, Step
 from pytest_edgehil.board.pairing import Against, Pairing
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.board.tally import Tally
-from pytest_edgehil.errors import BoardError, DatasetError, ModelError, Overheated, UserError
+from pytest_edgehil.errors import BoardError, DatasetError, ModelError, UserError
 from pytest_edgehil.model.artifact import Combo
-from pytest_edgehil.model.board import Board, Timing
+from pytest_edgehil.model.board import Board
 from pytest_edgehil.model.quantity import rate_per_second
 from pytest_edgehil.model.record import BoardRef
-from pytest_edgehil.model.sample import Sample, SensorReading
+from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.series import TokenScores
 from pytest_edgehil.model.verdict import Demand
 
@@ -49,20 +50,6 @@ if TYPE_CHECKING:
     from pytest_edgehil.board.power import Power
 
     Array = npt.NDArray[Any]
-
-RUN_S = 120.0
-LOAD_S = 300.0
-COUNTED_PATIENCE = 20.0
-"""So many times as long may be what is told in seconds of a board that counts its instructions: the host is slower."""
-WARMUP_INFERENCES = 10
-WARMUP_S = 5.0
-CRITICAL_C = 110.0
-"""Beyond this a Pi 5 shuts itself down (bcm2712's critical trip point)."""
-
-
-_GENERATING = "generating"
-
-Step = Callable[[str], AbstractContextManager[None]]
 
 
 def _silently(_name: str) -> AbstractContextManager[None]:
@@ -120,20 +107,24 @@ class Dut:
         self._order_seed = order_seed
         self._step = step
         self._tally = Tally(steady_state_s=session.board.steady_state_s, timing=session.board.timing)
+        self._failure = FirstFailure(session, witnesses)
+        self._model = ModelUnderTest(
+            session,
+            combo.model,
+            tally=self._tally,
+            failure=self._failure,
+            threads=threads,
+            pick_up_s=pick_up_s,
+            explain_crash=witnesses.explain_crash,
+            step=step,
+        )
         self._fed = Fed()
         self._courses: list[Course] = []
-        self._warm: set[str] = set()
-        self._pace_s = 0.0
-        self._patience = 1.0 if session.board.timing is Timing.WALL else COUNTED_PATIENCE
-        self._pick_up_s = pick_up_s
-        self._detached: DetachedMeasurement | None = None
         self._calls = 0
         self._counted: dict[tuple[str, int], tuple[int, Baseline | None]] = {}
-        self._loaded: Loaded | None = None
         self._flashed: FlashReport | None = None
         self._way: Way | None = None
         self._on_progress: Callable[[FlashProgress], None] | None = None
-        self._broken: BoardError | None = None
 
     @classmethod
     def open(
@@ -223,12 +214,7 @@ class Dut:
         Raises:
             UserError: the combo has no model.
         """
-        if self._loaded is None:
-            raise UserError(
-                f"{self.board.id}: no model is flashed, so there is nothing to run: "
-                "add model=… to the combo, for example @pytest.mark.combo(model='digits-int8')"
-            )
-        return self._loaded
+        return self._model.loaded
 
     @property
     def flashed(self) -> FlashReport | None:
@@ -239,7 +225,7 @@ class Dut:
     def ref(self) -> BoardRef:
         """Which board this is, as it and the lab say."""
         platform, board = self.platform, self.board
-        loaded = self._loaded
+        loaded = self._model.loaded_or_none
         return BoardRef(
             id=board.id,
             cls=board.cls,
@@ -255,7 +241,7 @@ class Dut:
     @property
     def broken(self) -> BoardError | None:
         """Why the board cannot be used any more; None while it is well."""
-        return self._broken
+        return self._failure.broken
 
     @property
     def console_text(self) -> str:
@@ -280,12 +266,9 @@ class Dut:
         """
         self.loaded  # noqa: B018 - says what is missing when there is no model
         arrays = _arrays(feeds)
-        with self._hands_on():
-            self._warm_up(Group.of_one(arrays))
-            timed = self._session.client.run_timed(arrays, timeout_s=timeout_s)
+        outputs = self._model.run(arrays, timeout_s=timeout_s)
         self._fed.add_one(arrays)
-        self._tally.add_run(timed)
-        return dict(timed.outputs)
+        return outputs
 
     def measure(
         self,
@@ -315,13 +298,8 @@ class Dut:
             raise UserError("dut.measure: pass inferences=… or seconds=…")
         rate_hz = None if rate is None else rate_per_second(rate)
         arrays = _arrays(feeds)
-        group = Group.of_one(arrays)
-        with self._hands_on():
-            self._warm_up(group)
-            with self._step("measure"):
-                measured = self._measure(group, inferences=inferences, seconds=seconds, rate_hz=rate_hz)
+        self._model.measure(Group.of_one(arrays), inferences=inferences, seconds=seconds, rate_hz=rate_hz)
         self._fed.add_one(arrays)
-        self._tally.add_measured(measured)
         return self._tally.sample
 
     def generate(
@@ -348,10 +326,11 @@ class Dut:
         """
         loaded = self.loaded
         ids = np.array(prompt_ids)
-        made = self._generate(Prompt(ids=ids, max_new_tokens=max_new_tokens, stop=tuple(stop)), timeout_s=timeout_s)
+        prompt = Prompt(ids=ids, max_new_tokens=max_new_tokens, stop=tuple(stop))
+        made = self._model.generate(prompt, timeout_s=timeout_s)
         if not self._fed.prompts and len(loaded.inputs) == 1:
             self._fed.add_one({loaded.inputs[0].name: ids.reshape(1, -1).astype(np.int64)})
-        self._fed.prompts.append(Prompt(ids=ids, max_new_tokens=max_new_tokens, stop=tuple(stop)))
+        self._fed.prompts.append(prompt)
         return made
 
     def evaluate(self, dataset: Dataset, baseline: Baseline | None = None, *, items: int | None = None) -> Evaluation:
@@ -459,11 +438,11 @@ class Dut:
         if inferences > 0:
             self._repeat(inferences=inferences, seconds=None)
         if demand.horizon_s > 0:
-            self._go_on(demand)
+            self._model.go_on(self._groups(), demand)
         elif demand.seconds > 0:
             self._repeat(inferences=None, seconds=demand.seconds)
         for _ in range(demand.cold_starts):
-            self._restart()
+            self._model.restart()
         return self._tally.sample
 
     @property
@@ -473,20 +452,12 @@ class Dut:
 
     def attest(self, payload: bytes) -> tuple[bytes, str]:
         """Have the board sign a statement about what it loaded; see `OnboardClient.attest`."""
-        with self._hands_on():
+        with self._failure.hands_on():
             return self._session.client.attest(payload)
 
     def close(self) -> None:
         """End the model's process on the board. Safe to call twice; never raises because of a broken board."""
-        loaded, self._loaded = self._loaded, None
-        if self._broken is not None:
-            self._session.drop()  # whatever answers on it later answers an old question
-        elif loaded is not None:
-            try:
-                self._session.client.unload()
-            except (BoardError, ModelError):
-                # a model that hangs is this test's doing; the next one gets a session of its own
-                self._session.drop()
+        self._model.close()
 
     def __enter__(self) -> Self:
         return self
@@ -504,7 +475,7 @@ class Dut:
         boot_timeout_s: float,
     ) -> None:
         self._way, self._on_progress = way, on_progress
-        with self._hands_on(), self._step("flash"):
+        with self._failure.hands_on(), self._step("flash"):
             leave_trial(self._session, boot_timeout_s=boot_timeout_s)
             self._flashed = flash(
                 self._plan(),
@@ -515,33 +486,10 @@ class Dut:
                 boot_timeout_s=boot_timeout_s,
             )
             self._witnesses.forget_past()  # a reboot that we asked for explains nothing later
-        model = self._combo.model
-        if model is not None:
-            with self._hands_on(), self._step("load"):
-                self._loaded = self._session.client.load(model.digest, threads=self._threads, timeout_s=LOAD_S)
-                self._session.client.take_readings()  # those of whoever used the session before
-            self._tally.add_load(self._loaded.cold, artifact_size_bytes=model.size_bytes)
+        self._model.load()
 
     def _plan(self) -> FlashPlan:
         return plan_flash(self._combo, self._session.client.status())
-
-    def _warm_up(self, group: Group) -> None:
-        """The first inferences with feeds of a shape are slower, and say nothing of the later ones."""
-        self._load_here()
-        if group.signature in self._warm or self.loaded.replayed:
-            return  # a recording holds no warm-up
-        with self._step("warm-up"):
-            measured = self._session.client.measure(
-                group.stacked,
-                inferences=WARMUP_INFERENCES,
-                seconds=WARMUP_S,
-                batched=group.batched,
-                timeout_s=RUN_S * self._patience,
-                on_progress=self._watch,
-            )
-        self._warm.add(group.signature)
-        self._pace_s = max(self._pace_s, float(measured.latencies_ns.mean()) / 1e9)
-        self._tally.add_readings(measured.readings)
 
     def _advance(self, course: Course, count: int) -> Evaluation:
         """Evaluate the next items of a held-out set."""
@@ -573,11 +521,7 @@ class Dut:
     def _run_items(self, feeds: Mapping[str, Array], first: int, count: int) -> tuple[Mapping[str, Array], Array]:
         """Outputs and latencies of so many items from the first on; they become part of the sample's latencies."""
         group = Group.of_items(feeds)
-        with self._hands_on():
-            self._warm_up(group)
-            with self._step("measure"):
-                measured = self._measure(group, inferences=count, seconds=None, first=first, keep_outputs=True)
-        self._tally.add_measured(measured)
+        measured = self._model.measure(group, inferences=count, seconds=None, first=first, keep_outputs=True)
         if len(measured.latencies_ns) != count:
             raise ModelError(f"{self.board.id}: {len(measured.latencies_ns)} of {count} items were run")
         return measured.outputs, measured.latencies_ns
@@ -597,21 +541,12 @@ class Dut:
         self.loaded  # noqa: B018 - says what is missing when there is no model
         groups = self._groups()
         pairing = self._pairing(demand.baseline)
-        with self._hands_on():
-            self._load_here()
-            client = self._session.client
-            if not pairing.is_on(client):
-                with self._step("load baseline"):
-                    pairing.bring(self._session, way=self._way, on_progress=self._on_progress)
-            for group in groups:
-                self._warm_up(group)
-            with self._step("measure"):
-                pairing.warm_up(client, groups, on_progress=self._watch)
-                for _ in range(demand.pairs):
-                    candidate, baseline = pairing.measure(
-                        client, groups, block=demand.block, pace_s=self._pace_s, on_progress=self._watch
-                    )
-                    self._tally.add_pair(pairing.paired, candidate, baseline)
+        self._model.measure_beside(
+            pairing,
+            groups,
+            demand,
+            bring=lambda: pairing.bring(self._session, way=self._way, on_progress=self._on_progress),
+        )
 
     def _pairing(self, name: str) -> Pairing:
         if name not in self._pairings:
@@ -622,7 +557,7 @@ class Dut:
                 name=name,
                 seed=self._against.seed,
                 threads=self._threads,
-                patience=self._patience,
+                patience=self._model.patience,
             )
         return self._pairings[name]
 
@@ -638,93 +573,9 @@ class Dut:
                 left -= number
                 if number == 0:
                     continue
-            with self._hands_on():
-                self._warm_up(group)
-                with self._step("measure"):
-                    measured = self._measure(
-                        group,
-                        inferences=number,
-                        seconds=None if seconds is None else seconds * share,
-                        rate_hz=rate_hz,
-                    )
-            self._tally.add_measured(measured)
-
-    def _measure(
-        self,
-        group: Group,
-        *,
-        inferences: int | None,
-        seconds: float | None,
-        first: int = 0,
-        keep_outputs: bool = False,
-        rate_hz: float | None = None,
-    ) -> Measured:
-        # Ten times as slow as the slowest warm-up is no slow board any more but a stuck one.
-        expected_s = (inferences or 0) * self._pace_s * 10 + (seconds or 0.0) * 1.5
-        if rate_hz is not None:
-            expected_s += (inferences or 0) / rate_hz
-        return self._session.client.measure(
-            group.stacked,
-            inferences=inferences,
-            seconds=seconds,
-            first=first,
-            keep_outputs=keep_outputs,
-            batched=group.batched,
-            rate_hz=rate_hz,
-            timeout_s=(RUN_S + expected_s) * self._patience,
-            on_progress=self._watch,
-        )
-
-    def _go_on(self, demand: Demand) -> None:
-        """Measure on in a program of its own on the board, which goes on between two demands and without a link."""
-        groups = self._groups()
-        with self._hands_on(), self._step("measure"):
-            if self._detached is None or self._detached.over:
-                self._load_here()  # also where one is over: the next one takes the model from this session
-                self._detached = DetachedMeasurement.start(
-                    self._session,
-                    groups,
-                    Plan(
-                        seconds=demand.horizon_s,
-                        restarts=demand.restarts,
-                        warmup=WARMUP_INFERENCES,
-                        warmup_s=WARMUP_S,
-                        runtime=self.loaded.runtime,
-                        replayed=self.loaded.replayed,
-                    ),
-                    pick_up_s=self._pick_up_s,
-                    timeout_s=LOAD_S,
-                )
-            self._detached.follow(
-                demand.seconds, self._tally, on_progress=self._watch, explain_crash=self._witnesses.explain_crash
+            self._model.measure(
+                group, inferences=number, seconds=None if seconds is None else seconds * share, rate_hz=rate_hz
             )
-
-    def _load_here(self) -> None:
-        """Load the model in this session again, after a detached measurement had it."""
-        model = self._combo.model
-        if self._detached is None or model is None:
-            return
-        self._detached = None
-        self._loaded = self._session.client.load(model.digest, threads=self._threads, timeout_s=LOAD_S)
-        self._session.client.take_readings()
-        self._tally.add_load(self._loaded.cold)
-        self._warm.clear()
-
-    def _generate(self, prompt: Prompt, *, timeout_s: float) -> Generation:
-        client = self._session.client
-        with self._hands_on():
-            self._load_here()
-            if _GENERATING not in self._warm and not self.loaded.replayed:
-                with self._step("warm-up"):
-                    client.generate(prompt.ids, max_new_tokens=2, timeout_s=timeout_s)
-                self._warm.add(_GENERATING)
-            with self._step("generate"):
-                made = client.generate(
-                    prompt.ids, max_new_tokens=prompt.max_new_tokens, stop=prompt.stop, timeout_s=timeout_s
-                )
-            self._session.check()
-        self._tally.add_generation(made)
-        return made
 
     def _generate_more(self, count: int) -> None:
         prompts = self._fed.prompts
@@ -734,36 +585,4 @@ class Dut:
                 "repeated: call dut.generate(…) in it"
             )
         for _ in range(count):  # in turn, also over several demands
-            self._generate(prompts[self._tally.generated % len(prompts)], timeout_s=LOAD_S)
-
-    def _restart(self) -> None:
-        with self._hands_on(), self._step("cold start"):
-            if self._detached is not None:
-                self._load_here()
-                return
-            cold = self._session.client.restart(timeout_s=LOAD_S)
-        self._warm.clear()
-        self._tally.add_load(cold)
-
-    def _watch(self, _done: int, newest: SensorReading | None) -> None:
-        self._session.check()  # a soak of an hour must not go on on a board that somebody else has got
-        if newest is not None and newest.temperature_c is not None and newest.temperature_c >= CRITICAL_C:
-            raise Overheated(
-                f"{self.board.id}: the SoC is at {newest.temperature_c:.1f} °C, beyond the critical {CRITICAL_C:g} °C: "
-                "check its cooling"
-            )
-
-    @contextlib.contextmanager
-    def _hands_on(self) -> Iterator[None]:
-        """Around everything that needs the board: the first failure is made exact and kept."""
-        if self._broken is not None:
-            raise type(self._broken)(str(self._broken))
-        try:
-            yield
-        except (BoardError, ModelError) as problem:
-            told = self._witnesses.explain(problem, self._session)
-            if isinstance(told, BoardError):
-                self._broken = told
-            if told is problem:
-                raise
-            raise told from problem
+            self._model.generate(prompts[self._tally.generated % len(prompts)], timeout_s=LOAD_S)

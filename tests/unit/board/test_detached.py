@@ -196,7 +196,7 @@ def test_the_next_holder_ends_what_goes_on(dut, bench, world):
 
 def test_nobody_attending_ends_it(dut, bench, world, monkeypatch):
     monkeypatch.setattr(detached, "UNATTENDED_S", 2.0)
-    dut._pick_up_s = 0.1
+    dut._model._pick_up_s = 0.1
     dut.measure_more(SLICE)
     (job,) = jobs(bench)
     world.opened[-1].cut("the host died")

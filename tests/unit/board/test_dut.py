@@ -16,8 +16,9 @@ from support.boards import SERIAL, bundle, language_bundle, linear_model, model_
 from pytest_edgehil.artifacts.dataset import Dataset
 from pytest_edgehil.artifacts.reference import OnnxSession
 from pytest_edgehil.artifacts.replay import Trace, build_replay
-from pytest_edgehil.board.dut import CRITICAL_C, Dut
+from pytest_edgehil.board.dut import Dut
 from pytest_edgehil.board.evaluation import drawn_order
+from pytest_edgehil.board.model_under_test import CRITICAL_C
 from pytest_edgehil.board.session import BoardSession
 from pytest_edgehil.errors import (
     BoardCrashed,
