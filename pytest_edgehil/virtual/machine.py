@@ -39,6 +39,7 @@ from pytest_edgehil.virtual.thermal import CORES, CRITICAL_C, Die, power_w
 TICK_S = 0.1
 TICKS_PER_SENSOR_READING = 2
 SHUTDOWN_GRACE_S = 0.3
+ASKER_GRACE_S = 10.0
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -179,37 +180,40 @@ class Machine:
 
     # --- what the board's own programs ask for
 
-    def reboot(self, *, tryboot: bool) -> None:
+    def reboot(self, *, tryboot: bool, asker: int) -> None:
         """Reboot in an orderly way; the try flag counts for one boot."""
         if self.state is State.RUNNING:
             self._journal.write("reboot", tryboot=tryboot)
             self._enter(State.BOOTING)
-            self._work = self._start_work(self._shut_down_and_boot(tryboot=tryboot))
+            self._work = self._start_work(self._shut_down_and_boot(tryboot=tryboot, asker=asker))
 
-    def halt(self, *, reason: str) -> None:
+    def halt(self, *, reason: str, asker: int | None = None) -> None:
         """Shut down; the board stays down until its power is cycled."""
         if self.state is State.RUNNING:
             self._journal.write("halt", reason=reason)
             self._enter(State.BOOTING)
-            self._work = self._start_work(self._shut_down_and_halt())
+            self._work = self._start_work(self._shut_down_and_halt(asker=asker))
 
-    async def _shut_down_and_boot(self, *, tryboot: bool) -> None:
-        await self._shut_down()
+    async def _shut_down_and_boot(self, *, tryboot: bool, asker: int) -> None:
+        await self._shut_down(asker)
         self._console.write(boot_log.restarting(self._stamp()))
         await self._boot(tryboot=tryboot)
 
-    async def _shut_down_and_halt(self) -> None:
-        await self._shut_down()
+    async def _shut_down_and_halt(self, *, asker: int | None) -> None:
+        await self._shut_down(asker)
         self._console.write(boot_log.halted(self._stamp()))
         self._enter(State.HALTED)
 
-    async def _shut_down(self) -> None:
-        """SIGTERM to everybody, a moment's grace, then the end: as systemd does, with less patience."""
+    async def _shut_down(self, asker: int | None) -> None:
+        """Let who asked come to his end, however busy this host is; SIGTERM to everybody, a moment's grace, the end."""
         self._console.prompt(None)
         self._console.write(f"\n{self._stamp()} systemd[1]: Stopping all services...\n")
         self.link.refuse()
+        deadline_s = self._loop.time() + ASKER_GRACE_S
+        while asker is not None and self.table.lives(asker) and self._loop.time() < deadline_s:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(TICK_S)  # lets its exit status reach the client
         deadline_s = self._loop.time() + SHUTDOWN_GRACE_S
-        await asyncio.sleep(TICK_S)  # lets the exit status of the reboot command itself reach the client
         for facts in self.table.alive():
             signal_process(facts.pid, signal.SIGTERM)
         while self.table.alive() and self._loop.time() < deadline_s:

@@ -21,11 +21,11 @@ from pytest_edgehil.virtual.sysroot import put
 class Asked(Protocol):
     """Who is asked: the machine."""
 
-    def reboot(self, *, tryboot: bool) -> None:
-        """Reboot."""
+    def reboot(self, *, tryboot: bool, asker: int) -> None:
+        """Reboot, once the process that asks for it has ended."""
 
-    def halt(self, *, reason: str) -> None:
-        """Shut down for good."""
+    def halt(self, *, reason: str, asker: int) -> None:
+        """Shut down for good, once the process that asks for it has ended."""
 
 
 class Requests:
@@ -77,10 +77,10 @@ class Requests:
 
     def _serve(self, verb: str, arguments: list[str]) -> None:
         match verb, arguments:
-            case "reboot", [what]:
-                self._asked.reboot(tryboot=what == "tryboot")
-            case "poweroff", []:
-                self._asked.halt(reason="poweroff")
+            case "reboot", [asker, what] if asker.isdecimal():
+                self._asked.reboot(tryboot=what == "tryboot", asker=int(asker))
+            case "poweroff", [asker] if asker.isdecimal():
+                self._asked.halt(reason="poweroff", asker=int(asker))
             case "sign" | "pubkey", [answer, source, target]:
                 self._answer(Path(answer), self._crypto(verb, Path(source), Path(target)))
             case _:

@@ -143,7 +143,7 @@ case "$*" in
     *) echo "reboot: '$*': a virtual board knows no argument but '0 tryboot'" >&2; exit 1 ;;
 esac
 [ -p "$r" ] || {{ echo "reboot: the supervisor does not listen on $r" >&2; exit 1; }}
-printf 'reboot\\t%s\\n' "$what" > "$r"
+printf 'reboot\\t%s\\t%s\\n' "$$" "$what" > "$r"
 """
 
 
@@ -151,7 +151,7 @@ def poweroff(disk: Path) -> str:
     """``poweroff``: the board halts and stays so until its power is cycled."""
     return f"""{_HEAD}r={shlex.quote(str(disk / REQUEST_FIFO))}
 [ -p "$r" ] || {{ echo "poweroff: the supervisor does not listen on $r" >&2; exit 1; }}
-printf 'poweroff\\n' > "$r"
+printf 'poweroff\\t%s\\n' "$$" > "$r"
 """
 
 

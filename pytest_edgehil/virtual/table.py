@@ -90,6 +90,10 @@ class ProcessTable:
         """Every process of the board, zombies left out."""
         return self.census().living
 
+    def lives(self, pid: int) -> bool:
+        """Whether this is a process of the board, and no zombie."""
+        return any(facts.pid == pid for facts in self.alive())
+
     def limit_files(self, size_bytes: int | None) -> None:
         """Limit the size of files that the board's processes, present and future, may write; None lifts the limit."""
         self.file_limit_bytes = size_bytes

@@ -644,6 +644,13 @@ def test_tryboot_boots_the_other_partition_once(fresh):
     assert (node(fresh, "partition"), node(fresh, "tryboot")) == (2, 0)
 
 
+def test_who_asks_for_a_reboot_is_not_killed_before_he_has_ended_however_slow_he_is(fresh):
+    with (fresh.layout.disk / "usr/bin/reboot").open("a") as shim:
+        shim.write("sleep 1\n")  # he waits for a processor
+    reboot(fresh, "sudo reboot")
+    reconnect(fresh)
+
+
 def test_a_power_cut_clears_the_flag_too(fresh):
     install(fresh, 3, version="2026.11")
     reboot(fresh, 'reboot "0 tryboot"')
