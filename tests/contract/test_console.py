@@ -54,8 +54,9 @@ def test_no_byte_of_a_megabyte_is_lost(line: Line, console: Console, log_path: P
 
 
 def test_wait_for_returns_the_match(line: Line, console: Console) -> None:
+    start = console.position
     threading.Timer(0.1, line.say, [b"Linux version 6.12.34-rpi\r\npi5 login: "]).start()
-    match = console.wait_for(r"Linux version (\S+)$", GENEROUS_S)
+    match = console.wait_for(r"Linux version (\S+)$", GENEROUS_S, since=start)  # it may have come before we wait
     assert match.group(1) == "6.12.34-rpi"
 
 
@@ -75,9 +76,9 @@ def test_wait_for_ignores_what_was_said_before_it(line: Line, console: Console) 
 
 
 def test_wait_for_that_fails_shows_the_end_of_what_was_said(line: Line, console: Console) -> None:
-    threading.Timer(0.1, line.say, [b"x" * 1000 + b"U-Boot> "]).start()
     start = console.position
-    console.wait_for("U-Boot> ", GENEROUS_S)
+    threading.Timer(0.1, line.say, [b"x" * 1000 + b"U-Boot> "]).start()
+    console.wait_for("U-Boot> ", GENEROUS_S, since=start)
     with pytest.raises(
         ConsoleError, match=r"'login' did not come within 0.2 s; the last it said: 'x+U-Boot> '"
     ) as caught:

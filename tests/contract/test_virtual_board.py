@@ -105,8 +105,10 @@ def test_megabytes_pass_both_ways_unharmed(link):
 def test_a_command_that_does_not_read_its_input_does_not_block_the_link(link):
     channel = link.get_transport().open_session()
     channel.settimeout(DEADLINE_S)
-    channel.exec_command("exec <&-; sleep 0.1; echo done")
+    channel.exec_command("exec <&-; echo deaf; until [ -e all-is-sent ]; do sleep 0.05; done; echo done")
+    assert channel.recv(100) == b"deaf\n"
     channel.sendall(b"x" * 500_000)
+    assert run(link, "touch all-is-sent").status == 0  # an ended command would take nothing at all
     assert channel.makefile("rb").read() == b"done\n"
     assert channel.recv_exit_status() == 0
 
@@ -240,17 +242,18 @@ def test_a_pinned_host_key_is_handed_on_even_when_it_is_wrong(tmp_path):
 def test_the_lab_may_choose_port_user_and_client_key(tmp_path):
     import socket
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(tmp_path / "key")
     with running(tmp_path / "board"):
         pass  # makes the host key, which a lab file can then pin
     host_key = " ".join((tmp_path / "board/keys/host_ed25519.pub").read_text().split()[:2])
-    access = SshAccess(host="127.0.0.1", port=port, user="lab", key_path=tmp_path / "key", host_key=host_key)
-    with running(tmp_path / "board", replace(board(), ssh=access)) as up:
-        assert up.board.ssh == access
-        assert run_on(up, "echo in").out == "in\n"
+    with socket.socket() as keeper:  # bound, so that nobody else is given this port; whoever reuses addresses may listen
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", 0))
+        port = keeper.getsockname()[1]
+        access = SshAccess(host="127.0.0.1", port=port, user="lab", key_path=tmp_path / "key", host_key=host_key)
+        with running(tmp_path / "board", replace(board(), ssh=access)) as up:
+            assert up.board.ssh == access
+            assert run_on(up, "echo in").out == "in\n"
 
 
 def test_a_port_that_is_taken_is_a_configuration_error(shared, tmp_path):

@@ -127,11 +127,17 @@ def test_a_cut_waits_for_somebody_to_cut_off(up):
 def test_a_cut_link_may_stay_down_for_a_while(up):
     with raw(up) as sock:
         sock.recv(100)
-        up.control.inject(Fault(kind="link-cut", options={"down_s": 0.5}))
+        up.control.inject(Fault(kind="link-cut", options={"down_s": 3600}))
         read_until_reset(sock)
     with pytest.raises(ConnectionRefusedError), raw(up):
         pass
+    up.control.clear_faults()
     assert reconnect(up).status == 0
+    with raw(up) as sock:
+        sock.recv(100)
+        up.control.inject(Fault(kind="link-cut", options={"down_s": 0.2}))
+        read_until_reset(sock)
+    assert reconnect(up).status == 0, "it comes up again by itself"
 
 
 def test_a_stalled_link_is_silent_but_open_and_new_connections_work(up):
@@ -261,7 +267,7 @@ def test_a_panic_is_on_the_console_and_everything_is_dead_and_silent(up):
         pid = int(channel.recv(100))
         up.control.inject(Fault(kind="panic"))
         console.wait_for(r"\] Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b\n")
-        console.wait_for(r"end Kernel panic - not syncing")
+        console.wait_for(r"end Kernel panic - not syncing[^\n]*\n")  # its last line, to the end
         eventually(lambda: not alive(pid))
         channel.settimeout(0.5)
         with pytest.raises(TimeoutError):
@@ -413,12 +419,17 @@ def test_heat_may_stop_below_the_limit_and_ends_when_cleared(up):
 
 
 def test_a_fault_may_wait_for_time_and_then_for_bytes(up):
-    up.control.inject(Fault(kind="link-cut", after_s=0.3, after_bytes=10_000))
+    up.control.inject(Fault(kind="link-cut", after_s=3600, after_bytes=10_000))
     assert up.control.status().armed == ("link-cut",)
     with client(up) as one:
         assert run(one, "wc -c", stdin=b"x" * 50_000).out.strip() == "50000", "bytes before the time do not count"
+        assert up.control.status().armed == ("link-cut",)
+        up.control.clear_faults()
+        before = up.control.status().bytes_in
+        up.control.inject(Fault(kind="link-cut", after_s=0.1, after_bytes=10_000))
         run_until_it_breaks(one)
     eventually(lambda: triggered(up) == ["link-cut"])
+    assert up.control.status().bytes_in - before >= 10_000, "time alone is not enough"
 
 
 def test_faults_of_the_blueprint_are_armed_at_power_on(tmp_path):
@@ -456,12 +467,12 @@ def test_a_board_whose_power_is_cut_at_once_is_returned_without_power(tmp_path):
 
 def test_clearing_disarms(up):
     up.control.inject(Fault(kind="power-cut", after_bytes=1000))
-    up.control.inject(Fault(kind="panic", after_s=0.5))
+    up.control.inject(Fault(kind="panic", after_s=5))  # enough to clear it in time, however busy this host is
     status = up.control.clear_faults()
     assert (status.armed, status.levels) == ((), ())
     with client(up) as one:
         assert run(one, "wc -c", stdin=b"x" * 50_000).out.strip() == "50000"
-        assert run(one, "sleep 0.7").status == 0
+        assert run(one, "sleep 6").status == 0
     assert triggered(up) == []
 
 
