@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 from support.boards import bundle, firmware_bundle, model_bundle
+from support.virtual_boards import eventually
 
 from pytest_edgehil.board.console import Console
 from pytest_edgehil.board.delivery import deliver
@@ -102,12 +103,13 @@ def test_a_firmware_that_hangs_in_its_boot_is_ended_by_the_power_switch(rack, tm
         def cycle(self) -> None:
             rack.control.clear_faults()
             rack.power.cycle()
+            eventually(lambda: rack.control.status().state == "running")  # a power switch may take its time
 
         def is_on(self) -> bool | None:
             return rack.power.is_on()
 
     with pytest.raises(FirmwareRejected, match="after a power cycle"):
-        Dut.open(rack.session, combo=Combo(firmware=good), power=Revived(), boot_timeout_s=4.0)
+        Dut.open(rack.session, combo=Combo(firmware=good), power=Revived(), boot_timeout_s=8.0)
     assert rack.session.client.status().firmware.partition == 2
 
 

@@ -107,7 +107,7 @@ class Program:
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         try:
-            return self.process.wait(30)
+            return self.process.wait(120)
         finally:
             self.kill()
 
@@ -299,10 +299,10 @@ def test_a_silent_host_is_not_waited_for(bench, tmp_path, start):
     signs.start()
     try:
         assert program.ask({"op": "load", "id": 1, "digest": digest})["type"] == "result"
+        child = child_of(program.process.pid)
     finally:
         loaded.set()
         signs.join()
-    child = child_of(program.process.pid)
     errors = [message for message in program.rest() if message["type"] == "error"]
     assert [error["code"] for error in errors] == ["silence"]
     assert program.end() == 3
@@ -375,10 +375,10 @@ def child_of(parent: int) -> int:
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = stat.read_text().rpartition(")")[2].split()
+                if fields[1] == str(parent) and b"child" in (stat.parent / "cmdline").read_bytes():
+                    return int(stat.parent.name)
             except (FileNotFoundError, ProcessLookupError):
-                continue
-            if fields[1] == str(parent) and b"child" in (stat.parent / "cmdline").read_bytes():
-                return int(stat.parent.name)
+                continue  # the program also has the sensors' tools for children, which end at any moment
         return None
 
     return until(find)
@@ -547,10 +547,23 @@ def test_a_part_of_the_items_can_be_measured(client):
     np.testing.assert_array_equal(part.outputs["logits"], whole.outputs["logits"][1:3])
 
 
-def test_measuring_by_time_samples_the_sensors_meanwhile(client):
+def test_measuring_goes_on_for_the_time_that_is_asked_for(client):
+    measured = client.measure({"x": X}, inferences=None, seconds=0.5, timeout_s=60)
+    assert measured.duration_s >= 0.5
+
+
+def test_measuring_samples_the_sensors_meanwhile(client):
     client.take_readings()
-    measured = client.measure({"x": X}, inferences=None, seconds=2.5, timeout_s=60)
-    assert measured.duration_s >= 2.5
+    seen = set()
+
+    def until_there_are_some(done: int, _newest: object) -> None:
+        row = client.last_reading
+        if done and row is not None:
+            seen.add(row.at_s)
+        if len(seen) == 3:
+            client.cancel()
+
+    measured = client.measure({"x": X}, inferences=None, seconds=600, timeout_s=660, on_progress=until_there_are_some)
     assert len(measured.readings) >= 2
     at = [row.at_s for row in measured.readings]
     assert at == sorted(at)
@@ -799,8 +812,9 @@ def test_a_long_measurement_does_not_grow_on_the_board(tmp_path):
         for seconds in (1.0, 300.0):
             measured = client.measure({"x": X}, inferences=None, seconds=seconds, timeout_s=110)
             assert measured.latencies_ns.size == seconds * 1000
-            peaks.append([status_bytes(pid)["VmHWM"] for pid in processes_below(bench)])
-        assert len(peaks[0]) == len(peaks[1]) == 2
+            # a tool of the sensors that is about to be executed still looks like the program
+            both = until(lambda: len(found := processes_below(bench)) == 2 and found)
+            peaks.append([status_bytes(pid)["VmHWM"] for pid in both])
         assert all(late - early < 4 * 2**20 for early, late in zip(*peaks, strict=True))
 
 

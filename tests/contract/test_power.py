@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -190,15 +191,28 @@ def test_missing_program_is_a_power_error() -> None:
         command(on=("no-such-tool",)).on()
 
 
-def test_command_that_hangs_is_killed_with_its_child(tmp_path: Path) -> None:
+def deadline_begins_with(note: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that a busy host has not let begin would be killed before it has shown anything."""
+    communicate = subprocess.Popen.communicate
+
+    def patient(process: subprocess.Popen[bytes], *arguments: object, **options: object) -> object:
+        until(lambda: note.exists() and note.read_text().endswith("\n"))
+        return communicate(process, *arguments, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", patient)
+
+
+def test_command_that_hangs_is_killed_with_its_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = "trap '' TERM; echo 'relay is warming up' >&2; sleep 100 & echo $! >\"$1\"; wait"
+    deadline_begins_with(tmp_path / "child", monkeypatch)
     with pytest.raises(PowerError, match=r"took longer than 1 s and was killed: relay is warming up"):
         command(on=("sh", "-c", script, "sh", str(tmp_path / "child")), timeout_s=1.0).on()
     child = int((tmp_path / "child").read_text())
     until(lambda: not alive(child))
 
 
-def test_daemon_that_keeps_the_pipes_open_does_not_hang_us(tmp_path: Path) -> None:
+def test_daemon_that_keeps_the_pipes_open_does_not_hang_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deadline_begins_with(tmp_path / "daemon", monkeypatch)
     script = 'setsid sleep 600 & echo $! >"$1"; wait'
     power = command(on=("sh", "-c", script, "sh", str(tmp_path / "daemon")), timeout_s=1.0)
     with pytest.raises(PowerError, match="took longer than 1 s"):

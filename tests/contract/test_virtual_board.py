@@ -246,7 +246,7 @@ def test_the_lab_may_choose_port_user_and_client_key(tmp_path):
     with running(tmp_path / "board"):
         pass  # makes the host key, which a lab file can then pin
     host_key = " ".join((tmp_path / "board/keys/host_ed25519.pub").read_text().split()[:2])
-    with socket.socket() as keeper:  # bound, so that nobody else is given this port; whoever reuses addresses may listen
+    with socket.socket() as keeper:  # keeps the port from others; who reuses addresses may listen on it
         keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         keeper.bind(("127.0.0.1", 0))
         port = keeper.getsockname()[1]

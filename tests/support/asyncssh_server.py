@@ -92,7 +92,7 @@ class AsyncsshServer:
 
     def __enter__(self) -> AsyncsshServer:
         self._thread.start()
-        assert self._started.wait(30)
+        assert self._started.wait(120)
         if self._failed:
             raise self._failed[0]
         return self
@@ -101,7 +101,7 @@ class AsyncsshServer:
         assert self._loop is not None
         assert self._stop is not None
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30)
+        self._thread.join(120)
         assert not self._thread.is_alive()
 
     @property

@@ -11,7 +11,25 @@ T = TypeVar("T")
 
 
 def alive(pid: int) -> bool:
-    return _state_and_group(Path(f"/proc/{pid}/stat"))[0] not in {"", "Z", "X"}
+    return state_of(pid) not in {"", "Z", "X"}
+
+
+def state_of(pid: int) -> str:
+    """The letter that proc(5) has for it; empty when it is gone."""
+    return _state_and_group(Path(f"/proc/{pid}/stat"))[0]
+
+
+def argued_with(word: str) -> list[int]:
+    """Those that live and have this among, or in, their arguments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            said = path.read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if word.encode() in said and alive(int(path.parent.name)):
+            found.append(int(path.parent.name))
+    return found
 
 
 def group_alive(group: int) -> bool:

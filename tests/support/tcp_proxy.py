@@ -47,7 +47,7 @@ class TcpProxy:
         self.cut()
         self._flowing.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(120)
             assert not thread.is_alive()
 
     def stall(self) -> None:

@@ -55,7 +55,7 @@ def rebuilt(one: Board, **changes: object) -> Board:
 
 @contextlib.contextmanager
 def running(directory: Path, one: Board | None = None) -> Iterator[RunningBoard]:
-    with start(one or board(), directory=directory) as up:
+    with start(one or board(), directory=directory, wait_s=DEADLINE_S) as up:
         yield up
 
 
