@@ -213,7 +213,8 @@ def test_command_that_hangs_is_killed_with_its_child(tmp_path: Path, monkeypatch
 
 def test_daemon_that_keeps_the_pipes_open_does_not_hang_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deadline_begins_with(tmp_path / "daemon", monkeypatch)
-    script = 'setsid sleep 600 & echo $! >"$1"; wait'
+    # it says so itself, when it has left its group: until then it would be killed with it
+    script = """setsid sh -c 'echo $$ >"$1"; exec sleep 600' sh "$1" & wait"""
     power = command(on=("sh", "-c", script, "sh", str(tmp_path / "daemon")), timeout_s=1.0)
     with pytest.raises(PowerError, match="took longer than 1 s"):
         power.on()
