@@ -189,6 +189,12 @@ def image_key(directory: Path) -> str:
                 f"{problem.filename} is missing; run 'edgehil image pin {directory}' to write it"
             ) from problem
         raise ConfigError(f"{directory} is no image: {problem.filename} is missing") from problem
+    except NotADirectoryError as problem:
+        raise ConfigError(
+            f"{directory} is no image: expected the directory that {recipes.RECIPE} lies in, found a file"
+        ) from problem
+    except OSError as problem:
+        raise ConfigError(f"{directory} is no image: {problem.filename}: {problem.strerror}") from problem
     sources = resources.files("pytest_edgehil.emulated.image")
     for source in sorted(sources.iterdir(), key=lambda one: one.name):
         if source.name.endswith(".py"):

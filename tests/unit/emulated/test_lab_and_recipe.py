@@ -107,6 +107,14 @@ def test_an_image_that_has_not_been_built_says_how(repository: Path, tmp_path: P
         find_image(repository / "farm/images/edge-arm64", cache=tmp_path)
 
 
+def test_a_recipe_instead_of_its_directory_is_no_image(repository: Path, tmp_path: Path) -> None:
+    recipe = repository / "farm/images/edge-arm64/image.yaml"
+    with pytest.raises(ConfigError, match=r"image\.yaml is no image: expected the directory that image\.yaml lies in"):
+        find_image(recipe, cache=tmp_path)
+    with pytest.raises(ConfigError, match="is no image: .*: File name too long"):
+        find_image(tmp_path / ("x" * 300), cache=tmp_path)
+
+
 def test_an_image_without_a_lock_says_how(repository: Path, tmp_path: Path) -> None:
     shutil.copy(repository / "farm/images/edge-arm64/image.yaml", tmp_path)
     for asked in (
