@@ -174,8 +174,8 @@ def image_key(directory: Path) -> str:
     """
     digest = hashlib.sha256()
     listed = [recipes.RECIPE, recipes.LOCK, "boot.cmd", "init"]
-    own = [path.relative_to(directory).as_posix() for path in (directory / "root").rglob("*")]
     try:
+        own = [path.relative_to(directory).as_posix() for path in (directory / "root").rglob("*")]
         for name in [*listed, *sorted(one for one in own if "__pycache__" not in one)]:
             path = directory / name
             if path.is_symlink():  # it goes into the image as a link, wherever that leads on this host

@@ -111,7 +111,7 @@ def test_a_recipe_instead_of_its_directory_is_no_image(repository: Path, tmp_pat
     recipe = repository / "farm/images/edge-arm64/image.yaml"
     with pytest.raises(ConfigError, match=r"image\.yaml is no image: expected the directory that image\.yaml lies in"):
         find_image(recipe, cache=tmp_path)
-    with pytest.raises(ConfigError, match="is no image: .*: File name too long"):
+    with pytest.raises(ConfigError, match=r"is no image: .*: File name too long"):
         find_image(tmp_path / ("x" * 300), cache=tmp_path)
 
 
