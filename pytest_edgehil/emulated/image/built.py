@@ -178,7 +178,7 @@ def image_key(directory: Path) -> str:
         own = [path.relative_to(directory).as_posix() for path in (directory / "root").rglob("*")]
         for name in [*listed, *sorted(one for one in own if "__pycache__" not in one)]:
             path = directory / name
-            if path.is_symlink():  # it goes into the image as a link, wherever that leads on this host
+            if name not in listed and path.is_symlink():  # it goes into the image as a link, wherever it leads here
                 digest.update(f"{name}\0link\0{path.readlink()}\n".encode())
             elif not path.is_dir():
                 executable = bool(path.stat().st_mode & 0o100)

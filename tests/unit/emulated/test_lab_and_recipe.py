@@ -9,7 +9,7 @@ import pytest
 
 from pytest_edgehil.emulated.farm import start
 from pytest_edgehil.emulated.image.build import build_image
-from pytest_edgehil.emulated.image.built import Image, find_image
+from pytest_edgehil.emulated.image.built import Image, find_image, image_key
 from pytest_edgehil.emulated.image.recipe import LOCK, load_lock, load_recipe, lock_text
 from pytest_edgehil.emulated.layout import Layout
 from pytest_edgehil.emulated.machine import Machine
@@ -113,6 +113,19 @@ def test_a_recipe_instead_of_its_directory_is_no_image(repository: Path, tmp_pat
         find_image(recipe, cache=tmp_path)
     with pytest.raises(ConfigError, match=r"is no image: .*: File name too long"):
         find_image(tmp_path / ("x" * 300), cache=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["image.yaml", "image.lock", "boot.cmd", "init"])
+def test_an_image_that_shares_a_file_with_another_one_changes_with_it(tmp_path: Path, name: str) -> None:
+    for one in ("image.yaml", "image.lock", "boot.cmd", "init"):
+        (tmp_path / "image").mkdir(exist_ok=True)
+        (tmp_path / "image" / one).write_text("before")
+    (tmp_path / "shared").write_text("before")
+    (tmp_path / "image" / name).unlink()
+    (tmp_path / "image" / name).symlink_to("../shared")
+    before = image_key(tmp_path / "image")
+    (tmp_path / "shared").write_text("after")
+    assert image_key(tmp_path / "image") != before
 
 
 def test_an_image_without_a_lock_says_how(repository: Path, tmp_path: Path) -> None:
