@@ -90,8 +90,8 @@ def _golden(stored: StoredRun, test: StoredTest) -> Golden:
 
     from pytest_edgehil.evidence.canonical import digest_of
     from pytest_edgehil.gates import validity
+    from pytest_edgehil.gates.durations import no_measurement
     from pytest_edgehil.gates.golden import FEWEST, Golden
-    from pytest_edgehil.gates.latency import no_measurement
 
     record, sample = test.record, test.sample()
     model = next((one for one in record.combo if one.track == "model"), None)

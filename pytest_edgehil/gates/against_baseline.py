@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_edgehil.errors import MarkerError
 from pytest_edgehil.gates import arguments, outlook, validity
+from pytest_edgehil.gates.durations import no_measurement
 from pytest_edgehil.gates.gate import GateSettings
-from pytest_edgehil.gates.latency import no_measurement
 from pytest_edgehil.model.quantity import format_duration, format_number, quoted
 from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.sample import Sample

@@ -36,9 +36,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_edgehil.errors import MarkerError, UserError
 from pytest_edgehil.gates import arguments, outlook, timings, validity
 from pytest_edgehil.gates.against_baseline import BLOCK, limit, refuse_few, times
+from pytest_edgehil.gates.durations import no_measurement
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.golden import read_golden
-from pytest_edgehil.gates.latency import no_measurement
 from pytest_edgehil.gates.time_base import differs
 from pytest_edgehil.model.quantity import format_count, format_duration, format_number, quoted
 from pytest_edgehil.model.requirement import Timing

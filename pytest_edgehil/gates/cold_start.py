@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pytest_edgehil.gates import arguments, outlook, validity
+from pytest_edgehil.gates.durations import in_ms
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.time_base import in_seconds
 from pytest_edgehil.model.quantity import format_count, format_duration
@@ -104,11 +105,11 @@ def declare(budget: object, *, starts: object = 3, settings: GateSettings) -> Co
 def _between(loads: list[int]) -> str:
     """How much the processes differ, in words."""
     if len(loads) < 2:
-        return f"the only one {_ms(loads[0])}"
+        return f"the only one {in_ms(loads[0])}"
     spread = statistics.stdev(loads)
     return (
-        f"the fastest {_ms(min(loads))} and the slowest {_ms(max(loads))} (standard deviation between "
-        f"processes {_ms(spread)}, {spread / statistics.mean(loads):.1%} of the mean)"
+        f"the fastest {in_ms(min(loads))} and the slowest {in_ms(max(loads))} (standard deviation between "
+        f"processes {in_ms(spread)}, {spread / statistics.mean(loads):.1%} of the mean)"
     )
 
 
@@ -121,7 +122,3 @@ def _figures(loads: list[int]) -> dict[str, float]:
         spread = statistics.stdev(loads)
         figures |= {"between_process_sd_ns": spread, "between_process_sd_share": spread / figures["mean_ns"]}
     return figures
-
-
-def _ms(ns: float) -> str:
-    return format_duration(ns, digits=4)

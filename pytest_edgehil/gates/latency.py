@@ -18,16 +18,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pytest_edgehil.errors import MarkerError
-from pytest_edgehil.gates import arguments, outlook, timings, validity
+from pytest_edgehil.gates import arguments, outlook, timings, undecided, validity
+from pytest_edgehil.gates.durations import in_ms, no_measurement, observed_quantile
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.time_base import in_seconds
 from pytest_edgehil.gates.timings import Timings
 from pytest_edgehil.model.quantity import (
     duration_ns,
-    format_count,
     format_duration,
     format_number,
-    format_rate,
     rate_per_second,
 )
 from pytest_edgehil.model.requirement import Timing
@@ -60,8 +59,6 @@ STALL_NS = 250_000_000
 FIRST_TOKEN = "time_to_first_token"  # noqa: S105 - no password
 _CYCLES = 10
 """So many cycles of what comes and goes must be seen for a sample to stand for them."""
-_CLOSE = 0.1
-"""An observed quantile that differs from the budget by no more than this share of it is called close to it."""
 _LOOKED_AT = 100_000
 """Where the test made more inferences than `max_samples`, looks go on up to so many: they cost the host about 0.2 s."""
 
@@ -102,11 +99,12 @@ class LatencyQuantile:
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
 
     @property
-    def _label(self) -> str:
+    def label(self) -> str:
+        """Such as ``p95``."""
         return f"p{self.quantile * 100:g}"
 
     @property
-    def _rate(self) -> float:
+    def allowed(self) -> float:
         """The share of exceedances that the budget allows; 1 − 0.95 is not 0.05 in binary, hence the rounding."""
         return round(1.0 - self.quantile, 12)
 
@@ -125,7 +123,7 @@ class LatencyQuantile:
             return timings.responses(sample, self.rate_hz, stall_ns=self.stall_ns)
         return timings.first_tokens(sample) if self.name == FIRST_TOKEN else timings.latencies(sample)
 
-    def _least_ns(self, timed: Timings) -> int:
+    def least_ns(self, timed: Timings) -> int:
         """How long a PASS must have been watched."""
         return validity.steady_state_ns(timed.board) if self.min_duration_ns is None else self.min_duration_ns
 
@@ -159,7 +157,7 @@ class LatencyQuantile:
                 Outcome.INVALID,
                 timed,
                 n=timed.n,
-                reason=f"{self._label} {timed.what} is not usable: {trouble}",
+                reason=f"{self.label} {timed.what} is not usable: {trouble}",
                 would_change=outlook.AGAIN,
             )
         valid = validity.of_timing(timed.board)
@@ -171,7 +169,7 @@ class LatencyQuantile:
                 timed,
                 n=timed.n,
                 observed=observed_quantile(timed.values_ns, self.quantile),
-                reason=f"{self._label} {timed.what} is not usable: {trouble}",
+                reason=f"{self.label} {timed.what} is not usable: {trouble}",
                 would_change=outlook.AGAIN,
             )
         judge = self._judge(timed)
@@ -197,12 +195,12 @@ class LatencyQuantile:
         from pytest_edgehil.gates.stats.autocorrelation import variance_inflation
         from pytest_edgehil.gates.stats.sequential import GROWTH, looks, walk
 
-        rate, values = self._rate, timed.values_ns
+        rate, values = self.allowed, timed.values_ns
         inflation = functools.cache(lambda n: variance_inflation(values[:n], rate))
         elapsed_ns = timed.elapsed_ns()
         highest = np.maximum.accumulate(values)
         lowest = np.minimum.accumulate(values)
-        least_ns = self._least_ns(timed)
+        least_ns = self.least_ns(timed)
         # A fast model makes many inferences in the time that a PASS needs: look at least once beyond it.
         covered = math.ceil(GROWTH * (1 + int(np.searchsorted(elapsed_ns, least_ns))))
         most = max(self.max_samples, _LOOKED_AT, covered)
@@ -247,15 +245,15 @@ class LatencyQuantile:
         observed = observed_quantile(part, self.quantile)
         passed = decision is Decision.BELOW
         bounds = self._bounds(part, look.inflation)
-        budget, rate = _ms(self.budget_ns), format_number(100 * self._rate)
+        budget, rate = in_ms(self.budget_ns), format_number(100 * self.allowed)
         counted = f"{look.exceedances} of {look.n} {timed.unit} ({look.exceedances / look.n:.1%}) took longer"
         if passed:
-            said = f"{self._label} {timed.what} is within {budget}: {counted}, which shows that fewer than {rate}% do"
-            at_most = "" if bounds[1] is None else f", at most {_ms(bounds[1])}"
-            figures = f"observed {self._label} {_ms(observed)}{at_most}"
+            said = f"{self.label} {timed.what} is within {budget}: {counted}, which shows that fewer than {rate}% do"
+            at_most = "" if bounds[1] is None else f", at most {in_ms(bounds[1])}"
+            figures = f"observed {self.label} {in_ms(observed)}{at_most}"
         else:
-            said = f"{self._label} {timed.what} exceeds {budget}: {counted}, where {rate}% may"
-            figures = f"observed {self._label} {_ms(observed)}, at least {_ms(bounds[0])}"
+            said = f"{self.label} {timed.what} exceeds {budget}: {counted}, where {rate}% may"
+            figures = f"observed {self.label} {in_ms(observed)}, at least {in_ms(bounds[0])}"
         reason = f"{said} ({figures}; error rate {format_number(100 * self.alpha)}%)"
         outcome = Outcome.PASS if passed else Outcome.FAIL
         if passed:
@@ -291,7 +289,7 @@ class LatencyQuantile:
         n = look.n if look is not None and beyond else timed.n
         values = timed.values_ns[:n]
         elapsed_ns = int(timed.elapsed_ns()[-1]) if timed.n else 0
-        missing_ns = self._least_ns(timed) - elapsed_ns
+        missing_ns = self.least_ns(timed) - elapsed_ns
         out_of_samples = timed.n >= self.max_samples and missing_ns <= 0
         out_of_time = timed.duration_s * 1e9 >= self.max_duration_ns
         spent = ""
@@ -302,105 +300,26 @@ class LatencyQuantile:
         elif out_of_time:
             spent = f"; no more than {format_duration(self.max_duration_ns)} may be measured (max_duration)"
         final = out_of_samples or out_of_time
-        said, change = self._why_open(timed, look, missing_ns=missing_ns, judge=judge if final else None)
+        said, change = undecided.why(
+            self,
+            timed,
+            look,
+            missing_ns=missing_ns,
+            change=lambda seen: outlook.of_quantile(
+                Outcome.INCONCLUSIVE, self._around(timed, seen, judge if final else None)
+            ),
+        )
         return self._verdict(
             Outcome.INCONCLUSIVE,
             timed,
             n=n,
             observed=observed_quantile(values, self.quantile) if n else None,
             bounds=None if look is None else self._bounds(values, look.inflation),
-            reason=f"{self._label} {timed.what} is undecided: {said}{spent}",
+            reason=f"{self.label} {timed.what} is undecided: {said}{spent}",
             look=look,
             unseen=unseen,
             decided=final,
             would_change=change,
-        )
-
-    def _why_open(self, timed: Timings, look: Look | None, *, missing_ns: int, judge: Judge | None) -> tuple[str, str]:
-        """Why it is undecided, and what would change it."""
-        from pytest_edgehil.gates.stats.projection import fewest_to_pass
-
-        n, unit = timed.n, timed.unit
-        fewest = fewest_to_pass(self._rate, self.alpha)
-        if look is None:
-            said = f"{n} of at least 30 {unit} so far" if n else f"no {unit} have been timed yet"
-            return said, f"{format_count(30 - n, f'more {unit}')} for a first look; a PASS takes at least {fewest}"
-        if timed.overloaded(n):
-            return _cannot_keep_up(timed), "a faster model, or a lower rate"
-        if missing_ns > 0:
-            said = (
-                f"the {n} {unit} cover less than the {format_duration(self._least_ns(timed))} that a PASS needs "
-                f"({self._who_asks(timed)}), and they do not show that the budget is missed"
-            )
-            return said, f"{unit} over another {format_duration(missing_ns)}{self._or_declare()}"
-        change = outlook.of_quantile(Outcome.INCONCLUSIVE, self._around(timed, look, judge))
-        if n < fewest:
-            said = (
-                f"{look.exceedances} of {look.n} {unit} took longer than {_ms(self.budget_ns)}, too few {unit} to tell"
-            )
-            return f"{said} (a PASS takes at least {fewest})", change
-        stall = timed.stall_cluster(n, self.budget_ns)
-        if stall > 1.0 and not look.ruled_out_at and look.log_e_pass >= math.log(1.0 / self.alpha):
-            longest = format_duration(max(timed.stall_ns, float(timed.services_ns.max())))  # type: ignore[union-attr]
-            said = (
-                f"{look.exceedances} of {look.n} {unit} took longer than {_ms(self.budget_ns)}, but at this load one "
-                f"stall of {longest} makes about {stall:.0f} of them slow, and so few {unit} do not exclude one (stall)"
-            )
-            return (
-                said,
-                f"about {math.ceil(stall * fewest)} {unit} without a stall, or a shorter stall=… if none is longer",
-            )
-        return self._held_back(timed, look) or self._too_close(timed, look), change
-
-    def _too_close(self, timed: Timings, look: Look) -> str:
-        """Neither enough of them are slow nor few enough."""
-        observed_ns = observed_quantile(timed.values_ns, self.quantile)
-        observed, budget = _ms(observed_ns), _ms(self.budget_ns)
-        at_error = f"to tell at an error rate of {format_number(100 * self.alpha)}%"
-        if abs(observed_ns - self.budget_ns) <= _CLOSE * self.budget_ns:
-            said = f"after {timed.n} {timed.unit} the observed {self._label} of {observed} is too close to the budget"
-            return f"{said} of {budget} {at_error}"
-        counted = f"{look.exceedances} of {look.n} {timed.unit} ({look.exceedances / look.n:.1%}) took longer than"
-        allowed = f"{format_number(100 * self._rate)}%"
-        return f"{counted} {budget}, too close to {allowed} {at_error} (observed {self._label} {observed})"
-
-    def _held_back(self, timed: Timings, look: Look) -> str | None:
-        """Why these counts do not decide although independent ones would; None where those would not either."""
-        from pytest_edgehil.gates.stats.eprocess import fewest_exceedances_to_fail, most_exceedances_to_pass
-
-        n, unit = look.n, timed.unit
-        if look.exceedances <= most_exceedances_to_pass(n, self._rate, self.alpha):
-            would = "PASS"
-        elif look.exceedances >= fewest_exceedances_to_fail(n, self._rate, self.alpha):
-            would = "FAIL"
-        else:
-            return None
-        counted = f"{look.exceedances} of {n} {unit} took longer than {_ms(self.budget_ns)}"
-        if would == "PASS" and look.ruled_out_at:
-            seen = int((timed.values_ns[: look.ruled_out_at] > self.budget_ns).sum())
-            return (
-                f"{counted}; {seen} of the first {look.ruled_out_at} did, which alone would show that the budget is "
-                f"missed, so that these {unit} cannot PASS any more"
-            )
-        count = f"count as {n / look.inflation:.0f}"
-        alike = f"neighbours are so alike that they {count}"
-        return f"{counted}; that would {would} if each of them told something new, but {alike}"
-
-    def _who_asks(self, timed: Timings) -> str:
-        """Who says how long a PASS must be watched."""
-        if self.min_duration_ns is not None:
-            return "min_duration"
-        conditions = timed.board.conditions
-        declares = conditions is not None and conditions.steady_state_s is not None
-        return "the board's steady_state" if declares else "the default for a board whose lab declares no steady_state"
-
-    def _or_declare(self) -> str:
-        """What a user may declare instead of waiting."""
-        if self.min_duration_ns is not None:
-            return ", which a PASS needs (min_duration)"
-        return (
-            "; or declare how long this board takes to show what comes and goes on it: steady_state: in lab.yaml, or "
-            "min_duration= in this marker"
         )
 
     def _around(self, timed: Timings, look: Look, judge: Judge | None) -> outlook.QuantileLook:
@@ -413,7 +332,7 @@ class LatencyQuantile:
         low = 0.0 if judge is None else self._surely_fails_below(low, values[: look.n], judge)
         return outlook.QuantileLook(
             budget_ns=self.budget_ns,
-            rate=self._rate,
+            rate=self.allowed,
             alpha=self.alpha,
             n=look.n,
             exceedances=look.exceedances,
@@ -453,8 +372,8 @@ class LatencyQuantile:
 
         n = latencies.shape[0]
         ordered = np.sort(latencies)
-        most = most_exceedances_to_pass(n, self._rate, self.alpha, inflation=inflation)
-        fewest = fewest_exceedances_to_fail(n, self._rate, self.alpha, inflation=inflation)
+        most = most_exceedances_to_pass(n, self.allowed, self.alpha, inflation=inflation)
+        fewest = fewest_exceedances_to_fail(n, self.allowed, self.alpha, inflation=inflation)
         low = float(ordered[n - fewest]) if fewest <= n else 0.0
         high = float(ordered[n - 1 - most]) if 0 <= most < n else None
         return low, high
@@ -513,16 +432,6 @@ class LatencyQuantile:
     def _own_fault(self, timed: Timings) -> tuple[str, ...]:
         """What of the durations is the measuring's and not the model's, where it is too much."""
         return (*validity.clock_cost(timed.board, self.budget_ns), *timed.lateness(self.quantile, self.budget_ns))
-
-
-def _cannot_keep_up(timed: Timings) -> str:
-    assert timed.services_ns is not None
-    assert timed.interval_ns is not None
-    mean, interval = format_duration(timed.services_ns.mean(), digits=4), format_duration(timed.interval_ns, digits=4)
-    return (
-        f"the model cannot keep up with {format_rate(1e9 / timed.interval_ns)}: an inference takes {mean} on average, "
-        f"one is due every {interval}, so the queue and the response times grow for as long as one measures"
-    )
 
 
 def declare_quantile(  # noqa: D103 - the form of the marker with a budget, see `latency_forms`
@@ -592,37 +501,3 @@ def restore(name: str, **recorded: Any) -> LatencyQuantile:
     if recorded.pop("unwatched_ns", 0):
         recorded["min_duration_ns"] = None
     return LatencyQuantile(name=name, **recorded)
-
-
-def no_measurement(latencies: npt.NDArray[np.int64], *, timing: Timing = Timing.WALL) -> str | None:
-    """Why these numbers cannot be durations; None when they can.
-
-    Args:
-        timing: what they are; the same work may take the same number of instructions again and again, but not the same
-            time.
-    """
-    import numpy as np
-
-    if not np.isfinite(latencies).all():
-        return f"{int((~np.isfinite(latencies)).sum())} durations are no finite numbers"
-    if (latencies <= 0).any():
-        return f"{int((latencies <= 0).sum())} latencies are zero or negative: the clock did not tick or went backwards"
-    if timing is Timing.WALL and latencies.shape[0] >= 30 and (latencies == latencies[0]).all():
-        return (
-            f"all {latencies.shape[0]} latencies are exactly {_ms(float(latencies[0]))}: "
-            f"a clock that does not tick is no measurement"
-        )
-    return None
-
-
-def observed_quantile(latencies: npt.NDArray[np.int64], quantile: float) -> float:
-    """The observed quantile: the smallest latency that at least this share of all does not exceed."""
-    import numpy as np
-
-    # numpy's "inverted_cdf" without its overhead, which is longer than the rest of a look
-    index = max(0, math.ceil(latencies.shape[0] * quantile - 1.0))
-    return float(np.partition(latencies, index)[index])
-
-
-def _ms(ns: float) -> str:
-    return format_duration(ns, digits=4)

@@ -178,7 +178,7 @@ class EnergyPerInference:
         """Decide at the first look that allows it; exactly the budget is within it."""
         import numpy as np
 
-        from pytest_edgehil.gates.latency import no_measurement
+        from pytest_edgehil.gates.durations import no_measurement
 
         readings = _metered(sample)
         powers = np.array([one.power_w for one in readings], dtype=np.float64)

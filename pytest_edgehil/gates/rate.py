@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_edgehil.gates import arguments, outlook, timings, validity
+from pytest_edgehil.gates.durations import in_ms
 from pytest_edgehil.gates.gate import GateSettings
 from pytest_edgehil.gates.time_base import in_seconds
-from pytest_edgehil.model.quantity import format_count, format_duration, format_number, format_rate, rate_per_second
+from pytest_edgehil.model.quantity import format_count, format_number, format_rate, rate_per_second
 from pytest_edgehil.model.requirement import Timing
 from pytest_edgehil.model.sample import Sample
 from pytest_edgehil.model.verdict import Demand, Outcome, Verdict
@@ -138,7 +139,7 @@ class MeanRate:
         else:
             said = f"{self._what} is below {self._limit}: {observed} over {found.n} {timed.unit}, at most {high}"
             change = f"a faster model, or a requirement of at most {low}; more {timed.unit} do not undo a FAIL"
-        reason = f"{said} ({each} takes {_ms(found.mean)} on average; error rate {format_number(100 * self.alpha)}%)"
+        reason = f"{said} ({each} takes {in_ms(found.mean)} on average; error rate {format_number(100 * self.alpha)}%)"
         return self._verdict(outcome, timed, found, reason=reason, would_change=change)
 
     def _open(self, timed: Timings, found: MeanLook | None, said: str) -> Verdict:
@@ -257,13 +258,9 @@ def _amounts(sample: Sample, timed: Timings) -> tuple[Int64Array, Int64Array]:
 def _no_times(timed: Timings, times: Int64Array, counts: Int64Array) -> str | None:
     import numpy as np
 
-    from pytest_edgehil.gates.latency import no_measurement
+    from pytest_edgehil.gates.durations import no_measurement
 
     if timed.unit == "inferences":
         return no_measurement(times)
     broken = int((~np.isfinite(times) | (times < 0) | (counts < 0) | ((counts > 0) & (times <= 0))).sum())
     return f"{broken} generations took no time, or have fewer tokens than one" if broken else None
-
-
-def _ms(ns: float) -> str:
-    return format_duration(ns, digits=4)
