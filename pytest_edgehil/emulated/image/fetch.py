@@ -145,9 +145,11 @@ class Apt:
         }
         self._options = [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
         self._options += ["-o", f"APT::Architectures::={HOST_ARCHITECTURE}"]
-        done = self._run("apt-get", "-qq", "update")
-        if done.returncode != 0 and not any((directory / "lists").glob("*Packages*")):
-            raise ConfigError(f"apt's package sources do not answer: {_last(done.stderr)}")
+        # otherwise a source that is not reached is a warning only, and what it has would be told as dropped
+        done = self._run("apt-get", "-qq", "-o", "APT::Update::Error-Mode=any", "update")
+        self._unreached = "" if done.returncode == 0 else _first(done.stderr)
+        if self._unreached and not any((directory / "lists").glob("*Packages*")):
+            raise ConfigError(f"apt's package sources do not answer: {self._unreached}")
 
     def download(self, packages: Iterable[Package], *, lock_path: Path) -> None:
         """Download packages of exactly these versions.
@@ -164,6 +166,11 @@ class Apt:
         gone = re.findall(r"Version '(.+?)' for '(.+?)' was not found|Unable to locate package (\S+)", done.stderr)
         if gone:
             version, name, unknown = gone[0]
+            if self._unreached:
+                raise ConfigError(
+                    f"{lock_path}: {unknown or f'{name} {version}'} is at none of this machine's package sources that "
+                    f"answer, and not all do: {self._unreached}"
+                )
             raise ConfigError(
                 f"{lock_path}: {unknown or f'{name} {version}'} is not at this machine's package sources any more; "
                 f"run 'edgehil image pin {lock_path.parent}' to take the versions that are, and look at what changed"
@@ -283,6 +290,16 @@ def _sha256(path: Path) -> str:
 
 
 def _last(text: str) -> str:
+    """What a program said last, of errors if there are any."""
+    return _errors(text)[-1]
+
+
+def _first(text: str) -> str:
+    """What a program said first; the last line of ``apt-get update`` merely counts."""
+    return _errors(text)[0]
+
+
+def _errors(text: str) -> list[str]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"E:|ERROR", line)]
-    return (errors or lines or ["it said nothing"])[-1][:300]
+    return [line[:300] for line in errors or lines or ["it said nothing"]]

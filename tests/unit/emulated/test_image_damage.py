@@ -23,7 +23,7 @@ FILES = {"disk.raw": b"disk", "flash.raw": b"flash", "root.ext4": b"root", "u-bo
 GOOD = b"a package"
 APT_GET = """#!/bin/sh
 for word; do
-    case $word in update) exit 0 ;; download) break ;; esac
+    case $word in update) {update}; exit 0 ;; download) break ;; esac
 done
 {download}
 """
@@ -145,8 +145,8 @@ class Packages:
         self._apt_get.parent.mkdir()
         monkeypatch.setenv("PATH", f"{self._apt_get.parent}{os.pathsep}{os.environ['PATH']}")
 
-    def sources(self, download: str) -> None:
-        self._apt_get.write_text(APT_GET.format(download=download))
+    def sources(self, download: str, *, update: str = ":") -> None:
+        self._apt_get.write_text(APT_GET.format(download=download, update=update))
         self._apt_get.chmod(0o755)
 
 
@@ -175,6 +175,23 @@ def test_a_damaged_package_that_is_not_to_be_had_again_is_told_in_a_line(package
     ) as told:
         packages.pinned.fetch(packages.lock)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        ("", "^apt's package sources do not answer: E: Failed to fetch a$"),
+        (
+            "touch lists/b_Packages; ",
+            r"p 1 is at none of .* sources that answer, and not all do: E: Failed to fetch a$",
+        ),
+    ],
+)
+def test_sources_that_cannot_be_reached_have_not_dropped_a_package(packages: Packages, others: str, told: str) -> None:
+    strict = "case $* in *APT::Update::Error-Mode=any*) echo 'E: Failed to fetch a' >&2; exit 100 ;; esac"
+    packages.sources("echo \"E: Version '1' for 'p' was not found\" >&2; exit 100", update=others + strict)
+    with pytest.raises(ConfigError, match=told):
+        packages.pinned.fetch(packages.lock)
 
 
 def test_a_package_is_hashed_as_it_is_used(packages: Packages) -> None:
