@@ -113,7 +113,7 @@ def test_a_full_cache_is_told_in_a_line(directory: Path, tmp_path: Path, monkeyp
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Pinned, "fetch", fetch)
-    with pytest.raises(ConfigError, match=f"the cache {tmp_path} is full, and {directory} is not built; remove images"):
+    with pytest.raises(ConfigError, match=f"the cache {tmp_path} is full, and {directory} is not built; remove what"):
         build_image(directory, say=print, cache=tmp_path)
 
 
