@@ -7,6 +7,7 @@ answer with an internal error that hides it.
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -70,11 +71,13 @@ class Distributed:
         self._dispatch = dispatch
         self._deaths = 0
         self._interrupted = False
+        self._not_ended: set[str] = set()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         self._refuse_more_workers_than_boards(len(node.config.getoption("tx")))
         node.workerinput[WORKERINPUT] = self._controller.run.to_worker()
+        self._not_ended.add(node.gateway.id)
 
     def _refuse_more_workers_than_boards(self, workers: int) -> None:
         lab = self._controller.lab
@@ -135,6 +138,7 @@ class Distributed:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
+        self._not_ended.discard(node.gateway.id)
         told = getattr(node, "workeroutput", {}).get(WORKEROUTPUT)
         if told is not None:
             from pytest_edgehil.gates.multiplicity import ErrorBudget
@@ -144,11 +148,20 @@ class Distributed:
             self._interrupted = True
         elif error:
             self._deaths += 1
-            self._free_boards_of(node.gateway.id)
+            self._free_boards_of(node.gateway.id, reason=f"worker {node.gateway.id} died")
             if not self._restarts_left:
                 self._controller.note_early_end(f"{self._deaths} workers died, and no more are started")
 
-    def _free_boards_of(self, worker: str) -> None:
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self) -> Generator[None, object, object]:
+        # a run that ends early tells nobody of its workers' ends, and xdist kills who has not ended ten seconds later
+        try:
+            return (yield)
+        finally:
+            for worker in sorted(self._not_ended):
+                self._free_boards_of(worker, reason=f"worker {worker} did not end in time")
+
+    def _free_boards_of(self, worker: str, *, reason: str) -> None:
         """A dead worker's leases would expire by themselves; its board is wanted sooner."""
         lab = self._controller.lab
         if lab is None:
@@ -163,7 +176,7 @@ class Distributed:
             try:
                 for state in store.boards():
                     if state.holder is not None and state.holder.name.endswith(suffix):
-                        store.force_release(state.board_id, by=default_holder(), reason=f"worker {worker} died")
+                        store.force_release(state.board_id, by=default_holder(), reason=reason)
             finally:
                 store.close()
         except EdgehilError as problem:

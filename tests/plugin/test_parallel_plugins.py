@@ -176,8 +176,22 @@ def test_an_interrupt_in_the_middle_of_flashing_leaves_a_board_that_the_next_run
     farm.run("test_again.py").assert_outcomes(passed=3)
 
 
-def test_an_interrupt_gives_the_boards_of_all_workers_back_at_once(farm: Farm):
+NEVER_ENDS = """
+    import time
+
+    from xdist.workermanage import NodeManager
+
+    from pytest_edgehil.holding import Holding
+
+    NodeManager.EXIT_TIMEOUT = 0.2  # after which it kills a worker
+    Holding.close = lambda self: time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("workers", ["", NEVER_ENDS], ids=["who end", "who are too slow to end"])
+def test_an_interrupt_gives_the_boards_of_all_workers_back_at_once(farm: Farm, workers: str):
     farm.boards(2, expiry="10 min")
+    farm.pytester.makeconftest(workers)
     farm.pytester.makepyfile(HANG.replace("BODY", "stop_here(board)"))
     status, output, board = interrupted(farm, "-n2")
     assert status == pytest.ExitCode.INTERRUPTED, output

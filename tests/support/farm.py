@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.fft  # pytester forgets what is first imported within a test, and numpy's C modules are loaded once only
 import pytest
 from support.program import leave_program
 

@@ -43,7 +43,7 @@ def eventually(condition, *, seconds: float) -> bool:
     return True
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
 def test_nothing_is_left_of_an_ended_demo(tmp_path: Path, repository: Path, how: signal.Signals):
     out = tmp_path / "out"
@@ -64,9 +64,9 @@ def test_nothing_is_left_of_an_ended_demo(tmp_path: Path, repository: Path, how:
             os.killpg(demo.pid, how)  # a terminal sends Ctrl-C to the whole group
         else:
             demo.send_signal(how)
-        demo.wait(60)
+        demo.wait(120)
         assert demo.returncode != 0
-        assert eventually(lambda: not processes_with(state), seconds=60), processes_with(state)
+        assert eventually(lambda: not processes_with(state), seconds=120), processes_with(state)
     finally:
         demo.kill()
         demo.wait(10)

@@ -32,7 +32,7 @@ def healthy(directory: Path, version: str, *, off: int = 0) -> Artifact:
         quantisation="fp32",
         target=Target(name="any", board_classes=("*",), runtime="onnxruntime"),
     )
-    made = dataclasses.replace(made, health=HealthCheck(path="health.npz", timeout_s=30))
+    made = dataclasses.replace(made, health=HealthCheck(path="health.npz", timeout_s=300))
     return pack(made, {"model.onnx": model, "health.npz": items.getvalue()}, directory)
 
 
