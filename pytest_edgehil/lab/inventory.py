@@ -26,7 +26,6 @@ from pytest_edgehil.lab.health import HealthRules
 from pytest_edgehil.lab.limits import Limits
 from pytest_edgehil.lab.limits_file import limits_of
 from pytest_edgehil.lab.schema import (
-    IDENTIFIER,
     LAB_FILE,
     BoardSection,
     CommandPowerSection,
@@ -38,6 +37,7 @@ from pytest_edgehil.lab.schema import (
     VirtualPowerSection,
     lab_schema,
 )
+from pytest_edgehil.lab.values import IDENTIFIER
 from pytest_edgehil.labgrid.conversation import Coordinator
 from pytest_edgehil.model.board import (
     Accelerator,

@@ -9,19 +9,15 @@ The descriptions serve three readers: an editor's tooltip, ``edgehil lab schema`
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from pytest_edgehil.documents.checking import Section
-from pytest_edgehil.documents.near_miss import suggest
 from pytest_edgehil.documents.reading import FileKind
 from pytest_edgehil.errors import LabFileError
-from pytest_edgehil.model.quantity import duration_ns, format_duration, format_size, size_bytes
+from pytest_edgehil.lab import values
+from pytest_edgehil.lab.values import Argv, Name, NotNegative, Positive, Text, Word
 
 LAB_FILE = FileKind(
     noun="lab file",
@@ -31,9 +27,6 @@ LAB_FILE = FileKind(
     anchors=True,
     x_keys=True,
 )
-IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-HOST_KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
-CONSOLE_SCHEMES = ("socket", "rfc2217", "loop", "hwgrep", "spy", "alt")
 
 TimingName = Literal["wall", "icount"]
 EnvironmentName = Literal["hardware", "emulated", "virtual"]
@@ -54,149 +47,8 @@ FaultKind = Literal[
 ]
 
 
-def _duration(*, at_least: str, at_most: str) -> BeforeValidator:
-    low, high = duration_ns(at_least), duration_ns(at_most)
-
-    def seconds(text: object) -> float:
-        value = duration_ns(text)
-        if not low <= value <= high:
-            raise ValueError(f"{text!r} is out of range: expected {format_duration(low)} to {format_duration(high)}")
-        return value / 1e9
-
-    return BeforeValidator(seconds)
-
-
-def _size(*, at_least: str, whole: str | None = None) -> BeforeValidator:
-    low = size_bytes(at_least)
-    unit = 1 if whole is None else size_bytes(f"1 {whole}")
-
-    def size(text: object) -> int:
-        value = size_bytes(text)
-        if value < low:
-            raise ValueError(f"{text!r} is too little: expected {format_size(low)} or more")
-        if value % unit:
-            below, above = value // unit, value // unit + 1
-            raise ValueError(f"{text!r} is no whole number of {whole}: expected {below} {whole} or {above} {whole}")
-        return value
-
-    return BeforeValidator(size)
-
-
-def _quantity(example: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "examples": [example]})
-
-
-def _field(description: str, *, default: str) -> Any:
-    """A quantity that may be left out: the schema shows its default as one writes it, not as it is read."""
-    return Field(description=description, json_schema_extra={"default": default})
-
-
-def _identifier(text: str) -> str:
-    if not IDENTIFIER.fullmatch(text):
-        raise ValueError(
-            f"{text!r} is no name: expected letters, digits, '.', '_' and '-', beginning with a letter or a digit, "
-            "at most 64 characters"
-        )
-    return text
-
-
-def _filled(text: str) -> str:
-    if not text.strip() or text != text.strip() or not text.isprintable():
-        raise ValueError(f"expected printable text without blanks around it, found {text!r}")
-    return text
-
-
-def _one_word(text: str) -> str:
-    if not text or not text.isprintable() or any(character.isspace() for character in text):
-        raise ValueError(f"expected one word, found {text!r}")
-    return text
-
-
-def _host_key(text: str) -> str:
-    """Normalise a pinned host key to ``<type> <base64>``; a comment behind it is dropped.
-
-    The type is written twice, in front and as the first string inside the key blob (RFC 4253 §6.6).
-    """
-    kind, _, rest = text.strip().partition(" ")
-    if kind not in HOST_KEY_TYPES:
-        raise ValueError(
-            f"unknown type of host key {kind!r}"
-            + suggest(kind, HOST_KEY_TYPES, f"expected '<type> <base64>' with one of {', '.join(HOST_KEY_TYPES)}, ")
-            + "as 'ssh-keyscan HOST' prints it behind the host"
-        )
-    blob_text = rest.split()[0] if rest.split() else ""
-    try:
-        blob = base64.b64decode(blob_text, validate=True)
-    except (binascii.Error, ValueError) as wrong:
-        raise ValueError("the host key is not base64: copy it whole from 'ssh-keyscan HOST'") from wrong
-    length = int.from_bytes(blob[:4], "big")
-    inside = blob[4 : 4 + length]
-    if len(blob) < 4 or len(inside) != length or inside.decode("ascii", "replace") != kind:
-        raise ValueError(f"the host key does not hold a {kind} key: copy it whole from 'ssh-keyscan HOST'")
-    return f"{kind} {blob_text}"
-
-
-def _host_and_port(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536 or any(one.isspace() for one in text):
-        raise ValueError(f"{text!r} is no address: expected HOST:PORT, for example 127.0.0.1:20408")
-    return text
-
-
-def _console_url(text: str) -> str:
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        if text.startswith("/"):
-            return text
-        raise ValueError(
-            f"{text!r} is no console: expected a device such as /dev/ttyAMA10 or a URL such as socket://HOST:PORT or "
-            "rfc2217://HOST:PORT"
-        )
-    if scheme not in CONSOLE_SCHEMES:
-        raise ValueError(
-            f"unknown scheme {scheme!r}"
-            + suggest(
-                {"tcp": "socket", "telnet": "rfc2217"}.get(scheme, scheme),
-                CONSOLE_SCHEMES,
-                f"pyserial knows {', '.join(CONSOLE_SCHEMES)} and device paths",
-            )
-        )
-    if scheme in ("socket", "rfc2217"):
-        try:
-            parts = urlsplit(text)
-            complete = bool(parts.hostname) and parts.port is not None and parts.port > 0
-        except ValueError as wrong:
-            raise ValueError(f"{text!r} is no console: {str(wrong).lower()}") from wrong
-        if not complete:
-            raise ValueError(f"{text!r} is no console: expected {scheme}://HOST:PORT")
-    elif not rest and scheme != "loop":
-        raise ValueError(f"{text!r} is no console: something is missing after {scheme}://")
-    return text
-
-
 def _console(value: object) -> object:
     return {"url": value} if isinstance(value, str) else value
-
-
-def _words(value: object) -> object:
-    if isinstance(value, str):
-        raise ValueError(  # noqa: TRY004 -- pydantic turns a ValueError into a located error, and a TypeError into ours
-            f"expected a list of words such as [uhubctl, -a, 'on'], found the text {value!r}: no shell splits it"
-        )
-    return value
-
-
-Name = Annotated[str, AfterValidator(_identifier)]
-Text = Annotated[str, AfterValidator(_filled)]
-Word = Annotated[str, AfterValidator(_one_word)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Argv = Annotated[
-    list[str],
-    Field(min_length=1),
-    BeforeValidator(_words),
-    WithJsonSchema({"type": "array", "items": {"type": "string"}, "minItems": 1}),
-]
 
 
 class SshSection(Section):
@@ -207,7 +59,7 @@ class SshSection(Section):
     user: Annotated[Word | None, Field(description="login name on the board")] = None
     key: Annotated[Text | None, Field(description="private key file; ~ and paths relative to the lab file work")] = None
     host_key: Annotated[
-        Annotated[str, AfterValidator(_host_key)] | None,
+        Annotated[str, AfterValidator(values.host_key)] | None,
         Field(description="the pinned host key, '<type> <base64>', as 'ssh-keyscan HOST' prints it behind the host"),
     ] = None
 
@@ -217,7 +69,7 @@ class ConsoleSection(Section):
 
     url: Annotated[
         str,
-        AfterValidator(_console_url),
+        AfterValidator(values.console_url),
         Field(description="a device, or a pyserial URL: socket://HOST:PORT, rfc2217://HOST:PORT"),
     ]
     baud: Annotated[int, Field(ge=50, le=4_000_000, description="line speed")] = 115200
@@ -234,15 +86,15 @@ class CommandPowerSection(Section):
     ] = None
     off_for: Annotated[
         float,
-        _duration(at_least="0 s", at_most="10 min"),
-        _quantity("2 s"),
-        _field("how long a cycle is off", default="2 s"),
+        values.duration(at_least="0 s", at_most="10 min"),
+        values.quantity("2 s"),
+        values.left_out("how long a cycle is off", default="2 s"),
     ] = 2.0
     timeout: Annotated[
         float,
-        _duration(at_least="100 ms", at_most="1 h"),
-        _quantity("30 s"),
-        _field("limit for one command", default="30 s"),
+        values.duration(at_least="100 ms", at_most="1 h"),
+        values.quantity("30 s"),
+        values.left_out("limit for one command", default="30 s"),
     ] = 30.0
 
 
@@ -261,15 +113,15 @@ class LabgridPowerSection(Section):
     index: Annotated[Word | int, Field(description="port of the switch")]
     off_for: Annotated[
         float,
-        _duration(at_least="0 s", at_most="10 min"),
-        _quantity("2 s"),
-        _field("how long a cycle is off", default="2 s"),
+        values.duration(at_least="0 s", at_most="10 min"),
+        values.quantity("2 s"),
+        values.left_out("how long a cycle is off", default="2 s"),
     ] = 2.0
     timeout: Annotated[
         float,
-        _duration(at_least="100 ms", at_most="1 h"),
-        _quantity("30 s"),
-        _field("limit for one switching", default="30 s"),
+        values.duration(at_least="100 ms", at_most="1 h"),
+        values.quantity("30 s"),
+        values.left_out("limit for one switching", default="30 s"),
     ] = 30.0
 
 
@@ -277,7 +129,7 @@ class LabgridSection(Section):
     """An existing labgrid lab: boards with a `place` are acquired there as well, for as long as our lease lasts."""
 
     coordinator: Annotated[
-        Annotated[str, AfterValidator(_host_and_port)], Field(description="HOST:PORT of its coordinator")
+        Annotated[str, AfterValidator(values.host_and_port)], Field(description="HOST:PORT of its coordinator")
     ] = "127.0.0.1:20408"
     python: Annotated[
         Text | None,
@@ -341,11 +193,14 @@ class VirtualSection(Section):
     """What a virtual board imitates."""
 
     serial: Annotated[
-        Annotated[str, AfterValidator(_one_word)] | None,
+        Annotated[str, AfterValidator(values.one_word)] | None,
         Field(description="serial number in the device tree; made from the names of lab and board when left out"),
     ] = None
     memory: Annotated[
-        int, _size(at_least="64 MiB"), _quantity("2 GiB"), _field("memory of the whole board", default="8 GiB")
+        int,
+        values.size(at_least="64 MiB"),
+        values.quantity("2 GiB"),
+        values.left_out("memory of the whole board", default="8 GiB"),
     ] = 8 * 2**30
     thermal: Annotated[ThermalSection, Field(description="how it heats up")] = ThermalSection()
     runtimes: Annotated[list[Word], Field(description="runtimes that the board has")] = ["onnxruntime"]
@@ -357,14 +212,14 @@ class EmulatedSection(Section):
 
     image: Annotated[Text, Field(description="directory with image.yaml; 'edgehil image build' builds it")]
     serial: Annotated[
-        Annotated[str, AfterValidator(_one_word)] | None,
+        Annotated[str, AfterValidator(values.one_word)] | None,
         Field(description="serial number in the device tree; made from the names of lab and board when left out"),
     ] = None
     memory: Annotated[
         int,
-        _size(at_least="256 MiB", whole="MiB"),
-        _quantity("2 GiB"),
-        _field("memory of the board, in whole MiB", default="2 GiB"),
+        values.size(at_least="256 MiB", whole="MiB"),
+        values.quantity("2 GiB"),
+        values.left_out("memory of the board, in whole MiB", default="2 GiB"),
     ] = 2 * 2**30
     cores: Annotated[
         int,
@@ -415,9 +270,9 @@ class BoardSection(Section):
         Text | None, Field(description="PEM public key (ECDSA P-256) that the board's evidence must be signed with")
     ] = None
     steady_state: Annotated[
-        Annotated[float, _duration(at_least="0 s", at_most="1 h")] | None,
+        Annotated[float, values.duration(at_least="0 s", at_most="1 h")] | None,
         WithJsonSchema({"type": "string", "examples": ["30 s"]}),
-        _field(
+        values.left_out(
             "a latency must have been watched for so long before it may pass: ten cycles of the slowest thing that "
             "comes and goes on this board (throttling, fan, governor); say in a comment why less is enough",
             default="30 s",
@@ -449,26 +304,29 @@ class HealthSection(Section):
     check: Annotated[bool, Field(description="look at a board before it is handed out")] = True
     fresh: Annotated[
         float,
-        _duration(at_least="0 s", at_most="1 h"),
-        _quantity("10 s"),
-        _field("a check that was passed counts for so long, for whoever gets the board next", default="10 s"),
+        values.duration(at_least="0 s", at_most="1 h"),
+        values.quantity("10 s"),
+        values.left_out("a check that was passed counts for so long, for whoever gets the board next", default="10 s"),
     ] = 10.0
     disk: Annotated[
-        int, _size(at_least="1 MiB"), _quantity("64 MiB"), _field("so much room there must be on it", default="64 MiB")
+        int,
+        values.size(at_least="1 MiB"),
+        values.quantity("64 MiB"),
+        values.left_out("so much room there must be on it", default="64 MiB"),
     ] = 64 * 2**20
     temperature_c: Annotated[float, Field(ge=0, le=110, description="no hotter than this, in °C")] = 80.0
     clock: Annotated[
         float,
-        _duration(at_least="1 s", at_most="30 d"),
-        _quantity("5 min"),
-        _field("its clock is no further from this host's than this", default="5 min"),
+        values.duration(at_least="1 s", at_most="30 d"),
+        values.quantity("5 min"),
+        values.left_out("its clock is no further from this host's than this", default="5 min"),
     ] = 300.0
     runtimes: Annotated[list[Word], Field(description="what every board's Python must be able to import")] = []
     recheck: Annotated[
         float,
-        _duration(at_least="1 s", at_most="30 d"),
-        _quantity("1 min"),
-        _field(
+        values.duration(at_least="1 s", at_most="30 d"),
+        values.quantity("1 min"),
+        values.left_out(
             "a board that was quarantined by an error is looked at again after so long, by whoever wants it next; "
             "after each further failure it takes twice as long",
             default="1 min",
@@ -476,9 +334,9 @@ class HealthSection(Section):
     ] = 60.0
     longest_recheck: Annotated[
         float,
-        _duration(at_least="1 s", at_most="30 d"),
-        _quantity("1 h"),
-        _field("but never longer than this", default="1 h"),
+        values.duration(at_least="1 s", at_most="30 d"),
+        values.quantity("1 h"),
+        values.left_out("but never longer than this", default="1 h"),
     ] = 3600.0
     give_up: Annotated[
         int,
@@ -493,7 +351,7 @@ class LimitsSection(Section):
     """How long a lease may last, and how many boards somebody may have at a time."""
 
     max_lease: Annotated[
-        Annotated[float, _duration(at_least="1 s", at_most="365 d")] | None,
+        Annotated[float, values.duration(at_least="1 s", at_most="365 d")] | None,
         WithJsonSchema({"anyOf": [{"type": "string", "examples": ["4 h"]}, {"type": "null"}]}),
         Field(description="a lease ends so long after it began, renewed or not; no limit when left out"),
     ] = None
@@ -521,14 +379,14 @@ class MaintenanceSection(Section):
         Text, Field(description="when it begins: 'Sun 02:00' each week, '02:00' each day, '2026-11-22 02:00' once")
     ]
     lasts: Annotated[
-        float, _duration(at_least="1 min", at_most="30 d"), _quantity("2 h"), Field(description="how long")
+        float, values.duration(at_least="1 min", at_most="30 d"), values.quantity("2 h"), Field(description="how long")
     ]
     zone: Annotated[Text, Field(description="time zone of the start, such as Europe/Berlin")] = "UTC"
     drain: Annotated[
         float,
-        _duration(at_least="0 s", at_most="7 d"),
-        _quantity("10 min"),
-        _field("boards are not handed out any more so long before it begins", default="0 s"),
+        values.duration(at_least="0 s", at_most="7 d"),
+        values.quantity("10 min"),
+        values.left_out("boards are not handed out any more so long before it begins", default="0 s"),
     ] = 0.0
     boards: Annotated[list[Word], Field(description="ids of the boards; all of the lab when neither is given")] = []
     classes: Annotated[list[Word], Field(description="shell patterns for classes of boards")] = []
@@ -554,9 +412,9 @@ class LabSection(Section):
     ] = None
     lease_expiry: Annotated[
         float,
-        _duration(at_least="500 ms", at_most="1 d"),
-        _quantity("15 s"),
-        _field("a holder that is silent for so long has lost its boards", default="15 s"),
+        values.duration(at_least="500 ms", at_most="1 d"),
+        values.quantity("15 s"),
+        values.left_out("a holder that is silent for so long has lost its boards", default="15 s"),
     ] = 15.0
     pools: Annotated[dict[str, PoolSection], Field(description="limits for groups of boards, by name")] = {}
     health: Annotated[
