@@ -8,6 +8,7 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.processes import until
 
 from pytest_edgehil.board import conversation as module
 from pytest_edgehil.board import wire
@@ -91,38 +92,38 @@ def answer(number: int, **fields) -> bytes:
 
 def test_a_request_gets_its_answer_and_frames_before_it(talk):
     link, channel = talk(HELLO, wire.encode({"type": "samples", "id": 1}, b"12"), answer(1, x=5))
-    link.hello(5)
+    link.hello(60)
     seen = []
-    message, _ = link.ask("measure", {"y": 1}, timeout_s=5, on_frame=lambda *frame: seen.append(frame))
+    message, _ = link.ask("measure", {"y": 1}, timeout_s=60, on_frame=lambda *frame: seen.append(frame))
     assert message["x"] == 5
     assert [(one["type"], blob) for one, blob in seen] == [("samples", b"12")]
-    assert channel.requests.get(timeout=5) == {"op": "measure", "id": 1, "y": 1}
+    assert channel.requests.get(timeout=60) == {"op": "measure", "id": 1, "y": 1}
 
 
 @pytest.mark.parametrize("code", [*ERRORS, "something-new"])
 def test_every_complaint_of_the_board_is_one_of_our_errors(talk, code):
     complaint = wire.encode({"type": "error", "id": 1, "code": code, "message": "it\ndoes not work"})
     link, _ = talk(HELLO, complaint, answer(2))
-    link.hello(5)
+    link.hello(60)
     with pytest.raises(ERRORS.get(code, ProtocolError), match=r"pi5-01: .*it does not work"):
-        link.ask("load", timeout_s=5)
+        link.ask("load", timeout_s=60)
     assert link.error is None
-    link.ask("status", timeout_s=5)
+    link.ask("status", timeout_s=60)
 
 
 def test_a_complaint_without_a_request_ends_the_conversation(talk):
     fenced = wire.encode({"type": "error", "id": None, "code": "fenced", "message": "token 3 is refused"})
     link, _ = talk(HELLO, fenced)
-    link.hello(5)
+    link.hello(60)
     for _ in range(2):
         with pytest.raises(Fenced, match="token 3"):
-            link.ask("measure", timeout_s=5)
+            link.ask("measure", timeout_s=60)
 
 
 def test_silence_is_a_lost_link_however_long_the_request_may_take(talk, monkeypatch):
     monkeypatch.setattr(module, "SILENCE_S", 0.3)
     link, _ = talk(HELLO)
-    link.hello(5)
+    link.hello(60)
     with pytest.raises(LinkLost, match=r"silent for 0\.3 s"):
         link.ask("measure", timeout_s=3600)
 
@@ -131,25 +132,27 @@ def test_a_board_that_breathes_but_does_not_answer_exceeds_the_deadline(talk, mo
     monkeypatch.setattr(module, "SILENCE_S", 5.0)
     beats = [wire.encode({"type": "heartbeat", "busy": "load"})] * 3
     link, channel = talk(HELLO, *beats)
-    link.hello(5)
+    link.hello(60)
+    until(lambda: link._busy)
     with pytest.raises(DeadlineExceeded, match=r"longer than 0\.4 s; the board is alive and busy with 'load'"):
         link.ask("load", timeout_s=0.4)
     assert channel.closed.is_set()
     with pytest.raises(DeadlineExceeded):
-        link.ask("status", timeout_s=5)
+        link.ask("status", timeout_s=60)
 
 
 @pytest.mark.parametrize("busy", ["run", "measure", "generate"])
 def test_a_model_that_does_not_answer_on_a_board_that_breathes_is_the_models_fault(talk, monkeypatch, busy):
     monkeypatch.setattr(module, "SILENCE_S", 5.0)
     link, channel = talk(HELLO, wire.encode({"type": "heartbeat", "busy": busy}))
-    link.hello(5)
+    link.hello(60)
+    until(lambda: link._busy)
     told = rf"the model did not answer: {busy} took longer than 0\.4 s, while the board is alive and busy"
     with pytest.raises(ModelTimeout, match=told):
         link.ask(busy, timeout_s=0.4)
     assert channel.closed.is_set()
     with pytest.raises(ModelTimeout):
-        link.ask("status", timeout_s=5)
+        link.ask("status", timeout_s=60)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +170,7 @@ def test_a_model_that_does_not_answer_on_a_board_that_breathes_is_the_models_fau
 def test_a_hello_that_is_none(talk, said, error, text):
     link, _ = talk(*said)
     with pytest.raises(error, match=text):
-        link.hello(0.3)
+        link.hello(60 if said else 0.3)
 
 
 @pytest.mark.parametrize(
@@ -182,64 +185,64 @@ def test_a_hello_that_is_none(talk, said, error, text):
 )
 def test_a_program_that_ends_is_told_with_its_last_words(talk, status, error, how):
     link, _ = talk(HELLO, b"", status=status, stderr="MemoryError\n")
-    link.hello(5)
+    link.hello(60)
     with pytest.raises(error, match=rf"the on-board program {how}.*MemoryError"):
-        link.ask("run", timeout_s=5)
+        link.ask("run", timeout_s=60)
 
 
 def test_an_answer_to_a_later_request_is_not_believed(talk):
     link, _ = talk(HELLO, answer(7))
-    link.hello(5)
+    link.hello(60)
     with pytest.raises(ProtocolError, match="request '7'; the last one made is 1"):
-        link.ask("run", timeout_s=5)
+        link.ask("run", timeout_s=60)
 
 
 def test_an_answer_to_an_abandoned_request_is_passed_over(talk):
     link, _ = talk(HELLO)
-    link.hello(5)
+    link.hello(60)
     link._number = 4
     link._channel.said.put(answer(3, x="late"))
     link._channel.said.put(answer(5, x="right"))
-    assert link.ask("run", timeout_s=5)[0]["x"] == "right"
+    assert link.ask("run", timeout_s=60)[0]["x"] == "right"
 
 
 def test_a_caller_who_raises_cancels_and_the_rest_is_read_away(talk):
     samples = wire.encode({"type": "samples", "id": 1})
     link, channel = talk(HELLO, samples, samples, answer(1), answer(2, x=1))
-    link.hello(5)
+    link.hello(60)
 
     def refuse(*_frame) -> None:
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
-        link.ask("measure", timeout_s=5, on_frame=refuse)
-    assert link.ask("status", timeout_s=5)[0]["x"] == 1
-    told = [channel.requests.get(timeout=5)["op"] for _ in range(3)]
+        link.ask("measure", timeout_s=60, on_frame=refuse)
+    assert link.ask("status", timeout_s=60)[0]["x"] == 1
+    told = [channel.requests.get(timeout=60)["op"] for _ in range(3)]
     assert told == ["measure", "cancel", "status"]
 
 
 def test_a_link_that_breaks_while_sending_tells_the_boards_own_reason(talk):
     link, channel = talk(HELLO)
-    link.hello(5)
+    link.hello(60)
     channel.dead = True
     channel.said.put(wire.encode({"type": "error", "id": None, "code": "fenced", "message": "token 3 is refused"}))
     with pytest.raises(Fenced):
-        link.ask("status", timeout_s=5)
+        link.ask("status", timeout_s=60)
 
 
 def test_signs_of_life_are_sent_while_nobody_asks(talk, monkeypatch):
     monkeypatch.setattr(module, "PING_S", 0.01)
     link, channel = talk(HELLO)
-    link.hello(5)
-    assert [channel.requests.get(timeout=5)["op"] for _ in range(3)] == ["ping"] * 3
+    link.hello(60)
+    assert [channel.requests.get(timeout=60)["op"] for _ in range(3)] == ["ping"] * 3
 
 
 def test_readings_are_kept_until_they_are_taken(talk):
     row = {"at_s": 1.5, "temperature_c": 50, "throttled": 0}
     rows = wire.encode({"type": "readings", "rows": [row, {**row, "at_s": 2.5}]})
     link, _ = talk(HELLO, rows, answer(1))
-    link.hello(5)
-    link.ask("status", timeout_s=5)
+    link.hello(60)
+    link.ask("status", timeout_s=60)
     assert link.last_reading.at_s == 2.5
     assert [one.at_s for one in link.take_readings()] == [1.5, 2.5]
     assert link.take_readings() == ()
@@ -247,14 +250,14 @@ def test_readings_are_kept_until_they_are_taken(talk):
 
 def test_closing_twice_or_after_a_loss_is_quiet(talk):
     link, channel = talk(HELLO)
-    link.hello(5)
+    link.hello(60)
     link.close()
     link.close()
-    assert channel.requests.get(timeout=5) == {"op": "bye"}
+    assert channel.requests.get(timeout=60) == {"op": "bye"}
     with pytest.raises(BoardError, match="closed"):
-        link.ask("status", timeout_s=5)
+        link.ask("status", timeout_s=60)
     lost, channel = talk(HELLO)
-    lost.hello(5)
+    lost.hello(60)
     channel.dead = True
     lost.close()
 
@@ -271,7 +274,7 @@ def test_closing_waits_for_the_reader_also_when_the_conversation_was_given_up():
 
     link = Conversation(Slow(answer(1)), board_id="pi5-01")
     with pytest.raises(ProtocolError, match="expected hello"):
-        link.hello(5)
+        link.hello(60)
     closing = threading.Thread(target=link.close, args=(300,))
     closing.start()
     closing.join(0.1)
@@ -287,8 +290,8 @@ def test_whatever_a_board_says_ends_in_an_answer_or_in_one_of_our_errors(said, s
     channel = FakeChannel(*[one for one in said if one], b"", status=status)
     link = Conversation(channel, board_id="pi5-01")
     try:
-        link.hello(5)
-        link.ask("run", timeout_s=5)
+        link.hello(60)
+        link.ask("run", timeout_s=60)
     except EdgehilError as problem:
         assert "\n" not in str(problem)  # noqa: PT017 - an answer is as good
     finally:

@@ -115,7 +115,7 @@ def test_killing_what_is_gone_already_is_no_error() -> None:
 @pytest.mark.parametrize("shell", LOGIN_SHELLS)
 def test_board_ends_a_command_and_all_that_it_started_by_itself_at_its_limit(shell: str, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    line = start_line(("sh", "-c", FAMILY, "family", str(pids)), new_name(), limit_s=2.0)
+    line = start_line(("sh", "-c", FAMILY, "family", str(pids)), new_name(), limit_s=4.0)
     assert sh(line, shell=shell).returncode == 137
     until(lambda: not [pid for pid in map(int, pids.read_text().split()) if alive(pid)])
 

