@@ -6,23 +6,19 @@ import contextlib
 import json
 import os
 import re
-import select
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest_edgehil
 from pytest_edgehil.board.qmp import TIMEOUT_S as QMP_S
 from pytest_edgehil.board.qmp import Qmp
 from pytest_edgehil.emulated.layout import Layout
 from pytest_edgehil.errors import BoardError, ConnectFailed, PowerError
 from pytest_edgehil.virtual.starting import if_free
+from pytest_edgehil.virtual.warding import STOP_S, Warden
 
 POLL_S = 0.01
-STOP_S = 20.0
 ASK_S, WARDEN_S = 2.0, 5.0
 """So long a QEMU of somebody else that is to end is asked, and then its warden, before it is made to."""
 _WARDEN = "pytest_edgehil.emulated.warden"
@@ -46,28 +42,16 @@ class Process:
         self._layout = layout
         self._what = what
         self._deadline_s = deadline_s
-        self._seen = 0
-        package = str(Path(pytest_edgehil.__file__).resolve().parent.parent)
-        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        with layout.log.open("wb") as log:
-            layout.log.chmod(0o600)
-            self._warden = subprocess.Popen(
-                [sys.executable, "-P", "-m", _WARDEN, str(layout.root), str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=os.environ | {"PYTHONPATH": path},
-                start_new_session=True,  # Ctrl-C is for the starter, which then stops us in its own time
-            )
+        layout.log.write_bytes(b"")
+        self._warden = Warden(_WARDEN, layout.root, log=layout.log, order=json.dumps(argv))
         try:
-            assert self._warden.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # it died at once: the report, or its absence, says so
-                self._warden.stdin.write(json.dumps(argv).encode() + b"\n")
-                self._warden.stdin.flush()
-            self._report()
+            answer = self._warden.report(what=what, deadline_s=deadline_s)
         except BaseException:
             self.stop()
             raise
+        if not answer["ok"]:
+            self.stop()
+            raise BoardError(f"{what} did not start: {answer['error']}")
 
     @property
     def warden_pid(self) -> int:
@@ -115,44 +99,15 @@ class Process:
 
     def stop(self) -> None:
         """End QEMU; when this returns, it is gone. Idempotent."""
-        warden = self._warden
-        if warden.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                warden.stdin.close()
-        if warden.stdout is not None:
-            warden.stdout.close()
-        with contextlib.suppress(ProcessLookupError):
-            warden.terminate()
-        try:
-            warden.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            warden.kill()
-            warden.wait()
+        self._warden.stop()
 
     def _go_on(self, why: str) -> None:
-        if self._warden.poll() is not None:
+        if not self._warden.lives:
             said = self.last_words() or "it said nothing"
             raise BoardError(f"{self._what}: QEMU ended: {said}; see {self._layout.log}")
         if time.monotonic() > self._deadline_s:
             raise ConnectFailed(f"{self._what} did not come up in time: {why}; see {self._layout.console_log}")
         time.sleep(POLL_S)
-
-    def _report(self) -> None:
-        assert self._warden.stdout is not None
-        poller = select.poll()
-        poller.register(self._warden.stdout, select.POLLIN)
-        line = b""
-        while not line.endswith(b"\n"):
-            left_s = self._deadline_s - time.monotonic()
-            if left_s <= 0 or not poller.poll(left_s * 1000):
-                raise ConnectFailed(f"{self._what} was not started in time; see {self._layout.log}")
-            piece = os.read(self._warden.stdout.fileno(), 65536)
-            if not piece:
-                raise BoardError(f"{self._what}: its warden died; see {self._layout.log}")
-            line += piece
-        answer = json.loads(line)
-        if not answer["ok"]:
-            raise BoardError(f"{self._what} did not start: {answer['error']}")
 
 
 def end_another(layout: Layout, *, warden_pid: int, what: str, deadline_s: float) -> None:

@@ -8,19 +8,12 @@ has joined a board loses it then.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import select
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import pytest_edgehil
-from pytest_edgehil.errors import BoardError, ConfigError, ConnectFailed, PowerError
+from pytest_edgehil.errors import BoardError, ConfigError, PowerError
 from pytest_edgehil.model.board import Board, ConsoleAccess, SshAccess, VirtualPower
 from pytest_edgehil.model.fencing import Bearer
 from pytest_edgehil.virtual import fence
@@ -29,8 +22,8 @@ from pytest_edgehil.virtual.control import VirtualControl
 from pytest_edgehil.virtual.faults import check_fault
 from pytest_edgehil.virtual.processes import marker_of, sweep
 from pytest_edgehil.virtual.starting import POLL_S, check_same, exclusively, if_free, is_of_a_lease
+from pytest_edgehil.virtual.warding import Warden
 
-STOP_S = 20.0
 START_S = 180.0
 """A board starts in less than a second; several at once on a busy host may take a hundred times as long. One that
 cannot start says so, or dies, and is not waited for."""
@@ -60,23 +53,14 @@ class RunningBoard:
     owned: bool
     layout: Layout
     endpoint: Endpoint
-    _warden: subprocess.Popen[bytes] | None = field(repr=False)
+    _warden: Warden | None = field(repr=False)
 
     def stop(self) -> None:
         """Stop the board if it is ours; when this returns, no process of it is left. Its disk stays. Idempotent."""
         warden, self._warden = self._warden, None
-        if warden is None:
-            return
-        if warden.stdin is not None:
-            warden.stdin.close()
-        with contextlib.suppress(ProcessLookupError):
-            warden.terminate()
-        try:
-            warden.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            warden.kill()
-            warden.wait()
-        _sweep_unless_served(self.layout)
+        if warden is not None:
+            warden.stop()
+            _sweep_unless_served(self.layout)
 
     def __enter__(self) -> RunningBoard:
         return self
@@ -192,69 +176,22 @@ def _launch(
     board: Board, blueprint: Blueprint, layout: Layout, bearer: Bearer | None, *, deadline_s: float
 ) -> RunningBoard | None:
     """Start warden and supervisor; None when somebody else was quicker without taking the start lock."""
-    package = str(Path(pytest_edgehil.__file__).resolve().parent.parent)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
-    with layout.log.open("ab") as log:
-        layout.log.chmod(0o600)
-        warden = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pytest_edgehil.virtual.warden", str(layout.root), str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is for the starter, which then stops us in its own time
-        )
-    assert warden.stdin is not None
-    assert warden.stdout is not None
+    warden = Warden("pytest_edgehil.virtual.warden", layout.root, log=layout.log, order=blueprint.to_json())
     try:
-        with contextlib.suppress(BrokenPipeError):  # it died at once: the report below, or its absence, says so
-            warden.stdin.write(blueprint.to_json().encode() + b"\n")
-            warden.stdin.flush()
-        answer = _report_of(warden, board_id=board.id, layout=layout, deadline_s=deadline_s)
+        answer = warden.report(what=f"virtual board {board.id}", deadline_s=deadline_s)
         if answer["ok"]:
             endpoint = Endpoint.from_json(answer["endpoint"])
             control = VirtualControl(Path(endpoint.socket), bearer=bearer)
             return _running(board, layout, endpoint, control, warden=warden)
     except BaseException:
-        _discard(warden)
+        warden.stop()
         raise
-    finally:
-        warden.stdout.close()
-    _discard(warden)
+    warden.stop()
     if answer["kind"] == "busy" and time.monotonic() < deadline_s:
         return None
     if answer["kind"] == "config":
         raise ConfigError(answer["error"])
     raise BoardError(f"virtual board {board.id} did not start: {answer['error']}; see {layout.log}")
-
-
-def _report_of(warden: subprocess.Popen[bytes], *, board_id: str, layout: Layout, deadline_s: float) -> dict[str, Any]:
-    assert warden.stdout is not None
-    poller = select.poll()
-    poller.register(warden.stdout, select.POLLIN)
-    line = b""
-    while not line.endswith(b"\n"):
-        left_s = deadline_s - time.monotonic()
-        if left_s <= 0 or not poller.poll(left_s * 1000):
-            raise ConnectFailed(f"virtual board {board_id} did not boot in time; see {layout.log}")
-        piece = os.read(warden.stdout.fileno(), 65536)
-        if not piece:
-            raise BoardError(f"virtual board {board_id}: its supervisor died while it started; see {layout.log}")
-        line += piece
-    answer: dict[str, Any] = json.loads(line)
-    return answer
-
-
-def _discard(warden: subprocess.Popen[bytes]) -> None:
-    if warden.stdin is not None:
-        warden.stdin.close()
-    with contextlib.suppress(ProcessLookupError):
-        warden.terminate()
-    try:
-        warden.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        warden.kill()
-        warden.wait()
 
 
 def _running(
@@ -263,7 +200,7 @@ def _running(
     endpoint: Endpoint,
     control: VirtualControl,
     *,
-    warden: subprocess.Popen[bytes] | None,
+    warden: Warden | None,
 ) -> RunningBoard:
     pinned = None if board.virtual is None else board.virtual.ssh_host_key
     ssh = board.ssh or SshAccess(

@@ -79,7 +79,7 @@ def test_a_stopped_board_leaves_no_qemu(running: tuple[Process, Layout]) -> None
 def test_a_warden_that_is_killed_takes_qemu_along(running: tuple[Process, Layout]) -> None:
     process, _ = running
     qemu = qemu_of(process.warden_pid)
-    process._warden.kill()
+    os.kill(process.warden_pid, signal.SIGKILL)
     until(lambda: not alive(qemu))
 
 

@@ -206,7 +206,7 @@ def test_nothing_is_left_when_start_fails(tmp_path):
 
 def test_a_start_that_takes_too_long_is_given_up_and_leaves_nothing(tmp_path):
     directory = tmp_path / "board"
-    with pytest.raises(ConnectFailed, match="did not boot in time"):
+    with pytest.raises(ConnectFailed, match="did not start in time"):
         farm.start(board(), directory=directory, wait_s=0.0)
     with running(directory) as up:
         assert up.owned
