@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_edgehil.errors import BoardError, ConfigError, DeadlineExceeded, LabFileError, LeaseError, LeaseLost
-from pytest_edgehil.model.board import Board, Environment
+from pytest_edgehil.model.board import Board, EmulatedSpec, Environment
 from pytest_edgehil.model.fencing import Bearer, Right
 from pytest_edgehil.model.record import BoardRef
 
@@ -212,8 +212,6 @@ class Holding:
 
     def open(self) -> None:
         """Bring the board up as far as it is ours to do: start a virtual or emulated one, open the console."""
-        from pytest_edgehil.board.console import Console
-
         if self._board.environment is Environment.VIRTUAL and self._board.virtual is not None:
             from pytest_edgehil.virtual.farm import board_directory, start
 
@@ -221,12 +219,26 @@ class Holding:
             self._running = start(self._board, directory=directory, for_lease=self._right.bearer)
             self._board = self._running.board
         if self._board.emulated is not None:
-            from pytest_edgehil.emulated import farm
-            from pytest_edgehil.virtual.farm import board_directory
-
-            directory = board_directory(self._lab.state_dir, self.id)
-            self._emulated = farm.start(self._board, directory=directory, for_lease=True)
+            self._emulated = self._started(self._board.emulated)
             self._board = self._emulated.board
+        self._open_console()
+
+    def _started(self, spec: EmulatedSpec) -> EmulatedBoard:
+        from pytest_edgehil.emulated import farm
+        from pytest_edgehil.virtual.farm import board_directory
+
+        directory = board_directory(self._lab.state_dir, self.id)
+        running = farm.start(self._board, directory=directory, for_lease=True)
+        if spec.clean_for == "test" and not running.owned:
+            raise ConfigError(
+                f"{self._lab.path}: boards.{self.id}.emulated.clean_for: each test is to have it anew, and somebody "
+                f"else runs it (process {running.endpoint.starter_pid}): end it there, or say 'lease'"
+            )
+        return running
+
+    def _open_console(self) -> None:
+        from pytest_edgehil.board.console import Console
+
         if self._board.console is not None and self._console_log is not None:
             try:
                 self._console_log.parent.mkdir(parents=True, exist_ok=True)
@@ -303,10 +315,29 @@ class Holding:
             return lost
         return None
 
-    def drop_dead_link(self) -> None:
-        """Before the next test: one before it may have rebooted the board, and that is no fault of anybody."""
-        if self._session is not None:
+    def between_tests(self) -> None:
+        """Before the next test: one before it may have rebooted the board, and that is no fault of anybody.
+
+        A board that its lab file wants clean for each test is started anew, as nobody has used it.
+
+        Raises:
+            BoardError: it does not start.
+        """
+        spec = self._board.emulated
+        if spec is not None and spec.clean_for == "test":
+            self._end_what_runs()
+            self.open()
+        elif self._session is not None:
             self._session.drop_if_dead()
+
+    def _end_what_runs(self) -> None:
+        self.forget_link()
+        console, self._console = self._console, None
+        if console is not None:
+            console.close()
+        emulated, self._emulated = self._emulated, None
+        if emulated is not None:
+            emulated.stop()
 
     def forget_link(self) -> None:
         """Close the link; the next use opens a new one."""

@@ -385,6 +385,7 @@ def _emulated(lab_name: str, board_id: str, board: BoardSection, source: Path, w
         serial=spec.serial or _made_up_serial(lab_name, board_id),
         memory_bytes=spec.memory,
         cores=spec.cores,
+        clean_for=spec.clean_for,
         ssh_port=(board.ssh.port or 0) if board.ssh is not None else 0,
     )
 

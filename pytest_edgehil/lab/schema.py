@@ -227,6 +227,10 @@ class EmulatedSection(Section):
             ge=1, le=8, description="cores of the board's processor, each at most one of this host's; one with icount"
         ),
     ] = 1
+    clean_for: Annotated[
+        Literal["lease", "test"],
+        Field(description="what it is started anew for; for each test, its combo is flashed each time, too"),
+    ] = "lease"
 
 
 class BoardSection(Section):

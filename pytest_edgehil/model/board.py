@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from pytest_edgehil.model.requirement import Environment, Requirement, Timing
 
@@ -201,6 +202,7 @@ class EmulatedSpec:
         memory_bytes: memory of the board.
         cores: of its processor; one where its instructions are counted.
         ssh_port: port of this host that leads to the board's SSH server; 0 takes a free one.
+        clean_for: what it is started anew for, as nobody has used it: each lease, or each test.
     """
 
     image: Path
@@ -208,6 +210,7 @@ class EmulatedSpec:
     memory_bytes: int = 2 * 2**30
     cores: int = 1
     ssh_port: int = 0
+    clean_for: Literal["lease", "test"] = "lease"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -248,7 +248,7 @@ class Workbench:
             with contextlib.suppress(LeaseLost):  # this test has not touched it yet: it gets another one
                 self._holding.check()
                 on_lease(self._holding)
-                self._holding.drop_dead_link()
+                self._holding.between_tests()
                 return self._holding
         self.let_go()
         handing_out = self._handing_out(on_unfit)

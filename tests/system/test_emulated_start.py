@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -37,6 +39,21 @@ head -c 16 /dev/urandom | base64
 cat /proc/sys/kernel/random/boot_id
 date +%s
 """
+CLEAN_LAB = """
+lab: clean
+lease_expiry: 300 s
+health: {{check: false}}
+boards:
+  emu-01: {{class: c, environment: emulated, emulated: {{image: {image}, clean_for: test}}}}
+"""
+CLEAN = """
+import pytest
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_it_is_as_new(board, number):
+    assert board.run("test", "-e", "/data/mine", timeout_s=300).exit_status == 1
+    assert board.run("touch", "/data/mine", timeout_s=300).exit_status == 0
+"""
 
 
 def said(board: Board, directory: Path, *argv: str, cold: bool = False) -> str:
@@ -62,6 +79,16 @@ def test_each_start_is_a_clean_board_with_the_time_of_day_and_random_numbers_of_
     (first_random, first_boot), (second_random, second_boot) = seen
     assert first_random != second_random
     assert first_boot != second_boot
+
+
+def test_each_test_has_a_clean_board_where_the_lab_file_asks_for_that(tmp_path: Path, repository: Path) -> None:
+    (tmp_path / "lab.yaml").write_text(CLEAN_LAB.format(image=image_directory()))
+    (tmp_path / "test_clean.py").write_text(CLEAN)
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--edgehil-lab", str(tmp_path / "lab.yaml")]
+    argv += [f"--rootdir={tmp_path}", str(tmp_path / "test_clean.py")]
+    done = subprocess.run(argv, cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "2 passed" in done.stdout
 
 
 def test_a_board_has_the_memory_and_the_cores_of_its_lab_file(tmp_path: Path) -> None:

@@ -37,6 +37,13 @@ def test_a_board_that_is_emulated_here_needs_no_address(tmp_path: Path) -> None:
     assert len(board.emulated.serial) == 16
 
 
+def test_a_board_is_clean_for_a_lease_unless_its_lab_says_for_each_test(tmp_path: Path) -> None:
+    for told, expected in (("", "lease"), (", clean_for: test", "test")):
+        (board,) = load_lab(lab(tmp_path, f"environment: emulated, emulated: {{image: img{told}}}")).boards
+        assert board.emulated is not None
+        assert board.emulated.clean_for == expected
+
+
 def test_a_board_that_somebody_else_emulates_is_switched_at_its_socket(tmp_path: Path) -> None:
     key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
     ssh = f"{{host: h, user: u, key: k, host_key: {key}}}"
@@ -83,6 +90,7 @@ def test_counting_instructions_is_another_machine_and_takes_a_template_of_its_ow
         ("environment: virtual, power: {backend: qmp}", "power by qmp on a board without 'emulated'"),
         ("environment: emulated, timing: icount, emulated: {image: i, cores: 2}", "expected 1, more cannot be counted"),
         ("environment: emulated, emulated: {image: i, cores: 0}", "cores"),
+        ("environment: emulated, emulated: {image: i, clean_for: run}", "unknown value 'run'; expected one of lease, test"),
         ("environment: virtual, timing: icount", "only an emulated board's instructions are counted"),
         ("environment: emulated, timing: clock, emulated: {image: i}", "timing"),
     ],
