@@ -90,7 +90,7 @@ def test_counting_instructions_is_another_machine_and_takes_a_template_of_its_ow
         ("environment: virtual, power: {backend: qmp}", "power by qmp on a board without 'emulated'"),
         ("environment: emulated, timing: icount, emulated: {image: i, cores: 2}", "expected 1, more cannot be counted"),
         ("environment: emulated, emulated: {image: i, cores: 0}", "cores"),
-        ("environment: emulated, emulated: {image: i, clean_for: run}", "unknown value 'run'; expected one of lease, test"),
+        ("environment: emulated, emulated: {image: i, clean_for: run}", "'run'; expected one of lease, test"),
         ("environment: virtual, timing: icount", "only an emulated board's instructions are counted"),
         ("environment: emulated, timing: clock, emulated: {image: i}", "timing"),
     ],
