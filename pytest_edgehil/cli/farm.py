@@ -150,6 +150,7 @@ def _emulated(options: argparse.Namespace) -> EmulatedLayout | None:
     """The files of an emulated board that runs; None: the board is none that is emulated here."""
     from pytest_edgehil.cli.lab import chosen_lab
     from pytest_edgehil.emulated.layout import Layout
+    from pytest_edgehil.emulated.process import is_served
     from pytest_edgehil.virtual.farm import board_directory
 
     lab = chosen_lab(options.lab)
@@ -157,7 +158,7 @@ def _emulated(options: argparse.Namespace) -> EmulatedLayout | None:
     if board.emulated is None:
         return None
     layout = Layout(root=board_directory(lab.state_dir, board.id))
-    if not layout.endpoint.exists():
+    if not (layout.endpoint.exists() and is_served(layout)):  # a warden that was killed leaves its files
         raise PowerError(
             f"emulated board {board.id} is not running; start it with 'edgehil farm up {lab.path} {board.id}'"
         )
@@ -167,6 +168,8 @@ def _emulated(options: argparse.Namespace) -> EmulatedLayout | None:
 def _sense(options: argparse.Namespace) -> int:
     from pytest_edgehil.emulated.sensors import Sensors
 
+    if options.temperature is None and options.throttled is None:
+        raise ConfigError(f"{options.board}: nothing to set: expected --temperature, --throttled or both")
     layout = _emulated(options)
     if layout is None:
         raise ConfigError(f"{options.board} is not emulated here: its sensors cannot be set")
