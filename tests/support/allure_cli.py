@@ -54,7 +54,7 @@ def find_or_install() -> Path | None:
         if find() is None:
             command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(_cache()), PACKAGE]
             with contextlib.suppress(subprocess.TimeoutExpired):  # then it is not here, and whoever requires it says so
-                subprocess.run(command, check=False, capture_output=True, timeout=120)
+                subprocess.run(command, check=False, capture_output=True, timeout=400)  # a test may take 450 s
     return find()
 
 

@@ -116,7 +116,7 @@ class Farm:
             f"--edgehil-lab={self.lab}",
             f"--edgehil-artifacts={self.artifacts}",
             f"--edgehil-report={self.report}",
-            "--edgehil-wait=60 s",
+            "--edgehil-wait=5 min",
             "--edgehil-plots=off",  # a second or two each time; tests of plots ask for them
             *more,
         ]

@@ -17,7 +17,7 @@ from support.lab_files import FARM, make_lab
 from pytest_edgehil.lab.inventory import Lab
 from pytest_edgehil.lab.postgres_store import migrate_postgres
 
-PATIENCE_S = 60
+PATIENCE_S = 180
 
 
 def binaries() -> Path | None:
