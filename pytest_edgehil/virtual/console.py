@@ -2,15 +2,19 @@
 
 As on a UART, what is sent while nobody listens is lost. So whoever opens the console never reads the panic of
 somebody before him. Input is a minimal getty: it greets whoever opens the line, it echoes, and every line that is
-typed ends in a new login prompt.
+typed ends in a new login prompt. The pty is in packet mode (tty_ioctl(2)), which tells when whoever listens throws away
+what he has not read, as pyserial does while it opens a line: on a busy host the greeting may be among it.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pty
 import select
+import struct
+import termios
 import time
 import tty
 from collections.abc import Callable
@@ -30,6 +34,7 @@ class Console:
         self._master, slave = pty.openpty()
         try:
             tty.setraw(slave)
+            fcntl.ioctl(self._master, termios.TIOCPKT, struct.pack("i", 1))
             self.path = os.ttyname(slave)
         finally:
             os.close(slave)
@@ -71,17 +76,10 @@ class Console:
         if not self.listened_to():
             self._greeted, self._seen_at_s = False, None
             return
+        typed = self._typed()
         self._greet()
         if self._backlog:
             self._flush()
-        try:
-            typed = os.read(self._master, 4096)
-        except BlockingIOError:
-            return
-        except OSError as problem:
-            if problem.errno != errno.EIO:  # EIO: nobody listens
-                raise
-            return
         if self._prompt is None:
             return
         for byte in typed.replace(b"\r", b"\n"):
@@ -93,6 +91,22 @@ class Console:
             elif len(self._line) < 256:
                 self._line.append(byte)
                 self.write(chr(byte) if 0x20 <= byte < 0x7F else "")
+
+    def _typed(self) -> bytes:
+        """What was typed since the last time; who has thrown away what he had not read has not been greeted."""
+        while True:
+            try:
+                packet = os.read(self._master, 4096)
+            except BlockingIOError:
+                return b""
+            except OSError as problem:
+                if problem.errno != errno.EIO:  # EIO: nobody listens
+                    raise
+                return b""
+            if not packet or packet[0] == termios.TIOCPKT_DATA:
+                return packet[1:]
+            if packet[0] & termios.TIOCPKT_FLUSHREAD:
+                self._greeted = False
 
     def _greet(self) -> None:
         """Greet who has opened the line, as getty does on carrier, but give him time to set the line up first."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import termios
+
 import pytest
 from support.virtual_boards import Terminal, eventually
 
@@ -68,6 +70,19 @@ def test_whoever_opens_the_line_is_greeted_once(console, monkeypatch):
     terminal.wait_for("end")
     terminal.close()
     assert terminal.text.count("login") == 1
+
+
+def test_who_throws_the_greeting_away_is_greeted_again(console, monkeypatch):
+    monkeypatch.setattr(module, "GREETING_DELAY_S", 0.0)
+    console.prompt(lambda: "vb-1 login: ")
+    terminal = Terminal(console.path)
+    console.poll()
+    terminal.wait_for("vb-1 login: ")
+    console.write("what nobody reads")
+    termios.tcflush(terminal._descriptor, termios.TCIFLUSH)
+    eventually(lambda: console.poll() or terminal.read(0) or terminal.text.count("login") == 2)
+    terminal.close()
+    assert "nobody" not in terminal.text
 
 
 def test_a_silent_console_neither_answers_nor_goes_on(console, listener):
