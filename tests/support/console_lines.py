@@ -64,18 +64,26 @@ class PtyLine:
             self.go_away()
 
 
+def _kept_port() -> socket.socket:
+    """A port that is ours also while nobody listens on it: a socket that is bound to it, and never listens itself."""
+    keeper = socket.socket()
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keeper.bind(("127.0.0.1", 0))
+    return keeper
+
+
 class SocketLine:
     """Like ser2net in raw mode: one client at a time, what is said while there is none is lost."""
 
     def __init__(self) -> None:
-        self._port = 0
+        self._keeper = _kept_port()
+        self._port = self._keeper.getsockname()[1]
         self.come_back()
         self.url = f"socket://127.0.0.1:{self._port}"
 
     def come_back(self) -> None:
         self._client: socket.socket | None = None
-        self._server = socket.create_server(("127.0.0.1", self._port), reuse_port=False)
-        self._port = self._server.getsockname()[1]
+        self._server = socket.create_server(("127.0.0.1", self._port))
         self._thread = threading.Thread(target=self._accept, args=(self._server,), daemon=True)
         self._thread.start()
 
@@ -93,7 +101,9 @@ class SocketLine:
         got = b""
         self._connected().settimeout(30)
         while len(got) < count:
-            got += self._connected().recv(count - len(got))
+            piece = self._connected().recv(count - len(got))
+            assert piece, f"the line ended after {got!r}"
+            got += piece
         return got
 
     def go_away(self) -> None:
@@ -106,6 +116,7 @@ class SocketLine:
 
     def close(self) -> None:
         self.go_away()
+        self._keeper.close()
 
 
 class Rfc2217Line:
@@ -113,15 +124,15 @@ class Rfc2217Line:
 
     def __init__(self, directory: Path) -> None:
         self._pty = PtyLine(directory)
-        self._port = 0
+        self._keeper = _kept_port()
+        self._port = self._keeper.getsockname()[1]
         self.come_back()
-        self.url = f"rfc2217://127.0.0.1:{self._port}"
+        self.url = f"rfc2217://127.0.0.1:{self._port}?timeout=60"  # of negotiations; else 3 s
 
     def come_back(self) -> None:
         self._ending = threading.Event()
         self._ready = threading.Event()
         self._server = socket.create_server(("127.0.0.1", self._port))
-        self._port = self._server.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -132,7 +143,8 @@ class Rfc2217Line:
                 client, _ = self._server.accept()
             except TimeoutError:
                 continue
-            with client, _PtyDevice(self._pty.url, timeout=0) as device:
+            # a client that goes while something is on its way to it resets the connection
+            with client, _PtyDevice(self._pty.url, timeout=0) as device, contextlib.suppress(ConnectionError):
                 self._pump(client, device)
 
     def _pump(self, client: socket.socket, device: serial.Serial) -> None:
@@ -162,6 +174,7 @@ class Rfc2217Line:
 
     def close(self) -> None:
         self.go_away()
+        self._keeper.close()
         self._pty.close()
 
 
