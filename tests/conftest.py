@@ -33,8 +33,11 @@ for _signal, _default in ((signal.SIGINT, signal.default_int_handler), (signal.S
         signal.signal(_signal, _default)
 
 
-# timings never decide a test: neither an example's, nor how long it took to draw one
-settings.register_profile("edgehil", deadline=None, suppress_health_check=[Health.too_slow])
+# Timings never decide a test: neither an example's, nor how long it took to draw one. Nor does chance: who changes
+# something must not be refused for an example that no run before has drawn. `--hypothesis-profile=explore` draws new
+# ones; what it finds becomes an `@example`.
+settings.register_profile("explore", deadline=None, suppress_health_check=[Health.too_slow])
+settings.register_profile("edgehil", settings.get_profile("explore"), derandomize=True, database=None)
 settings.load_profile("edgehil")
 
 
