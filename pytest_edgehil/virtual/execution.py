@@ -3,7 +3,7 @@
 A command runs as ``/bin/sh -c COMMAND`` in a session (setsid) of its own, with pipes for stdin, stdout and stderr.
 As with OpenSSH the channel ends when the command has exited *and* nobody holds its output open any more. A signal
 request goes to the command's process group. Unlike OpenSSH, which leaves a command without a terminal alone, the
-process group of a command whose channel goes before it has exited gets SIGHUP, and SIGKILL a second later; one that
+process group of a command whose channel goes before it has exited gets SIGHUP, and SIGKILL some seconds later; one that
 called setsid() itself lives on until the power goes.
 """
 
@@ -24,7 +24,7 @@ from pytest_edgehil.virtual.table import ProcessTable
 
 PIPE_BYTES = 1 << 20
 READ_BYTES = 1 << 18
-HANG_UP_GRACE_S = 1.0
+HANG_UP_GRACE_S = 5.0  # for cleaning up, also on a host that is busy
 SIGNALS = frozenset(
     {"ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2"}
 )
