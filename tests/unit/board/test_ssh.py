@@ -16,7 +16,7 @@ from asyncssh.packet import UInt32
 from paramiko.common import MSG_CHANNEL_CLOSE, MSG_CHANNEL_WINDOW_ADJUST
 from support.asyncssh_server import AsyncsshServer
 from support.keys import access_to, make_key
-from support.openssh import OpenSshServer, free_port
+from support.openssh import OpenSshServer
 from support.processes import alive, until
 from support.tcp_proxy import TcpProxy
 
@@ -94,8 +94,11 @@ def listener(behave: Callable[[socket.socket], None]) -> tuple[int, Callable[[],
 
 
 def test_refused_connection_says_so(server: AsyncsshServer) -> None:
-    with pytest.raises(ConnectFailed, match=r"pi5-01 at 127.0.0.1:.* refused the connection: the board is up"):
-        connect(server.access_at(free_port()), board_id="pi5-01", timeout_s=GENEROUS_S)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # so that nobody else listens there
+        access = server.access_at(deaf.getsockname()[1])
+        with pytest.raises(ConnectFailed, match=r"pi5-01 at 127.0.0.1:.* refused the connection: the board is up"):
+            connect(access, board_id="pi5-01", timeout_s=GENEROUS_S)
 
 
 def test_address_that_does_not_answer_says_timed_out(server: AsyncsshServer) -> None:
