@@ -35,7 +35,9 @@ GUARD = re.compile(rb": edgehil-fence token=([0-9]+) home=([0-9a-f]+) \.")
 """The first line of a guard, in arguments or environment of the shell that runs it; the directory in hexadecimal."""
 
 GRACE_S = 0.5
-"""Programs are asked to end before they are killed: a session can still tell its host why."""
+"""Programs are asked to end before they are killed."""
+ANSWER_S = 5.0
+"""So long those are waited for that hear the question: a session tells its host why, however busy the board is."""
 GONE_S = 10.0
 POLL_S = 0.03
 
@@ -121,11 +123,22 @@ def evict(root: Path, *, below: int) -> None:
                 f"programs of an earlier holder do not end although they were killed (pid {shown}): "
                 "cycle the board's power",
             )
-        how = signal.SIGTERM if waited_s < GRACE_S else signal.SIGKILL
         for pid in found:
+            patience_s = GRACE_S if waited_s < GRACE_S or not _hears(pid, signal.SIGTERM) else ANSWER_S
+            how = signal.SIGTERM if waited_s < patience_s else signal.SIGKILL
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, how)
         time.sleep(POLL_S)
+
+
+def _hears(pid: int, number: int) -> bool:
+    """Has a process a handler of its own for this signal? proc(5), ``SigCgt``."""
+    try:
+        status = _read(f"/proc/{pid}/status")
+        caught = next(line.split()[1] for line in status.splitlines() if line.startswith(b"SigCgt:"))
+    except (OSError, StopIteration):
+        return False
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def _programs(root: Path, *, below: int) -> set[int]:

@@ -234,7 +234,7 @@ class Server:
             print(f"onboard: {problem.code}: {problem.message}", file=sys.stderr, flush=True)
             teller = threading.Thread(target=self._tell, args=(problem,), daemon=True)
             teller.start()
-            teller.join(timeout=1.0)
+            teller.join(timeout=3.0)  # less than whoever evicts us waits
         model = self._model
         if model is not None:
             model.kill()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
+import sys
+import threading
+from pathlib import Path
 
 import pytest
-from support.processes import alive, until
+from support.processes import alive, argued_with, until
 
 from pytest_edgehil.board.command import Command
 from pytest_edgehil.board.fenced import FencedTransport
@@ -178,6 +183,24 @@ def test_a_session_of_an_earlier_lease_tells_its_holder_who_came(bench, world):
         error = until(lambda: earlier.client._conversation.error)
         assert isinstance(error, Fenced)
         assert str(error) == "bench: token 5 is refused: the board has seen token 6 of me"
+
+
+def runs_on(bench, pid: int) -> bool:
+    """Is this the program itself, and not one of the shells around it?"""
+    process = Path(f"/proc/{pid}")
+    python = (process / "cmdline").read_bytes().startswith(os.fsencode(sys.executable))
+    return python and (process / "cwd").readlink() == bench.home
+
+
+def test_a_session_that_a_busy_board_does_not_let_answer_at_once_tells_it_all_the_same(bench, world):
+    with BoardSessionOf(bench, world, token=5, holder="sleeper") as earlier:
+        assert earlier.client.status().fence_token == 5
+        (program,) = (pid for pid in argued_with("serve\0--token") if runs_on(bench, pid))
+        os.kill(program, signal.SIGSTOP)
+        threading.Timer(2.5, os.kill, (program, signal.SIGCONT)).start()
+        with BoardSessionOf(bench, world, token=6) as later:
+            assert later.client.status().fence_token == 6
+        assert isinstance(until(lambda: earlier.client._conversation.error), Fenced)
 
 
 class BoardSessionOf:
