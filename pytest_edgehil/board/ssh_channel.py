@@ -134,6 +134,8 @@ class SshChannel:
             while view:
                 self._check_open()
                 self._drain_stderr()
+                if self._status is not None:  # it has ended, and the server may not have closed the channel yet
+                    raise self._unread()
                 try:
                     sent = self._channel.send(view[:SLICE_BYTES])  # type: ignore[arg-type]
                 except TimeoutError:

@@ -181,8 +181,9 @@ def bundles(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(0, 2))):
         *way, last = draw(places)
         inner = document
-        for step in way:
-            inner = inner[step] if isinstance(inner, list) or inner.get(step) is not None else {}
+        for step in way:  # one before may have put something else there
+            at_hand = inner if isinstance(inner, dict) else dict(enumerate(inner)) if isinstance(inner, list) else {}
+            inner = at_hand.get(step)
         if isinstance(inner, dict):
             inner[last] = draw(values)
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=draw(st.booleans()))

@@ -471,6 +471,17 @@ def test_no_secret_is_in_errors_or_logs(link: SshTransport, caplog: pytest.LogCa
     assert secret not in str(caught.value) + ours
 
 
+def test_who_sends_to_a_program_that_has_ended_is_told_though_its_channel_is_not_closed_yet(
+    link: SshTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server tells of the end first and closes afterwards; until then the window takes what nobody reads."""
+    monkeypatch.setitem(paramiko.Transport._channel_handler_table, MSG_CHANNEL_CLOSE, paramiko.Channel._handle_eof)
+    channel = link.open(("sh", "-c", "echo i am off >&2; exit 3"), GENEROUS_S)
+    assert channel.wait(GENEROUS_S) == 3
+    with pytest.raises(LinkLost, match="i am off"):
+        channel.send(b"x", GENEROUS_S)
+
+
 def threads_since(before: set[threading.Thread]) -> set[threading.Thread]:
     """Those that are new; the server in this process has asyncio's."""
     return {thread for thread in set(threading.enumerate()) - before if not thread.name.startswith("asyncio")}

@@ -55,10 +55,10 @@ def test_what_has_just_been_put_in_its_place_is_held_by_nobody(tmp_path: Path, m
     old.mkdir()
     looked_at = os.open
 
-    def renamed_meanwhile(path: str | Path, flags: int, mode: int = 0o777) -> int:
+    def renamed_meanwhile(path: str | Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if path == old and old.exists():
             old.rename(tmp_path / "whole")
-        return looked_at(path, flags, mode)
+        return looked_at(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", renamed_meanwhile)
     with workplace(tmp_path, prefix=".build-") as work:
