@@ -64,6 +64,7 @@ FLASH = """
         dut.run(X)
 """
 BOOT = """
+        board.console.wait_for(r"login:", timeout_s=120, since=0)  # which greets who opens it, a moment later
         since = board.console.position
         if once(request, board, KIND):
             board.forget_link()
