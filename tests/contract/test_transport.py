@@ -15,6 +15,7 @@ from support.openssh import OpenSshServer
 from support.processes import alive, argued_with, until
 from support.tcp_proxy import TcpProxy
 
+from pytest_edgehil.board import ssh
 from pytest_edgehil.board.command import Command, Outcome
 from pytest_edgehil.board.ssh import connect
 from pytest_edgehil.board.transport import Transport
@@ -57,7 +58,8 @@ def rig_of(kind: str, directory: Path) -> Iterator[Rig]:
 
 
 @pytest.fixture(params=[pytest.param("openssh", marks=pytest.mark.needs("sshd")), "asyncssh", "local"])
-def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setattr(ssh, "KILL_S", GENEROUS_S)  # what is killed here is to be dead, however long that takes
     with rig_of(request.param, tmp_path) as rig:
         yield rig
 
