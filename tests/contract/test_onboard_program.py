@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from support.boards import SERIAL, BenchBoard, bundle, linear_model, model_bundle
 from support.processes import alive, until
 
-from pytest_edgehil.board import wire
+from pytest_edgehil.board import conversation, wire
 from pytest_edgehil.board.onboard_client import OnboardClient
 from pytest_edgehil.board.push import push
 from pytest_edgehil.board.session import BoardSession
@@ -45,6 +45,12 @@ from pytest_edgehil.errors import (
 from pytest_edgehil.model import Board, Environment, Fault, Slots, Track, VirtualSpec
 
 X = np.linspace(-1, 1, 4, dtype=np.float32).reshape(1, 4)
+
+
+@pytest.fixture(autouse=True)
+def a_board_has_time_to_answer(monkeypatch):
+    """What is over three seconds late is given up, as who waits for Ctrl-C wants it; a busy machine is no reason to."""
+    monkeypatch.setattr(conversation, "LAST_WORDS_S", 60.0)
 
 
 # --- the program alone, spoken to byte by byte ---------------------------------------------------------
@@ -789,8 +795,6 @@ def test_a_runtime_that_takes_its_process_down_is_a_missing_one(tmp_path):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_many_seconds_of_silence_on_our_side_do_not_end_the_session(tmp_path, monkeypatch, batch):
-    from pytest_edgehil.board import conversation
-
     monkeypatch.setattr(conversation, "PING_S", 0.05)
     bench = BenchBoard(tmp_path / "b")
     with OnboardClient.start(bench.connect(), board_id="b", home=".edgehil", token=1, holder="me") as client:

@@ -101,7 +101,7 @@ class OpenSshServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while self._process.poll() is None and time.monotonic() < until:
             if "Server listening" in self.log():
                 return True

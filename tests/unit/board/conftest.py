@@ -9,7 +9,14 @@ import pytest
 from support.boards import BenchBoard
 from support.rebooting import Rebooting
 
+from pytest_edgehil.board import conversation
 from pytest_edgehil.board.session import BoardSession
+
+
+@pytest.fixture(autouse=True)
+def a_board_has_time_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is over three seconds late is given up, as who waits for Ctrl-C wants it; a busy machine is no reason to."""
+    monkeypatch.setattr(conversation, "LAST_WORDS_S", 60.0)
 
 
 @pytest.fixture
