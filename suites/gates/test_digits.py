@@ -14,7 +14,7 @@ BOARD_CLASSES = [pytest.param(cls, marks=pytest.mark.board(cls), id=cls) for cls
 @pytest.mark.parametrize("board_class", BOARD_CLASSES)
 @pytest.mark.combo(firmware="edge-os-2026.11")
 @pytest.mark.accuracy(agreement=0.98, baseline="digits-fp32")
-@pytest.mark.p95_latency("50 ms", max_samples=4000)  # more than usual: a virtual board shares its host
+@pytest.mark.p95_latency("250 ms", max_samples=4000)  # much: its host may stall a virtual board for 100 ms
 @pytest.mark.peak_rss("256 MiB")
 @pytest.mark.size("2 MiB")
 def test_digits(board_class, dut, heldout):

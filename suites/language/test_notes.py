@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.mark.token_kl("0.05 nats", baseline="notes-fp32")
-@pytest.mark.p95_latency("50 ms")
+@pytest.mark.p95_latency("250 ms")
 def test_next_characters_are_as_likely(dut, heldout):
     dut.score_tokens(heldout("notes"))
 
