@@ -73,7 +73,10 @@ def directories(bench: BenchBoard) -> list[Path]:
 
 def jobs(bench: BenchBoard) -> list[int]:
     """Process ids of the detached programs that live."""
-    found = [int((one / "alive").read_text() or 0) for one in directories(bench) if (one / "alive").exists()]
+    found = []
+    for one in directories(bench):
+        with contextlib.suppress(FileNotFoundError):  # a job that has ended takes its directory with it
+            found.append(int((one / "alive").read_text() or 0))
     return [one for one in found if one and alive(one)]
 
 

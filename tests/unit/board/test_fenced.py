@@ -197,7 +197,7 @@ def test_a_session_that_a_busy_board_does_not_let_answer_at_once_tells_it_all_th
         assert earlier.client.status().fence_token == 5
         (program,) = (pid for pid in argued_with("serve\0--token") if runs_on(bench, pid))
         os.kill(program, signal.SIGSTOP)
-        threading.Timer(2.5, os.kill, (program, signal.SIGCONT)).start()
+        threading.Timer(1.5, os.kill, (program, signal.SIGCONT)).start()
         with BoardSessionOf(bench, world, token=6) as later:
             assert later.client.status().fence_token == 6
         assert isinstance(until(lambda: earlier.client._conversation.error), Fenced)
