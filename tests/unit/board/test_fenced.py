@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -185,17 +186,22 @@ def test_a_session_of_an_earlier_lease_tells_its_holder_who_came(bench, world):
         assert str(error) == "bench: token 5 is refused: the board has seen token 6 of me"
 
 
-def runs_on(bench, pid: int) -> bool:
-    """Is this the program itself, and not one of the shells around it?"""
-    process = Path(f"/proc/{pid}")
-    python = (process / "cmdline").read_bytes().startswith(os.fsencode(sys.executable))
-    return python and (process / "cwd").readlink() == bench.home
+def programs_of(bench) -> list[int]:
+    """The program itself, without the shells around it; a tool that it is about to execute still looks like it."""
+    found = []
+    for pid in argued_with("serve\0--token"):
+        with contextlib.suppress(OSError):
+            process = Path(f"/proc/{pid}")
+            python = (process / "cmdline").read_bytes().startswith(os.fsencode(sys.executable))
+            if python and (process / "cwd").readlink() == bench.home:
+                found.append(pid)
+    return found
 
 
 def test_a_session_that_a_busy_board_does_not_let_answer_at_once_tells_it_all_the_same(bench, world):
     with BoardSessionOf(bench, world, token=5, holder="sleeper") as earlier:
         assert earlier.client.status().fence_token == 5
-        (program,) = (pid for pid in argued_with("serve\0--token") if runs_on(bench, pid))
+        (program,) = until(lambda: len(found := programs_of(bench)) == 1 and found)
         os.kill(program, signal.SIGSTOP)
         threading.Timer(1.5, os.kill, (program, signal.SIGCONT)).start()
         with BoardSessionOf(bench, world, token=6) as later:
