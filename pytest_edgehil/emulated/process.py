@@ -15,7 +15,7 @@ from pytest_edgehil.board.qmp import TIMEOUT_S as QMP_S
 from pytest_edgehil.board.qmp import Qmp
 from pytest_edgehil.emulated.layout import Layout
 from pytest_edgehil.errors import BoardError, ConnectFailed, PowerError
-from pytest_edgehil.virtual.starting import if_free
+from pytest_edgehil.virtual.starting import is_held
 from pytest_edgehil.virtual.warding import STOP_S, Warden
 
 POLL_S = 0.01
@@ -147,8 +147,7 @@ def _ends(layout: Layout, *, until_s: float) -> bool:
 
 def is_served(layout: Layout) -> bool:
     """Whether a warden lives that serves these files."""
-    with if_free(layout.lock) as free:
-        return not free
+    return is_held(layout.lock)
 
 
 def _signal_warden(layout: Layout, pid: int, number: signal.Signals) -> None:

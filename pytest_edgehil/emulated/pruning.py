@@ -67,10 +67,14 @@ def remove(one: Kept, *, now_s: float, for_s: float) -> bool:
         ConfigError: this host does not let us.
     """
     room = one.path.parent
+    making = workplace(room, prefix=_MADE_IN[room.name])  # who makes something there removes what was left before him
     try:
-        with if_free(one.path.with_suffix(".lock")) as free, workplace(room, prefix=_MADE_IN[room.name]) as work:
-            if not one.path.exists():  # a maker's leavings, which go whenever somebody makes something there
-                return True
+        if one.path.name.startswith(_MADE_IN[room.name]):
+            with making:
+                return not one.path.exists()
+        with if_free(one.path.with_suffix(".lock")) as free, making as work:
+            if not one.path.exists():
+                return False  # somebody else has removed it
             if not free or _unused_s(one.path, now_s) < for_s:
                 return False
             one.path.replace(work / "unused")  # nobody ever sees half of it

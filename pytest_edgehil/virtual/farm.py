@@ -21,7 +21,7 @@ from pytest_edgehil.virtual.blueprint import Blueprint, Endpoint, Layout, bluepr
 from pytest_edgehil.virtual.control import VirtualControl
 from pytest_edgehil.virtual.faults import check_fault
 from pytest_edgehil.virtual.processes import marker_of, sweep
-from pytest_edgehil.virtual.starting import POLL_S, check_same, exclusively, if_free, is_of_a_lease
+from pytest_edgehil.virtual.starting import POLL_S, check_same, exclusively, if_free, is_held, is_of_a_lease
 from pytest_edgehil.virtual.warding import Warden
 
 START_S = 180.0
@@ -125,10 +125,7 @@ def served_endpoint(directory: Path) -> Endpoint | None:
         ConfigError: whoever serves it is of another version, or its endpoint is damaged.
     """
     layout = Layout(root=directory.absolute())
-    if not layout.endpoint.exists():
-        return None
-    with if_free(layout.lock) as free:
-        return None if free else Endpoint.read(layout.endpoint)
+    return Endpoint.read(layout.endpoint) if layout.endpoint.exists() and is_held(layout.lock) else None
 
 
 def running_control(directory: Path) -> VirtualControl | None:

@@ -48,7 +48,7 @@ def exclusively(start_lock: Path, *, what: str, log: Path, deadline_s: float) ->
 
 @contextlib.contextmanager
 def if_free(lock: Path) -> Iterator[bool]:
-    """Hold a lock if nobody else does, and tell whether: a board's warden holds one as long as it lives."""
+    """Hold a lock if nobody else does, and tell whether."""
     with lock.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,6 +56,16 @@ def if_free(lock: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
+
+
+def is_held(lock: Path) -> bool:
+    """Whether somebody holds a lock; who only looks is in nobody's way who looks, too."""
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def read_endpoint(kind: type[_Endpoint], path: Path) -> _Endpoint | None:

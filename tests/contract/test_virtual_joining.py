@@ -8,14 +8,16 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.virtual_boards import DEADLINE_S, alive, board, eventually, running
 
 from pytest_edgehil.errors import ConfigError
-from pytest_edgehil.model.board import Accelerator, Fault, Slots, ThermalModel
+from pytest_edgehil.model.board import Accelerator, Fault, Slots, SshAccess, ThermalModel
 from pytest_edgehil.virtual.farm import running_control, served_endpoint, start
 
+REACHED = SshAccess(host="h", port=22, user="Edge", key_path=Path("/a/Key"), host_key="k")
 STARTER = """
 import sys
 from pathlib import Path
@@ -74,6 +76,10 @@ def test_who_wants_what_runs_joins_it(runs):
         (
             dataclasses.replace(board(), accelerator=Accelerator(kind="hailo8")),
             "with accelerator none; the lab file says accelerator hailo8",
+        ),
+        (
+            dataclasses.replace(board(), ssh=REACHED),
+            "ssh.key none; the lab file says ssh.user Edge, ssh_port 22, ssh.key /a/Key",
         ),
         (board(thermal=ThermalModel(ambient_c=60.0)), '"ambient_c": 60.0'),
         (board(faults=(Fault(kind="panic", after_s=3.0),)), 'with faults []; the lab file says faults [{"after_bytes"'),

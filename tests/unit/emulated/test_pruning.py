@@ -137,6 +137,7 @@ def test_what_a_killed_maker_has_left_goes_at_any_age_and_what_a_living_one_has_
         assert main(["image", "prune"]) == 0
         assert living.is_dir()
         assert not left.exists()
+        assert not list((cache / room).glob(f"{prefix}killed*"))
     assert f"{left}: what a killed process has left" in capsys.readouterr().out
 
 
